@@ -1,0 +1,93 @@
+"""Image folders: PATH/train/CLASS/*.png and PATH/test/CLASS/*.png."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from transpike.data.cifar10 import IMAGENET_NORMALISATION
+from transpike.data.images import Dataset, FileImages, Normalisation, Split
+from transpike.errors import ArgumentError, DataError, FileError
+
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+_GRAY_NORMALISATION = Normalisation((0.5,), (0.5,))
+
+
+def open_folder(
+    path: str | Path,
+    *,
+    size: int | None = None,
+    gray: bool = False,
+    normalisation: Normalisation | None = None,
+) -> Dataset:
+    """Opens a folder of images; files are read when they are needed.
+
+    Args:
+        path: holds `train` and `test`, each with one folder of images per class.
+        size: side in pixels every image is resized to; as they are where None.
+        gray: read as one channel instead of RGB.
+        normalisation: of the input; ImageNet's where None, mean and std 0.5 for grayscale.
+
+    Raises:
+        FileError: a folder is missing.
+        DataError: there are no images, or train and test have different classes.
+        ArgumentError: `size` < 1, or pillow is not installed.
+    """
+    if size is not None and size < 1:
+        raise ArgumentError(f"size: needed at least 1 pixel, got {size}.")
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise ArgumentError(
+            "pillow is not installed: install it with pip install 'transpike[data]'."
+        ) from error
+    root = Path(path)
+    classes = _classes(root / "train")
+    tested = _classes(root / "test")
+    if tested != classes:
+        raise DataError(
+            f"{str(root)!r}: needed the same classes in train and test, got {', '.join(classes)} "
+            f"and {', '.join(tested)}."
+        )
+    default = _GRAY_NORMALISATION if gray else IMAGENET_NORMALISATION
+    train, test = (
+        _split(root / part, classes, size, gray, normalisation or default)
+        for part in ("train", "test")
+    )
+    return Dataset(root.name, classes, train, test)
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        raise FileError(
+            f"no folder {str(folder)!r}: needed PATH/train/CLASS and PATH/test/CLASS with images."
+        )
+    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    if not classes:
+        raise DataError(f"{str(folder)!r}: needed one folder of images per class, got none.")
+    return classes
+
+
+def _split(
+    folder: Path,
+    classes: tuple[str, ...],
+    size: int | None,
+    gray: bool,
+    normalisation: Normalisation,
+) -> Split:
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(f for f in (folder / name).iterdir() if f.suffix.lower() in _SUFFIXES)
+        if not found:
+            raise DataError(
+                f"{str(folder / name)!r}: needed images ({', '.join(sorted(_SUFFIXES))}), got none."
+            )
+        files += found
+        labels += [label] * len(found)
+    images = FileImages(tuple(files), 1 if gray else 3, size)
+    return Split(images, np.asarray(labels, dtype=np.int64), normalisation)
+
+
+__all__ = ["open_folder"]
