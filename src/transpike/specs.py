@@ -1,0 +1,103 @@
+"""Reads the short forms of neurons and thresholds that the command line takes."""
+
+from __future__ import annotations
+
+from transpike.errors import ArgumentError
+from transpike.neuron import IF, Burst, Neuron, Signed, Telescoped
+from transpike.thresholds import Granularity, LeastSquares, MaxAbs, Percentile, ThresholdRule
+
+NEURON_FORMS = "if, burst:5, burst:8:resolution, signed:1, telescoped:8"
+THRESHOLD_FORMS = "percentile:99.9, max, lsq, lsq:16"
+GRANULARITIES = ("channel", "layer")
+
+_DEFAULT_PERCENTILE = 99.9
+
+
+def parse_neuron(text: str, initial_membrane: float = 0.5) -> Neuron:
+    """Reads a neuron.
+
+    Args:
+        text: `if`, `burst:K`, `burst:K:range`, `burst:K:resolution`, `signed:K` or
+            `telescoped:K`, with K spikes per timestep at most; the preset's own K where left out.
+        initial_membrane: membrane at the start, a fraction of the step.
+
+    Raises:
+        ArgumentError: the form is unknown, or the neuron does not take these settings.
+    """
+    kind, *settings = text.split(":")
+    if kind == "if" and not settings:
+        return IF(initial_membrane=initial_membrane)
+    if kind == "burst" and settings[1:] in ([], ["range"]):
+        return Burst(_count(text, settings, 5), initial_membrane=initial_membrane)
+    if kind == "burst" and settings[1:] == ["resolution"]:
+        count = _count(text, settings, 5)
+        return Burst(count, mode="resolution", initial_membrane=initial_membrane)
+    if kind == "signed" and len(settings) <= 1:
+        return Signed(_count(text, settings, 1), initial_membrane=initial_membrane)
+    if kind == "telescoped" and len(settings) <= 1:
+        return Telescoped(_count(text, settings, 1), initial_membrane=initial_membrane)
+    raise ArgumentError(f"unknown neuron {text!r}: needed a form like {NEURON_FORMS}.")
+
+
+def parse_threshold(text: str, granularity: str = "channel") -> ThresholdRule:
+    """Reads a threshold rule.
+
+    Args:
+        text: `percentile:P` with P in percent, `max`, `lsq` (levels follow from the neuron and
+            the timesteps) or `lsq:LEVELS`.
+        granularity: `channel` or `layer`.
+
+    Raises:
+        ArgumentError: the form or the granularity is unknown, or a number is out of range.
+    """
+    if granularity not in GRANULARITIES:
+        raise ArgumentError(
+            f"unknown granularity {granularity!r}: needed {' or '.join(GRANULARITIES)}."
+        )
+    scope: Granularity = "channel" if granularity == "channel" else "layer"
+    kind, *settings = text.split(":")
+    if kind == "max" and not settings:
+        return MaxAbs(granularity=scope)
+    if kind == "percentile" and len(settings) <= 1:
+        percentile = _percent(text, settings[0]) if settings else _DEFAULT_PERCENTILE
+        return Percentile(percentile, granularity=scope)
+    if kind == "lsq" and len(settings) <= 1:
+        levels = _whole_number(text, settings[0]) if settings else None
+        return LeastSquares(levels=levels, granularity=scope)
+    raise ArgumentError(f"unknown threshold {text!r}: needed a form like {THRESHOLD_FORMS}.")
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Reads the shape of one input, as `3x224x224`.
+
+    Raises:
+        ArgumentError: it is not whole numbers >= 1 joined by `x`.
+    """
+    try:
+        shape = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        shape = (0,)
+    if min(shape) < 1:
+        raise ArgumentError(f"unknown input shape {text!r}: needed a form like 3x224x224.")
+    return shape
+
+
+def _count(text: str, settings: list[str], default: int) -> int:
+    return _whole_number(text, settings[0]) if settings else default
+
+
+def _whole_number(text: str, number: str) -> int:
+    try:
+        return int(number)
+    except ValueError:
+        raise ArgumentError(f"{text!r}: needed a whole number, got {number!r}.") from None
+
+
+def _percent(text: str, number: str) -> float:
+    try:
+        return float(number)
+    except ValueError:
+        raise ArgumentError(f"{text!r}: needed a number in percent, got {number!r}.") from None
+
+
+__all__ = ["parse_neuron", "parse_shape", "parse_threshold"]

@@ -1,0 +1,83 @@
+"""Trains a small classifier; what the demo needs, not a training framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from transpike.errors import ArgumentError, DataError
+
+_PEAK_LEARNING_RATE = 0.01  # of the one-cycle schedule; Smith & Topin 2018
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def train_classifier(
+    model: nn.Module,
+    batches: Callable[[int], Batches],
+    *,
+    epochs: int,
+    seed: int = 0,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> None:
+    """Trains a model in place with Adam, cross-entropy and a one-cycle learning rate.
+
+    The same seed, batches and machine give the same weights. Weights drawn before the call are
+    the caller's to seed.
+
+    Args:
+        model: maps images to logits (B, classes); left in evaluation mode.
+        batches: called with the epoch, 0-based; yields images and labels (B,), int64. Every epoch
+            has to have the same number of batches.
+        epochs: passes over the data, >= 1.
+        seed: of the random numbers drawn inside the model, as by dropout.
+        progress: called with the epochs done and their total.
+
+    Raises:
+        ArgumentError: `epochs` < 1.
+        DataError: there are no batches, or the loss is not finite.
+    """
+    if epochs < 1:
+        raise ArgumentError(f"epochs: needed at least 1, got {epochs}.")
+    steps = sum(1 for _ in batches(0))
+    if steps == 0:
+        raise DataError("train_classifier: needed at least one batch, got none.")
+    optimizer = torch.optim.Adam(model.parameters(), lr=_PEAK_LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=_PEAK_LEARNING_RATE, total_steps=epochs * steps
+    )
+    with _seeded(seed):
+        for epoch in range(epochs):
+            model.train()
+            for images, labels in batches(epoch):
+                _step(model, images, labels, optimizer)
+                schedule.step()
+            if progress is not None:
+                progress(epoch + 1, epochs)
+    model.eval()
+
+
+def _step(
+    model: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer
+) -> None:
+    loss = F.cross_entropy(model(images), labels)
+    if not torch.isfinite(loss):
+        raise DataError(f"train_classifier: needed a finite loss, got {float(loss)}.")
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds torch inside the block and restores the caller's random state after it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+__all__ = ["train_classifier"]
