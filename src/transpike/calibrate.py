@@ -1,0 +1,199 @@
+"""Streaming statistics of every site's activation: per channel, order-independent, bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transpike.errors import ArgumentError, DataError
+from transpike.network import Network, Site
+
+# A float's upper bits are its logarithm: 6 bits of mantissa make 64 bins per octave, each at
+# most 1.6 % wide, so a value known by its bin is known within 0.8 %.
+_SHIFT = 23 - 6
+_PER_OCTAVE = 64
+_OCTAVES = 16
+
+
+@dataclass
+class Histogram:
+    """Logarithmic histogram of non-negative values, one row per channel.
+
+    It covers the 16 octaves below the largest value of the site; smaller values count as zero. The
+    result depends on the values only, not on their order or batching: when the maximum grows,
+    the window moves and what falls out below joins the zeros.
+
+    Attributes:
+        channels: number of rows.
+        counts: (C, 1024) values per bin; bin 0 of the window is `first`.
+        first: integer code of the first bin.
+        total: values seen per channel, zeros included.
+        maximum: (C,) largest value.
+    """
+
+    channels: int
+    counts: Tensor = field(init=False, repr=False)
+    first: int = 0
+    total: int = 0
+    maximum: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.counts = torch.zeros(self.channels, _PER_OCTAVE * _OCTAVES, dtype=torch.int64)
+        self.maximum = torch.zeros(self.channels, dtype=torch.float64)
+
+    def update(self, values: Tensor) -> None:
+        """Add values of shape (C, N), all >= 0."""
+        self.total += values.shape[1]
+        self.maximum = torch.maximum(self.maximum, values.amax(dim=1).double().cpu())
+        codes = values.float().contiguous().view(torch.int32).bitwise_right_shift(_SHIFT)
+        self._cover(int(codes.max()))
+        bins = self.counts.shape[1]
+        local = codes - (self.first - 1)  # 1..bins inside the window, <= 0 below it
+        local = local.clamp_(min=0).long()
+        rows = torch.arange(self.channels, device=values.device).unsqueeze(1) * (bins + 1)
+        flat = torch.bincount((local + rows).flatten(), minlength=self.channels * (bins + 1))
+        self.counts += flat.reshape(self.channels, bins + 1)[:, 1:].cpu()
+
+    def _cover(self, code: int) -> None:
+        """Move the window up so that its last bin is at least `code`."""
+        bins = self.counts.shape[1]
+        shift = code - bins + 1 - self.first
+        if shift <= 0:
+            return
+        moved = torch.zeros_like(self.counts)
+        if shift < bins:
+            moved[:, : bins - shift] = self.counts[:, shift:]
+        self.counts = moved
+        self.first += shift
+
+    def merged(self) -> Histogram:
+        """All channels as one row."""
+        one = Histogram(1)
+        one.counts = self.counts.sum(dim=0, keepdim=True)
+        one.first, one.total = self.first, self.total * self.channels
+        one.maximum = self.maximum.amax(dim=0, keepdim=True)
+        return one
+
+    def edges(self) -> Tensor:
+        """Edges of the bins, shape (bins + 1,), activation units."""
+        codes = torch.arange(self.first, self.first + self.counts.shape[1] + 1, dtype=torch.int64)
+        return (codes << _SHIFT).to(torch.int32).view(torch.float32).double()
+
+    def quantile(self, fraction: float) -> Tensor:
+        """The quantile over all values, zeros included, shape (C,), within 1 % of the exact one.
+
+        Interpolates linearly between the two neighbouring order statistics, as numpy does.
+        """
+        rank = fraction * (self.total - 1)
+        low = int(rank)
+        weight = rank - low
+        first = self._order_statistic(low)
+        return first + weight * (self._order_statistic(min(low + 1, self.total - 1)) - first)
+
+    def _order_statistic(self, rank: int) -> Tensor:
+        """The value with `rank` smaller ones before it, spread evenly inside its bin."""
+        edges = self.edges()
+        cumulative = self.counts.cumsum(dim=1)
+        inside = cumulative[:, -1]
+        below = self.total - inside  # zeros
+        target = rank - below
+        position = torch.searchsorted(cumulative, target.clamp(min=0).unsqueeze(1), right=True)
+        position = position.squeeze(1).clamp(max=self.counts.shape[1] - 1)
+        picked = position.unsqueeze(1)
+        count = self.counts.gather(1, picked).squeeze(1).clamp(min=1)
+        before = cumulative.gather(1, picked).squeeze(1) - count
+        part = (target - before + 0.5) / count
+        value = edges[position] + part * (edges[position + 1] - edges[position])
+        value = torch.minimum(value, self.maximum)
+        return torch.where(target < 0, torch.zeros_like(value), value)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Statistics of a network's activations on calibration data.
+
+    Attributes:
+        histograms: one per site name.
+        n: samples seen.
+        sites: the sites they belong to.
+    """
+
+    histograms: Mapping[str, Histogram] = field(repr=False)
+    n: int
+    sites: tuple[Site, ...]
+
+
+def calibrate(
+    network: Network,
+    batches: Iterable[Any],
+    *,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Calibration:
+    """Collect activation statistics at every site.
+
+    Args:
+        network: from `capture`.
+        batches: tensors (B, ...), (tensor, label) pairs, or a DataLoader of either; a single
+            tensor counts as one batch. Use training data, never test data.
+        progress: called with (batches done, batches in all or None).
+
+    Returns:
+        Statistics; the same, bit for bit, for any order or batching of the same values, up to
+        how convolutions round for different batch sizes.
+
+    Raises:
+        DataError: no data, wrong shape, dtype or device, or NaN.
+    """
+    histograms = {site.name: Histogram(site.channels) for site in network.sites}
+
+    def observe(site: Site, z: Tensor) -> Tensor:
+        activation = site.activate(z)
+        rows = activation.movedim(site.channel_axis, 0).flatten(1)
+        histograms[site.name].update(rows)
+        return activation
+
+    n = 0
+    total = len(batches) if hasattr(batches, "__len__") and not isinstance(batches, Tensor) else None
+    with torch.inference_mode():
+        for done, x in enumerate(inputs_of(batches), start=1):
+            network.run(x.to(network.device), observe)
+            n += len(x)
+            if progress is not None:
+                progress(done, total)
+    if n == 0:
+        raise DataError("calibration: needed at least one batch of data, got none.")
+    return Calibration(histograms, n, network.sites)
+
+
+def inputs_of(batches: Iterable[Any]) -> Iterator[Tensor]:
+    """The input tensors of batches that may carry labels."""
+    for x, _ in pairs_of(batches):
+        yield x
+
+
+def pairs_of(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """(input, label or None) for every batch.
+
+    Raises:
+        DataError: a batch is neither a tensor nor a pair that starts with one.
+    """
+    if isinstance(batches, Tensor):
+        batches = [batches]
+    if not isinstance(batches, Iterable):
+        raise ArgumentError(
+            f"batches: needed tensors, (tensor, label) pairs or a DataLoader, got "
+            f"{type(batches).__name__}."
+        )
+    for batch in batches:
+        if isinstance(batch, Tensor):
+            yield batch, None
+        elif isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor):
+            yield batch[0], batch[1] if len(batch) > 1 else None
+        else:
+            raise DataError(
+                f"batch: needed a tensor or a (tensor, label) pair, got {type(batch).__name__}."
+            )

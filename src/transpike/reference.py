@@ -1,0 +1,242 @@
+"""The reference simulator: slow, obvious, one timestep after the other through the whole graph.
+
+Every faster path has to equal it. It runs in the network's own type, float32 or float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transpike.convert import SpikingNetwork, site_bounds
+from transpike.errors import ArgumentError
+from transpike.network import INPUT, Network, Node, Value, check_timesteps, leaves
+from transpike.neuron import State, fire, initial_state
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one site did over time, if asked for.
+
+    Attributes:
+        counts: (T, B, ...) counts per timestep.
+        membrane: (T, B, ...) membrane after each timestep, activation units; for the telescoped
+            neuron the cumulative input plus its start.
+    """
+
+    counts: Tensor
+    membrane: Tensor
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Result of a simulation.
+
+    Attributes:
+        output: mean readout over timesteps 1..t for every t in `output_at`, shape (T', B, ...),
+            in the structure of the model's output.
+        output_at: the timesteps t of `output`, 1-based.
+        timesteps: T, every synchronous pass counted.
+        counts_per_timestep: per site (T, B), sum of |count| over the site's neurons.
+        neurons: neurons per sample, over all sites.
+        precision: arithmetic used.
+        records: per recorded site.
+    """
+
+    output: Any = field(repr=False)
+    output_at: tuple[int, ...]
+    timesteps: int
+    counts_per_timestep: Mapping[str, Tensor] = field(repr=False)
+    neurons: int
+    precision: str
+    records: Mapping[str, Record] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def spike_counts(self) -> dict[str, Tensor]:
+        """Per site (B,): |count| summed over neurons and timesteps."""
+        return {name: counts.sum(dim=0) for name, counts in self.counts_per_timestep.items()}
+
+    @cached_property
+    def spikes_per_neuron(self) -> Tensor:
+        """(T,): |count| summed up to t over all sites, per neuron, mean over the batch."""
+        total = torch.stack([c.double().mean(dim=1) for c in self.counts_per_timestep.values()])
+        return total.sum(dim=0).cumsum(dim=0) / self.neurons
+
+
+def check_request(
+    snn: SpikingNetwork,
+    x: Tensor,
+    timesteps: int,
+    time_axis: bool,
+    output_at: Iterable[int] | None,
+    record: Iterable[str],
+) -> tuple[int, ...]:
+    """Check the arguments both simulators share; returns the timesteps to read out.
+
+    Raises:
+        ArgumentError: timesteps, output_at or record are out of range.
+        DataError: the input does not fit the network.
+    """
+    check_timesteps(timesteps)
+    network = snn.network
+    network.check_input(x, time_axis=time_axis)
+    if time_axis and len(x) != timesteps:
+        raise ArgumentError(
+            f"time_axis: needed an input of {timesteps} timesteps (T, B, ...), got {len(x)}."
+        )
+    wanted = tuple(range(1, timesteps + 1)) if output_at is None else tuple(sorted(set(output_at)))
+    if not wanted or wanted[0] < 1 or wanted[-1] > timesteps:
+        raise ArgumentError(f"output_at: needed timesteps in 1..{timesteps}, got {wanted}.")
+    known = {site.name for site in network.sites}
+    unknown = sorted(set(record) - known)
+    if unknown:
+        raise ArgumentError(f"record: no site named {unknown}; there are {sorted(known)}.")
+    return wanted
+
+
+def simulate_reference(
+    snn: SpikingNetwork,
+    x: Tensor,
+    timesteps: int,
+    *,
+    time_axis: bool = False,
+    output_at: Iterable[int] | None = None,
+    record: Iterable[str] = (),
+) -> Simulation:
+    """Simulate step by step: the same result as `simulate`, slowly and obviously.
+
+    Args:
+        snn: the converted network.
+        x: input (B, ...), the same at every timestep, or (T, B, ...) with `time_axis`.
+        timesteps: T >= 1.
+        time_axis: the input's first axis is time.
+        output_at: the timesteps to read out, 1-based; default all.
+        record: names of the sites whose counts and membranes are kept.
+
+    Returns:
+        Outputs, counts and records.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+        DataError: the input does not fit the network.
+    """
+    record = tuple(record)
+    wanted = check_request(snn, x, timesteps, time_axis, output_at, record)
+    with torch.inference_mode():
+        return _Stepwise(snn, record).run(x, timesteps, time_axis, wanted)
+
+
+class _Stepwise:
+    """State of one reference run."""
+
+    def __init__(self, snn: SpikingNetwork, record: tuple[str, ...]) -> None:
+        self.network = snn.network
+        self.neurons = snn.neurons
+        self.steps = {
+            site.name: site.along_channels(snn.steps[site.name]) for site in self.network.sites
+        }
+        self.bounds = site_bounds(snn)
+        self.states: dict[str, State] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, list[Tensor]] = {site.name: [] for site in self.network.sites}
+        self.recorded: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in record}
+
+    def run(
+        self, x: Tensor, timesteps: int, time_axis: bool, wanted: tuple[int, ...]
+    ) -> Simulation:
+        readout = frontier(self.network)
+        totals: dict[str, Tensor] = {}
+        outputs = []
+        for t in range(1, timesteps + 1):
+            values = self.step(x[t - 1] if time_axis else x, t)
+            for name in readout:
+                totals[name] = totals[name] + values[name] if name in totals else values[name]
+            if t in wanted:
+                means = {name: total / t for name, total in totals.items()}
+                outputs.append(read_out(self.network, means, len(values[INPUT])))
+        stacked = [torch.stack(column) for column in zip(*outputs, strict=True)]
+        return Simulation(
+            output=self.network.structured(stacked),
+            output_at=wanted,
+            timesteps=timesteps,
+            counts_per_timestep={name: torch.stack(c) for name, c in self.counts.items()},
+            neurons=self.network.neurons,
+            precision=f"reference ({str(self.network.dtype).removeprefix('torch.')})",
+            records={
+                name: Record(*(torch.stack(series) for series in zip(*pairs, strict=True)))
+                for name, pairs in self.recorded.items()
+            },
+        )
+
+    def step(self, x: Tensor, t: int) -> dict[str, Any]:
+        """All values of timestep t, up to the readout."""
+        values: dict[str, Any] = {INPUT: x}
+        for node in self.network.nodes:
+            if node.name in self.network.tail:
+                continue
+            site = self.network.site_of.get(node.name)
+            if site is not None:
+                values[node.name] = self.population(site.name, values[node.reads[0]], t)
+            elif node.kind == "cumulative":
+                values[node.name] = self.cumulative(node, values, t)
+            else:
+                values[node.name] = self.network.compute(node, values, len(x))
+        return values
+
+    def population(self, name: str, current: Tensor, t: int) -> Tensor:
+        """One timestep of one population: current (B, ...) in, counts times step out."""
+        neuron, step, bound = self.neurons[name], self.steps[name], self.bounds[name]
+        if name not in self.states:
+            self.states[name] = initial_state(neuron, bound is not None, current)
+        state = self.states[name]
+        state.membrane = state.membrane + current / step
+        count = fire(neuron, state, t, bound)
+        self.counts[name].append(count.abs().flatten(1).sum(dim=1))
+        if name in self.recorded:
+            self.recorded[name].append((count, state.membrane * step))
+        return count * step
+
+    def cumulative(self, node: Node, values: dict[str, Any], t: int) -> Tensor:
+        """f(S_t) - f(S_{t-1}) for positively homogeneous f; at t = 1 just f(S_1)."""
+        source = node.reads[0]
+        before = self.sums.get(node.name)
+        total = values[source] if before is None else before + values[source]
+        self.sums[node.name] = total
+        reached = pooled(self.network, node, total)
+        if before is None:
+            return reached
+        return reached - pooled(self.network, node, before)
+
+
+def pooled(network: Network, node: Node, total: Tensor) -> Tensor:
+    """A cumulative operation applied to the sum of its inputs."""
+    result = network.compute(node, {node.reads[0]: total}, len(total))
+    values: Tensor = result[0] if isinstance(result, tuple | list) else result
+    return values
+
+
+def frontier(network: Network) -> tuple[str, ...]:
+    """Names of the values whose time average is read out: outputs, and what the tail reads."""
+    produced_by_tail = network.tail
+    constants = {node.name for node in network.nodes if node.kind == "constant"}
+    read = [n for node in network.nodes if node.name in produced_by_tail for n in node.reads]
+    read += [leaf.name for leaf in leaves(network.outputs) if isinstance(leaf, Value)]
+    return tuple(
+        dict.fromkeys(n for n in read if n not in produced_by_tail and n not in constants)
+    )
+
+
+def read_out(network: Network, means: Mapping[str, Tensor], rows: int) -> list[Tensor]:
+    """Run the tail once on time averages (rows, ...); the flat outputs."""
+    values: dict[str, Any] = dict(means)
+    for node in network.nodes:
+        if node.name in network.tail or node.kind == "constant":
+            values[node.name] = network.compute(node, values, rows)
+    flat = [network.resolve(leaf, values, rows) for leaf in network.outputs]
+    return [torch.as_tensor(item) for item in flat]
+
