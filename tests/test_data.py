@@ -216,6 +216,11 @@ def test_digits_training_images_have_mean_zero_and_std_one() -> None:
     assert abs(float(images.mean())) < 0.01 and abs(float(images.std()) - 1) < 0.01
 
 
+def test_images_have_plain_strides() -> None:
+    images, _ = next(open_digits().test.batches(4))
+    assert images.stride() == (64, 64, 8, 1)
+
+
 def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ArgumentError, match=r"pip install 'transpike\[data\]'"):

@@ -59,8 +59,9 @@ class ArrayImages:
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The chosen images, (B, C, H, W), uint8."""
-        # (B, H, W, C) -> (B, C, H, W)
-        return np.ascontiguousarray(self.pixels[indices].transpose(0, 3, 1, 2))
+        # (B, H, W, C) -> (B, C, H, W); a copy, as with one channel the transposed array counts as
+        # contiguous and keeps strides that torch takes for channels_last.
+        return self.pixels[indices].transpose(0, 3, 1, 2).copy(order="C")
 
 
 @dataclass(frozen=True, eq=False)
