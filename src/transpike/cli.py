@@ -1,0 +1,422 @@
+"""The command line: results go to stdout, progress to stderr, bad input ends with code 2."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+from typer.core import TyperGroup
+
+import transpike as tp
+from transpike import demo as demonstration
+from transpike.data import Dataset, Split, open_data
+from transpike.models import build_model
+from transpike.specs import parse_neuron, parse_shape, parse_threshold
+
+USER_ERROR = 2  # exit code, the same that wrong options give
+_CONFIG_FILE = "config.json"  # what a saved network is recognised by
+_DEFAULT_SHAPES: Mapping[str, tuple[int, ...]] = {"resnet20": (3, 32, 32), "digits_cnn": (1, 8, 8)}
+_IMAGENET_SHAPE = (3, 224, 224)
+
+ProgressCallback = Callable[[int, int | None], None]
+
+
+class _Commands(TyperGroup):
+    """Turns the library's own errors into one message and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except tp.TranspikeError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(USER_ERROR) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Converts trained PyTorch networks to spiking networks and measures them.",
+)
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="resnet20, digits_cnn, torchvision:NAME, timm:NAME or package.module:factory.",
+    ),
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights", help="File of weights: .safetensors, .pt, .pth, .th.")
+]
+ClassesOption = Annotated[
+    int | None, typer.Option("--num-classes", min=1, help="Size of the model's output.")
+]
+DataOption = Annotated[
+    str,
+    typer.Option("--data", help="digits, cifar10:PATH or folder:PATH; calibrates on its train."),
+]
+NeuronOption = Annotated[
+    str | None,
+    typer.Option(
+        "--neuron", help="if (default), burst:5, burst:8:resolution, signed:1 or telescoped:8."
+    ),
+]
+ThresholdOption = Annotated[
+    str | None,
+    typer.Option("--threshold", help="percentile:99.9 (default), max, lsq or lsq:LEVELS."),
+]
+GranularityOption = Annotated[
+    str | None, typer.Option("--granularity", help="One threshold per channel (default) or layer.")
+]
+MembraneOption = Annotated[
+    float | None,
+    typer.Option("--initial-membrane", help="At the start, a fraction of the step (default 0.5)."),
+]
+CalibrationOption = Annotated[
+    int | None,
+    typer.Option("--calibration-size", min=1, help="Training images used (default 512)."),
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of every random choice.")]
+BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Also write the result to this file.")
+]
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """What decides a conversion; None where the user left the default."""
+
+    weights: Path | None
+    num_classes: int | None
+    neuron: str | None
+    threshold: str | None
+    granularity: str | None
+    initial_membrane: float | None
+    calibration_size: int | None
+
+    def given(self) -> list[str]:
+        """The options that were given, by name."""
+        return [
+            f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None
+        ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"transpike {tp.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def inspect(
+    model: ModelArgument,
+    weights: WeightsOption = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Take the input shape from this data set.")
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option("--input-shape", help="Of one input, as 3x224x224.")
+    ] = None,
+    num_classes: ClassesOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Print what a conversion would do: sites, what each operation becomes, what is refused."""
+    if input_shape is not None:
+        shape = parse_shape(input_shape)
+    elif data is not None:
+        shape = open_data(data).input_shape
+    else:
+        shape = _DEFAULT_SHAPES.get(model, _IMAGENET_SHAPE)
+    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    report = tp.inspect(build_model(model, weights, num_classes), example)
+    typer.echo(str(report))
+    _write_json(json_file, {"model": model, "input_shape": list(shape), **report.to_dict()})
+
+
+@app.command()
+def convert(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to save it in.")],
+    weights: WeightsOption = None,
+    num_classes: ClassesOption = None,
+    data: DataOption = "digits",
+    neuron: NeuronOption = None,
+    threshold: ThresholdOption = None,
+    granularity: GranularityOption = None,
+    initial_membrane: MembraneOption = None,
+    calibration_size: CalibrationOption = None,
+    timesteps: Annotated[
+        int | None, typer.Option("--timesteps", help="Needed by --threshold lsq only.")
+    ] = None,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 128,
+    device: DeviceOption = "cpu",
+    json_file: JsonOption = None,
+) -> None:
+    """Convert a model and save the spiking network in a folder."""
+    choices = _Choices(
+        weights, num_classes, neuron, threshold, granularity, initial_membrane, calibration_size
+    )
+    run = _Run(open_data(data), _device(device), batch_size, seed)
+    snn = run.convert(model, choices, timesteps)
+    tp.save(snn, output)
+    typer.echo(
+        f"saved {output}: {len(snn.network.sites)} sites, {snn.network.neurons} neurons\n"
+        f"evaluate it with: transpike evaluate {shlex.quote(str(output))} --data "
+        f"{shlex.quote(data)}"
+    )
+    sites = [
+        {
+            "name": site.name,
+            "shape": list(site.shape),
+            "max_count": snn.neurons[site.name].max_count,
+        }
+        for site in snn.network.sites
+    ]
+    summary = {"folder": str(output), "sites": sites, "neurons": snn.network.neurons}
+    settings = _plain(dict(snn.settings))
+    _write_json(
+        json_file, {**summary, "settings": settings, **run.record(model, data, choices, snn)}
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|FOLDER", help="A model's name or a saved folder.")
+    ],
+    weights: WeightsOption = None,
+    num_classes: ClassesOption = None,
+    data: DataOption = "digits",
+    neuron: NeuronOption = None,
+    threshold: ThresholdOption = None,
+    granularity: GranularityOption = None,
+    initial_membrane: MembraneOption = None,
+    calibration_size: CalibrationOption = None,
+    timesteps: Annotated[int, typer.Option("--timesteps", help="Length of the run.")] = 32,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Use a random part of the test images.")
+    ] = None,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 128,
+    device: DeviceOption = "cpu",
+    precision: Annotated[str, typer.Option("--precision", help="exact is the only one.")] = "exact",
+    json_file: JsonOption = None,
+) -> None:
+    """Measure accuracy at every timestep of a model, converted now, or of a saved folder."""
+    if precision != "exact":
+        raise tp.ArgumentError(f"--precision: needed exact, got {precision!r}.")
+    choices = _Choices(
+        weights, num_classes, neuron, threshold, granularity, initial_membrane, calibration_size
+    )
+    saved = (Path(model) / _CONFIG_FILE).is_file()
+    if saved and choices.given():
+        raise tp.ArgumentError(
+            f"{model!r} is a converted network: {', '.join(choices.given())} cannot change it. "
+            "Leave these options out, or convert again."
+        )
+    run = _Run(open_data(data), _device(device), batch_size, seed)
+    snn = tp.load(model).to(run.device) if saved else run.convert(model, choices, timesteps)
+    test = run.data.test if limit is None else run.data.test.subset(limit, seed)
+    with _progress("evaluate", run.count(len(test))) as progress:
+        result = tp.evaluate(
+            snn, run.batches(test), timesteps, precision=precision, progress=progress
+        )
+    typer.echo(str(result))
+    record = run.record(model, data, None if saved else choices, snn)
+    _write_json(json_file, {**result.to_dict(), "limit": limit, **record})
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for what it makes.")] = (
+        Path("demo-output")
+    ),
+    timesteps: Annotated[int, typer.Option("--timesteps", help="Length of the runs.")] = 32,
+    seed: SeedOption = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Train a small network on digits, convert it, and print and draw its accuracy over time."""
+    with _progress("train", None) as progress:
+        model, data = demonstration.train(seed, progress)
+    results: dict[str, tp.Evaluation] = {}
+    for label, neuron in demonstration.neurons().items():
+        snn = demonstration.convert(model, data, neuron, seed)
+        with _progress(f"evaluate {label}", None) as progress:
+            results[label] = tp.evaluate(
+                snn, demonstration.evaluation_batches(data), timesteps, progress=progress
+            )
+        if label == demonstration.DEFAULT_LABEL:
+            tp.save(snn, output / "network")
+    typer.echo(demonstration.table(results))
+    content = {
+        "model": "digits_cnn",
+        "data": "digits",
+        "calibration": {"split": "train", "n": demonstration.CALIBRATION_SIZE, "seed": seed},
+        "results": {label: result.to_dict() for label, result in results.items()},
+        **_provenance(seed),
+    }
+    figure = demonstration.draw(results, output / "accuracy.png")
+    _write_json(output / "accuracy.json", content)
+    _write_json(json_file, content)
+    typer.echo(
+        f"\nwritten: {output / 'network'}, {figure}, {output / 'accuracy.json'}\n"
+        f"again:   transpike evaluate {shlex.quote(str(output / 'network'))} --data digits"
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The data and the machine of one command."""
+
+    data: Dataset
+    device: torch.device
+    batch_size: int
+    seed: int
+
+    def batches(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        """The split's batches, on the device."""
+        for images, labels in split.batches(self.batch_size):
+            yield images.to(self.device), labels.to(self.device)
+
+    def count(self, images: int) -> int:
+        """Number of batches."""
+        return -(-images // self.batch_size)
+
+    def convert(self, name: str, choices: _Choices, timesteps: int | None) -> tp.SpikingNetwork:
+        """Builds, captures, calibrates and converts the model `name`."""
+        membrane = 0.5 if choices.initial_membrane is None else choices.initial_membrane
+        neuron = parse_neuron(choices.neuron or "if", membrane)
+        threshold = parse_threshold(
+            choices.threshold or "percentile:99.9", choices.granularity or "channel"
+        )
+        model = build_model(name, choices.weights, choices.num_classes).to(self.device)
+        images = self.calibration_images(choices)
+        example, _ = next(self.batches(images))
+        network = tp.capture(model, example)
+        with _progress("calibrate", self.count(len(images))) as progress:
+            calibration = tp.calibrate(network, self.batches(images), progress=progress)
+        return tp.convert(
+            network, calibration, neuron=neuron, threshold=threshold, timesteps=timesteps
+        )
+
+    def calibration_images(self, choices: _Choices) -> Split:
+        """A random part of the training images."""
+        wanted = choices.calibration_size or demonstration.CALIBRATION_SIZE
+        return self.data.train.subset(wanted, self.seed)
+
+    def record(
+        self, model: str, data: str, choices: _Choices | None, snn: tp.SpikingNetwork
+    ) -> dict[str, Any]:
+        """What a result needs to be repeated; a saved network keeps its own calibration."""
+        calibration: dict[str, Any] | None = None
+        if choices is not None:
+            used = self.calibration_images(choices)
+            calibration = {"data": data, "split": "train", "n": len(used), "seed": self.seed}
+        return {
+            "model": model,
+            "data": data,
+            "normalisation": self.data.normalisation.to_dict(),
+            "calibration": calibration,
+            "batch_size": self.batch_size,
+            "device": str(self.device),
+            **_provenance(self.seed),
+        }
+
+
+def _provenance(seed: int) -> dict[str, Any]:
+    return {
+        "command": shlex.join(["transpike", *sys.argv[1:]]),
+        "seed": seed,
+        "versions": {
+            "transpike": tp.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise tp.ArgumentError(
+            f"--device {name!r} cannot be used: {reason}. Use --device cpu."
+        ) from error
+    return device
+
+
+@contextmanager
+def _progress(task: str, total: int | None) -> Iterator[ProgressCallback]:
+    """A bar on stderr; nothing where stderr is not a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
+    ) as bar:
+        handle = bar.add_task(task, total=total)
+
+        def advance(done: int, of: int | None) -> None:
+            bar.update(handle, completed=done, total=total if of is None else of)
+
+        yield advance
+
+
+def _plain(value: Any) -> Any:
+    """The same value in JSON's types; what has none becomes its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _write_json(file: Path | None, content: dict[str, Any]) -> None:
+    if file is None:
+        return
+    if "command" not in content:
+        content = {**content, **_provenance(0)}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise tp.FileError(f"cannot write {str(file)!r}: {error.strerror or error}.") from error
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

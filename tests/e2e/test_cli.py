@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import transpike as tp
+from transpike.cli import app
+from transpike.models import build_model
+
+SMALL = ["--calibration-size", "32", "--batch-size", "32"]
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def ok(*arguments: str | Path) -> Result:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def refused(*arguments: str | Path) -> str:
+    """The one message of a command that has to end with code 2."""
+    result = run(*arguments)
+    assert result.exit_code == 2, (result.exit_code, result.output)
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    ok("convert", "digits_cnn", "-o", tmp_path / "snn", *SMALL)
+    return tmp_path / "snn"
+
+
+def test_version() -> None:
+    assert ok("--version").stdout.strip() == f"transpike {tp.__version__}"
+
+
+def test_inspect_prints_sites_and_writes_json(tmp_path: Path) -> None:
+    result = ok("inspect", "digits_cnn", "--json", tmp_path / "i.json")
+    assert "block.relu" in result.stdout and "block.relu_1" in result.stdout
+    content = json.loads((tmp_path / "i.json").read_text())
+    assert content["input_shape"] == [1, 8, 8] and content["model"] == "digits_cnn"
+    assert content["parameters"] > 0
+
+
+def test_inspect_takes_the_shape_from_data_or_option() -> None:
+    ok("inspect", "digits_cnn", "--data", "digits")
+    ok("inspect", "digits_cnn", "--input-shape", "1x12x12")
+
+
+def test_inspect_reports_what_is_refused_without_failing() -> None:
+    assert "gelu" in ok("inspect", "torch.nn:GELU", "--input-shape", "8").stdout.lower()
+
+
+def test_convert_refuses_an_unsupported_model(tmp_path: Path) -> None:
+    message = refused("convert", "torch.nn:GELU", "-o", tmp_path / "snn", *SMALL)
+    assert "gelu" in message.lower() and not (tmp_path / "snn").exists()
+
+
+def test_convert_saves_a_folder_that_loads(saved: Path) -> None:
+    assert {"config.json", "model.safetensors"} <= {file.name for file in saved.iterdir()}
+    snn = tp.load(saved)
+    assert tp.simulate(snn, torch.zeros(2, 1, 8, 8), timesteps=3).output.shape == (3, 2, 10)
+
+
+def test_convert_writes_json(tmp_path: Path) -> None:
+    ok("convert", "digits_cnn", "-o", tmp_path / "a", "--json", tmp_path / "c.json", *SMALL)
+    content = json.loads((tmp_path / "c.json").read_text())
+    assert [site["max_count"] for site in content["sites"]] == [1] * len(content["sites"])
+    assert content["calibration"] == {"data": "digits", "split": "train", "n": 32, "seed": 0}
+
+
+def test_evaluate_writes_the_promised_keys(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    ok("evaluate", "digits_cnn", "--neuron", "burst:5", "--timesteps", "4", "--limit", "40",
+       "--seed", "3", "--json", file, *SMALL)  # fmt: skip
+    content = json.loads(file.read_text())
+    assert content["n"] == 40 and content["max_count"] == 5 and content["precision"] == "exact"
+    assert len(content["accuracy"]) == len(content["spikes_per_neuron"]) == 4
+    assert all(0 <= value <= 1 for value in [content["ann_accuracy"], *content["accuracy"]])
+    assert list(content["ceiling"]) == ["1", "2", "4"]
+    assert content["spikes_per_neuron"] == sorted(content["spikes_per_neuron"])
+    assert content["seed"] == 3 and content["calibration"]["seed"] == 3
+    assert set(content["versions"]) == {"transpike", "torch", "python"}
+    assert {"command", "settings", "limit", "model", "data"} <= set(content)
+
+
+def test_saved_folder_gives_the_same_numbers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(build_model("digits_cnn").state_dict(), tmp_path / "w.pt")
+    common = ["--timesteps", "3", "--limit", "30", "--json"]
+    chosen = ["--weights", tmp_path / "w.pt", "--neuron", "signed:1", *SMALL]
+    ok("evaluate", "digits_cnn", *chosen, *common, tmp_path / "a.json")
+    ok("convert", "digits_cnn", *chosen, "-o", tmp_path / "snn")
+    ok("evaluate", tmp_path / "snn", "--batch-size", "32", *common, tmp_path / "b.json")
+    a, b = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
+    for key in ("accuracy", "ann_accuracy", "ceiling", "spikes_per_neuron", "n"):
+        assert a[key] == b[key]
+
+
+@pytest.mark.parametrize("neuron", ["if", "burst:3", "burst:4:resolution", "telescoped:2"])
+@pytest.mark.parametrize("threshold", ["max", "lsq:8", "percentile:99"])
+def test_every_neuron_meets_every_threshold(neuron: str, threshold: str) -> None:
+    ok("evaluate", "digits_cnn", "--neuron", neuron, "--threshold", threshold, "--granularity",
+       "layer", "--initial-membrane", "0", "--timesteps", "2", "--limit", "8", *SMALL)  # fmt: skip
+
+
+def test_lsq_takes_its_levels_from_the_timesteps() -> None:
+    ok("evaluate", "digits_cnn", "--threshold", "lsq", "--timesteps", "2", "--limit", "8", *SMALL)
+
+
+def test_convert_with_lsq_needs_timesteps_and_works_with_them(tmp_path: Path) -> None:
+    command = ["convert", "digits_cnn", "-o", tmp_path / "snn", "--threshold", "lsq", *SMALL]
+    assert "timesteps" in refused(*command)
+    ok(*command, "--timesteps", "4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "resnet21"], "needed resnet20, digits_cnn"),
+        (["evaluate", "digits_cnn", "--data", "mnist"], "needed digits, cifar10:PATH"),
+        (["evaluate", "digits_cnn", "--data", "cifar10:absent.npz"], "no file 'absent.npz'"),
+        (["evaluate", "digits_cnn", "--weights", "absent.pt"], "no file 'absent.pt'"),
+        (["evaluate", "digits_cnn", "--neuron", "lif"], "needed a form like if"),
+        (["evaluate", "digits_cnn", "--threshold", "mean"], "needed a form like percentile"),
+        (["evaluate", "digits_cnn", "--granularity", "pixel"], "needed channel or layer"),
+        (["evaluate", "digits_cnn", "--initial-membrane", "2"], "initial_membrane"),
+        (["evaluate", "digits_cnn", "--timesteps", "0"], "timesteps"),
+        (["evaluate", "digits_cnn", "--limit", "501"], "needed 1..500 images, got 501"),
+        (["evaluate", "digits_cnn", "--limit", "0"], "needed 1..500 images, got 0"),
+        (["evaluate", "digits_cnn", "--calibration-size", "9999"], "needed 1..1297 images"),
+        (["evaluate", "digits_cnn", "--precision", "half"], "needed exact"),
+        (["evaluate", "digits_cnn", "--device", "abacus"], "Use --device cpu"),
+        (["inspect", "digits_cnn", "--input-shape", "3,4"], "needed a form like 3x224x224"),
+        (["evaluate"], "Missing argument"),
+        (["evaluate", "digits_cnn", "--batch-size", "0"], "--batch-size"),
+        (["simulate"], "No such command"),
+    ],
+)
+def test_bad_input_ends_with_code_two_and_one_message(arguments: list[str], message: str) -> None:
+    # Frames and line breaks of usage errors depend on the terminal's width.
+    text = re.sub(r"[\s│]+", " ", refused(*arguments))
+    assert message in text
+
+
+def test_data_of_another_shape_than_the_model_takes(tmp_path: Path) -> None:
+    arrays = {
+        f"{kind}_{part}": np.zeros((4, 32, 32, 3) if kind == "x" else 4, np.uint8)
+        for kind in "xy"
+        for part in ("train", "test")
+    }
+    np.savez(tmp_path / "c.npz", **arrays)
+    refused("evaluate", "digits_cnn", "--data", f"cifar10:{tmp_path / 'c.npz'}",
+            "--calibration-size", "4")  # fmt: skip
+
+
+def test_conversion_options_cannot_change_a_saved_network(saved: Path) -> None:
+    message = refused("evaluate", saved, "--neuron", "signed:1", "--calibration-size", "8")
+    assert "--neuron, --calibration-size cannot change it" in message
+
+
+def test_damaged_folder(saved: Path) -> None:
+    (saved / "config.json").write_text("{")
+    assert "config.json" in refused("evaluate", saved)
+
+
+def test_checkpoint_that_does_not_fit(tmp_path: Path) -> None:
+    torch.save(build_model("resnet20").state_dict(), tmp_path / "w.pt")
+    message = refused("evaluate", "digits_cnn", "--weights", tmp_path / "w.pt")
+    assert "missing: block.bn1.bias" in message and "unexpected: bn1.bias" in message
+
+
+def test_json_that_cannot_be_written(tmp_path: Path) -> None:
+    assert "cannot write" in refused("inspect", "digits_cnn", "--json", tmp_path)
+
+
+def test_quiet_when_stderr_is_not_a_terminal() -> None:
+    command = [sys.executable, "-m", "transpike.cli", "evaluate", "digits_cnn", "--timesteps", "2"]
+    done = subprocess.run(
+        [*command, "--limit", "8", *SMALL], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "" and "ANN" in done.stdout
+
+
+def test_demo_makes_everything_it_names(tmp_path: Path) -> None:
+    result = ok("demo", "-o", tmp_path / "out", "--timesteps", "8", "--json", tmp_path / "d.json")
+    assert (tmp_path / "out" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    content = json.loads((tmp_path / "out" / "accuracy.json").read_text())
+    assert content == json.loads((tmp_path / "d.json").read_text())
+    results = content["results"]
+    assert results["IF"]["ann_accuracy"] > 0.97 and results["signed K=1"]["accuracy"][7] > 0.95
+    assert "transpike evaluate" in result.stdout
+    ok("evaluate", tmp_path / "out" / "network", "--timesteps", "2", "--limit", "10")
