@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
-# Two workers with one thread each: torch would otherwise start one thread per core in both.
+# Two workers with one thread each: torch would otherwise start one thread per core in both. The
+# demo's tensors are so small that more threads only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .PHONY: demo test test-slow lint types clean
 
 demo: $(STAMP)
-	$(BIN)/transpike demo -o demo-output
+	OMP_NUM_THREADS=1 $(BIN)/transpike demo -o demo-output
 
 test: $(STAMP)
 	$(PYTEST) $(PYTEST_ARGS)

@@ -61,7 +61,8 @@ class ArrayImages:
         """The chosen images, (B, C, H, W), uint8."""
         # (B, H, W, C) -> (B, C, H, W); a copy, as with one channel the transposed array counts as
         # contiguous and keeps strides that torch takes for channels_last.
-        return self.pixels[indices].transpose(0, 3, 1, 2).copy(order="C")
+        chosen: NDArray[np.uint8] = self.pixels[indices].transpose(0, 3, 1, 2).copy(order="C")
+        return chosen
 
 
 @dataclass(frozen=True, eq=False)
