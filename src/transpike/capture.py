@@ -73,6 +73,7 @@ def capture(model: nn.Module, example_input: Tensor) -> Network:
         outputs=draft.outputs,
         output_spec=draft.output_spec,
         input_shape=draft.input_shape,
+        input_dtype=example_input.dtype,
     )
     verify(network, eager, example)
     return network

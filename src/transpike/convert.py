@@ -46,7 +46,8 @@ class SpikingNetwork(nn.Module):
     def network(self) -> Network:
         """The folded analog network."""
         tensors = {_dotted(name): t for name, t in self._weights.named_buffers()}
-        return replace(self._graph, tensors=tensors)
+        dtype = next(iter(self.steps.values())).dtype
+        return replace(self._graph, tensors=tensors, input_dtype=dtype)
 
     @property
     def steps(self) -> dict[str, Tensor]:
@@ -75,12 +76,13 @@ class SpikingNetwork(nn.Module):
 def _tensor_holder(tensors: Mapping[str, Tensor]) -> nn.Module:
     holder = nn.Module()
     for name, tensor in tensors.items():
-        holder.register_buffer(name.replace(".", "/") or "/", tensor)
+        # No dots in buffer names; the leading slash keeps clear of a module's own attributes.
+        holder.register_buffer("/" + name.replace(".", "/"), tensor)
     return holder
 
 
 def _dotted(name: str) -> str:
-    return "" if name == "/" else name.replace("/", ".")
+    return name.removeprefix("/").replace("/", ".")
 
 
 def convert(

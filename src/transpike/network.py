@@ -163,6 +163,7 @@ class Network:
         outputs: flat tuple of Value, Weight or plain constants.
         output_spec: serialised pytree specification of the model's output structure.
         input_shape: shape of one sample.
+        input_dtype: floating-point type of the input, for networks without weights.
     """
 
     nodes: tuple[Node, ...]
@@ -171,6 +172,7 @@ class Network:
     outputs: tuple[Argument, ...]
     output_spec: str
     input_shape: tuple[int, ...]
+    input_dtype: torch.dtype = torch.float32
 
     @property
     def dtype(self) -> torch.dtype:
@@ -178,7 +180,7 @@ class Network:
         for tensor in self.tensors.values():
             if tensor.is_floating_point():
                 return tensor.dtype
-        return torch.get_default_dtype()
+        return self.input_dtype
 
     @property
     def device(self) -> torch.device:
@@ -224,7 +226,7 @@ class Network:
             name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
             for name, tensor in self.tensors.items()
         }
-        return replace(self, tensors=moved)
+        return replace(self, tensors=moved, input_dtype=dtype or self.input_dtype)
 
     def __call__(self, x: Tensor) -> Any:
         """Run the analog network on x of shape (B, ...); the output mirrors the model's."""
@@ -251,7 +253,10 @@ class Network:
         kwargs = map_leaves(lambda leaf: self.resolve(leaf, values, rows), node.kwargs)
         if "device" in kwargs:
             kwargs["device"] = self.device
-        return operation(node.op)(*args, **kwargs)
+        result = operation(node.op)(*args, **kwargs)
+        if node.kind == "cumulative" and isinstance(result, tuple):
+            return result[0]  # pooled values, without the indices
+        return result
 
     def resolve(self, leaf: Argument, values: Mapping[str, Any], rows: int) -> Any:
         """The run-time value of one leaf of a node's arguments."""

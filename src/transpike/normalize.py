@@ -201,6 +201,8 @@ class _Walk:
         elif isinstance(value, Tensor) and value.dtype != self.dtype:
             self._refuse(op, place, *ops.DTYPE)
         kwargs.pop("memory_format", None)
+        if op in ("aten.view.default", "aten._unsafe_view.default"):
+            op = "aten.reshape.default"  # copies and channels-last strides are not kept
         self._emit(node, op, args, kwargs, "linear", place)
 
     def _batch_norm(self, node: fx.Node, name: str, args: tuple[Any, ...], place: str) -> None:

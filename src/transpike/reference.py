@@ -215,8 +215,7 @@ class _Stepwise:
 
 def pooled(network: Network, node: Node, total: Tensor) -> Tensor:
     """A cumulative operation applied to the sum of its inputs."""
-    result = network.compute(node, {node.reads[0]: total}, len(total))
-    values: Tensor = result[0] if isinstance(result, tuple | list) else result
+    values: Tensor = network.compute(node, {node.reads[0]: total}, len(total))
     return values
 
 
