@@ -66,7 +66,7 @@ def _step(
 ) -> None:
     loss = F.cross_entropy(model(images), labels)
     if not torch.isfinite(loss):
-        raise DataError(f"train_classifier: needed a finite loss, got {float(loss)}.")
+        raise DataError(f"train_classifier: needed a finite loss, got {loss.item()}.")
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+import transpike as tp
+from transpike.data import open_digits
+from transpike.figures import accuracy_figure
+from transpike.models import build_model
+
+
+def _result() -> tp.Evaluation:
+    data = open_digits()
+    snn = tp.convert(build_model("digits_cnn"), data.train.subset(32, 0).batches(16))
+    return tp.evaluate(snn, data.test.subset(20, 0).batches(10), timesteps=5)
+
+
+def test_figure_holds_the_numbers_of_the_result() -> None:
+    result = _result()
+    axes = accuracy_figure({"IF": result}).axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert list(lines["IF"].get_xdata()) == [1, 2, 3, 4, 5]
+    assert list(lines["IF"].get_ydata()) == [100 * value for value in result.accuracy]
+    ann = next(line for label, line in lines.items() if label.startswith("ANN"))
+    assert ann.get_ydata()[0] == 100 * result.ann_accuracy
+    (ceiling,) = [
+        line for line in lines.values() if line.get_marker() == "o" and len(line.get_xdata())
+    ]
+    drawn = zip(ceiling.get_xdata(), ceiling.get_ydata(), strict=True)
+    assert {str(t): value for t, value in drawn} == {
+        t: 100 * value for t, value in result.ceiling.items()
+    }
+    assert "n = 20" in axes.get_title()
+
+
+def test_nothing_to_draw() -> None:
+    with pytest.raises(tp.ArgumentError, match="needed at least one result"):
+        accuracy_figure({})
+
+
+def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = _result()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(tp.ArgumentError, match=r"pip install 'transpike\[plot\]'"):
+        accuracy_figure({"IF": result})
