@@ -1,0 +1,55 @@
+"""A deliberate fault: sites that share one module also share one membrane and one threshold.
+
+This is what a converter does that swaps modules instead of calls. It exists to show in a test that
+the fault collapses a residual block, and that the library does not have it.
+"""
+
+import torch
+
+from transpike.network import INPUT
+
+
+def simulate_by_module(snn, x, timesteps, *, share=True):
+    """Mean readout at T of a converted network; with share=True one neuron state per module.
+
+    Two sites belong to one module when their names differ only in the number of the call
+    ("relu" and "relu_1"). Shared sites use the larger step of the two, per channel, as a
+    calibration by module would. Neurons are unsigned with at most `max_count` counts.
+    """
+    network = snn.network
+    key = {s.node: _module_of(s.name) if share else s.name for s in network.sites}
+    steps, membranes, cumulated, total = {}, {}, {}, None
+    for site in network.sites:
+        step = site.along_channels(snn.steps[site.name])
+        shared = steps.get(key[site.node])
+        steps[key[site.node]] = step if shared is None else torch.maximum(step, shared)
+    for _ in range(timesteps):
+        values = {INPUT: x}
+        for node in network.nodes:
+            if node.name in key:
+                name = key[node.name]
+                site = network.site_of[node.name]
+                neuron = snn.neurons[site.name]
+                step = steps[name]
+                current = values[node.reads[0]]
+                v = membranes.get(name, neuron.initial_membrane * step) + current
+                n = torch.floor(v / step).clamp(0, neuron.max_count)
+                membranes[name] = v - n * step
+                values[node.name] = n * step
+            elif node.kind == "cumulative":
+                source = node.reads[0]
+                before, pooled = cumulated.get(node.name, (0, 0))
+                now = before + values[source]
+                after = network.compute(node, {**values, source: now}, len(x))
+                cumulated[node.name] = (now, after)
+                values[node.name] = after - pooled
+            else:
+                values[node.name] = network.compute(node, values, len(x))
+        out = values[network.outputs[0].name]
+        total = out if total is None else total + out
+    return total / timesteps
+
+
+def _module_of(site_name):
+    stem, _, number = site_name.rpartition("_")
+    return stem if number.isdigit() else site_name

@@ -1,0 +1,223 @@
+"""A slow, obvious NumPy (float64) model of everything the library computes.
+
+It shares no code with the library: every rule is written out as loops, from the definitions.
+All values are in activation units. T timesteps, B batch, C channels.
+"""
+
+import itertools
+import math
+
+import numpy as np
+
+
+def neuron(
+    currents,
+    delta,
+    max_count,
+    signed=False,
+    initial_membrane=0.5,
+    upper_bound=None,
+    telescoped=False,
+):
+    """Counts and membranes (T, ...) of one population; delta broadcasts against currents[0]."""
+    currents = np.asarray(currents, dtype=np.float64)
+    counts = np.zeros(currents.shape)
+    membranes = np.zeros(currents.shape)
+    deltas = np.broadcast_to(np.asarray(delta, dtype=np.float64), currents.shape[1:])
+    for place in np.ndindex(*currents.shape[1:]):
+        d = float(deltas[place])
+        one = telescoped_neuron if telescoped else scalar_neuron
+        n, v = one(
+            [float(c) for c in currents[(slice(None), *place)]],
+            d,
+            max_count,
+            signed,
+            initial_membrane,
+            upper_bound,
+        )
+        counts[(slice(None), *place)] = n
+        membranes[(slice(None), *place)] = v
+    return counts, membranes
+
+
+def scalar_neuron(currents, delta, max_count, signed, initial_membrane, upper_bound):
+    """One neuron: charge, count, subtract."""
+    v = initial_membrane * delta
+    total = 0
+    counts, membranes = [], []
+    for t, current in enumerate(currents, start=1):
+        v += current
+        n = math.floor(v / delta)
+        n = min(n, max_count)
+        if signed:
+            n = max(n, -max_count)
+        else:
+            n = max(n, 0)
+        if upper_bound is not None:
+            n = min(n, math.floor(upper_bound * t / delta + initial_membrane) - total)
+        if signed:
+            n = max(n, -total)
+        v -= n * delta
+        total += n
+        counts.append(n)
+        membranes.append(v)
+    return counts, membranes
+
+
+def telescoped_neuron(currents, delta, max_count, signed, initial_membrane, upper_bound):
+    """The reference neuron: Q_t of the cumulative input minus what was emitted before."""
+    del signed
+    cumulative = initial_membrane * delta
+    total = 0
+    counts, membranes = [], []
+    for t, current in enumerate(currents, start=1):
+        cumulative += current
+        limit = max_count * t
+        if upper_bound is not None:
+            limit = min(limit, math.floor(upper_bound * t / delta + initial_membrane))
+        q = min(max(math.floor(cumulative / delta), 0), limit)
+        counts.append(q - total)
+        total = q
+        membranes.append(cumulative - total * delta)
+    return counts, membranes
+
+
+def group_neuron(currents, theta, size, initial_membrane=0.5):
+    """`size` thresholds k * theta / size: the count is how many of them the membrane reaches."""
+    delta = theta / size
+    v = initial_membrane * delta
+    counts = []
+    for current in currents:
+        v += current
+        n = sum(1 for k in range(1, size + 1) if v >= k * theta / size)
+        v -= n * delta
+        counts.append(n)
+    return counts
+
+
+def cascade_neuron(currents, top, bits, initial_membrane=0.5):
+    """Thresholds top / 2^i for i = 0..bits-1, tried greedily; the count is in the smallest."""
+    smallest = top / 2 ** (bits - 1)
+    v = initial_membrane * smallest
+    counts = []
+    for current in currents:
+        v += current
+        n = 0
+        for i in range(bits):
+            if v >= top / 2**i:
+                v -= top / 2**i
+                n += 2 ** (bits - 1 - i)
+        counts.append(n)
+    return counts
+
+
+def quantised(z, delta, max_count, timesteps, initial_membrane=0.5, upper_bound=None):
+    """delta/T * clamp(floor(T z / delta + v0), 0, K T), below the bound where there is one."""
+    z = np.asarray(z, dtype=np.float64)
+    level = np.floor(timesteps * z / delta + initial_membrane)
+    limit = np.full_like(level, max_count * timesteps)
+    if upper_bound is not None:
+        bound = np.floor(timesteps * upper_bound / np.asarray(delta) + initial_membrane)
+        limit = np.minimum(limit, bound)
+    return delta / timesteps * np.minimum(np.maximum(level, 0), limit)
+
+
+def conv(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """Convolution of x (B, C, *space) with weight (O, C/groups, *kernel), by loops."""
+    x = np.asarray(x, dtype=np.float64)
+    weight = np.asarray(weight, dtype=np.float64)
+    rank = x.ndim - 2
+    stride, padding, dilation = (_many(v, rank) for v in (stride, padding, dilation))
+    x = np.pad(x, [(0, 0), (0, 0)] + [(p, p) for p in padding])
+    kernel = weight.shape[2:]
+    size = [
+        (x.shape[2 + i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(rank)
+    ]
+    out = np.zeros((x.shape[0], weight.shape[0], *size))
+    per_group_in, per_group_out = weight.shape[1], weight.shape[0] // groups
+    for o in range(weight.shape[0]):
+        first = (o // per_group_out) * per_group_in
+        for place in np.ndindex(*size):
+            for tap in np.ndindex(*kernel):
+                at = tuple(place[i] * stride[i] + tap[i] * dilation[i] for i in range(rank))
+                patch = x[(slice(None), slice(first, first + per_group_in), *at)]
+                out[(slice(None), o, *place)] += patch @ weight[(o, slice(None), *tap)]
+    if bias is not None:
+        out += np.asarray(bias, dtype=np.float64).reshape(1, -1, *[1] * rank)
+    return out
+
+
+def linear(x, weight, bias=None):
+    """x (..., N) times weight (O, N) transposed, plus bias."""
+    out = np.asarray(x, dtype=np.float64) @ np.asarray(weight, dtype=np.float64).T
+    return out if bias is None else out + np.asarray(bias, dtype=np.float64)
+
+
+def max_pool(x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
+    """Max-pool of x (B, C, *space) by explicit windows; padding counts as minus infinity."""
+    x = np.asarray(x, dtype=np.float64)
+    rank = x.ndim - 2
+    kernel, padding, dilation = (_many(v, rank) for v in (kernel, padding, dilation))
+    stride = kernel if stride is None else _many(stride, rank)
+    size = [
+        _pooled_size(x.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i], ceil_mode)
+        for i in range(rank)
+    ]
+    out = np.full((*x.shape[:2], *size), -np.inf)
+    for place in np.ndindex(*size):
+        for tap in np.ndindex(*kernel):
+            at = [place[i] * stride[i] - padding[i] + tap[i] * dilation[i] for i in range(rank)]
+            if all(0 <= at[i] < x.shape[2 + i] for i in range(rank)):
+                here = (slice(None), slice(None), *place)
+                there = (slice(None), slice(None), *at)
+                out[here] = np.maximum(out[here], x[there])
+    return out
+
+
+def _pooled_size(size, kernel, stride, padding, dilation, ceil_mode):
+    """Output length; a last window must start inside the input or its left padding."""
+    span = size + 2 * padding - dilation * (kernel - 1) - 1
+    if not ceil_mode:
+        return span // stride + 1
+    out = math.ceil(span / stride) + 1
+    if (out - 1) * stride >= size + padding:
+        out -= 1
+    return out
+
+
+def avg_pool(x, kernel, stride=None):
+    """Average pool without padding."""
+    x = np.asarray(x, dtype=np.float64)
+    rank = x.ndim - 2
+    kernel = _many(kernel, rank)
+    stride = kernel if stride is None else _many(stride, rank)
+    size = [(x.shape[2 + i] - kernel[i]) // stride[i] + 1 for i in range(rank)]
+    out = np.zeros((*x.shape[:2], *size))
+    for place in np.ndindex(*size):
+        taps = list(itertools.product(*[range(k) for k in kernel]))
+        for tap in taps:
+            at = tuple(place[i] * stride[i] + tap[i] for i in range(rank))
+            out[(slice(None), slice(None), *place)] += x[(slice(None), slice(None), *at)]
+        out[(slice(None), slice(None), *place)] /= len(taps)
+    return out
+
+
+def percentile(values, percent):
+    """Exact percentile by sorting, linear between neighbours."""
+    ordered = sorted(float(v) for v in np.asarray(values).ravel())
+    place = percent / 100 * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def wilson(successes, n, z=1.959963984540054):
+    """Wilson score interval, closed form."""
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return centre - half, centre + half
+
+
+def _many(value, rank):
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank

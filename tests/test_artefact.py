@@ -1,0 +1,102 @@
+"""A ReLU module that is called twice must be two populations of neurons."""
+
+import functools
+
+import faults
+import nets
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import transpike as tp
+
+
+class Block(nn.Module):
+    """A ResNet18-style basic block, with one ReLU module for both calls or with two."""
+
+    def __init__(self, channels, shared):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        if not shared:
+            self.second = nn.ReLU()
+        self.shared = shared
+
+    def forward(self, x):
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y)) + x
+        return self.relu(y) if self.shared else self.second(y)
+
+
+def _network(shared, blocks=8):
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), *[Block(12, shared) for _ in range(blocks)],
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10),
+    )
+    torch.manual_seed(1)
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.1 if p.ndim < 2 else (2 / p[0].numel()) ** 0.5)
+    return nets.settle_batchnorm(model, torch.randn(32, 3, 12, 12))
+
+
+@functools.cache
+def _converted(shared, neuron):
+    torch.manual_seed(2)
+    batch = torch.randn(16, 3, 12, 12)
+    return tp.convert(_network(shared), [batch], neuron=neuron, threshold=tp.MaxAbs())
+
+
+def test_shared_module_equals_separate_modules_spike_for_spike():
+    x = torch.randn(4, 3, 12, 12)
+    for neuron in (tp.IF(), tp.Burst(max_count=5), tp.Signed(max_count=2)):
+        one, two = _converted(True, neuron), _converted(False, neuron)
+        a, b = tp.simulate(one, x, 16), tp.simulate(two, x, 16)
+        assert torch.equal(a.output, b.output)
+        assert len(a.spike_counts) == len(b.spike_counts) == 17
+        for left, right in zip(a.spike_counts.values(), b.spike_counts.values(), strict=True):
+            assert torch.equal(left, right)
+
+
+def test_sites_of_a_shared_module_have_their_own_names_and_steps():
+    snn = _converted(True, tp.IF())
+    names = [site.name for site in snn.network.sites]
+    assert names[1:3] == ["2.relu", "2.relu_1"]
+    assert not torch.equal(snn.steps["2.relu"], snn.steps["2.relu_1"])
+
+
+def test_shared_membrane_collapses_where_the_library_does_not():
+    x = torch.randn(64, 3, 12, 12)
+    snn = _converted(True, tp.Burst(max_count=5))
+    ann = snn.network(x)
+    timesteps = 64
+    library = tp.simulate(snn, x, timesteps).output[-1]
+    helper = faults.simulate_by_module(snn, x, timesteps, share=False)
+    torch.testing.assert_close(helper, library, rtol=1e-2, atol=1e-2)
+    faulty = faults.simulate_by_module(snn, x, timesteps, share=True)
+    good, bad = nets.error(library, ann), nets.error(faulty, ann)
+    assert good < 0.4
+    assert bad > 5 * good and bad > 0.5
+    # The class whose score is most above its mean over images: what an image is told apart by.
+    agreement, collapsed = (
+        float(((out - out.mean(0)).argmax(1) == (ann - ann.mean(0)).argmax(1)).float().mean())
+        for out in (library, faulty)
+    )
+    assert agreement > 0.85
+    assert collapsed < agreement - 0.3
+
+
+def test_module_called_twice_behind_batchnorm_gets_one_folded_copy_per_call():
+    conv = nn.Conv2d(2, 2, 3, padding=1)
+    model = nets.Fn(
+        lambda m, x: F.relu(m.b2(m.c(F.relu(m.b1(m.c(x)))))),
+        c=conv, b1=nn.BatchNorm2d(2), b2=nn.BatchNorm2d(2),
+    )
+    nets.settle_batchnorm(model, torch.randn(8, 2, 6, 6))
+    network = tp.capture(model, torch.randn(2, 2, 6, 6))
+    x = torch.randn(3, 2, 6, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), model(x), rtol=1e-4, atol=1e-5)
+    assert not any(node.op == "affine" for node in network.nodes)

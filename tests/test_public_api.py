@@ -1,0 +1,97 @@
+"""The public names, and the one direction in which modules import each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import transpike as tp
+
+NAMES = [
+    "ArgumentError", "Burst", "DataError", "FileError", "IF", "LeastSquares", "MaxAbs", "Neuron",
+    "Percentile", "Signed", "Telescoped", "TranspikeError", "UnsupportedError", "calibrate",
+    "capture", "convert", "evaluate", "inspect", "load", "quantized_ann", "save", "simulate",
+    "simulate_reference",
+]
+
+ORDER = [
+    "errors", "network", "ops", "fold", "capture", "preflight", "calibrate", "thresholds",
+    "neuron", "convert", "reference", "simulate", "evaluate", "store", "report", "models", "data",
+    "train", "cli",
+]
+ROOT = Path(tp.__file__).parent
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_name_is_public(name):
+    assert name in tp.__all__
+    assert getattr(tp, name).__doc__
+
+
+def test_all_names_exist():
+    for name in tp.__all__:
+        assert hasattr(tp, name), name
+
+
+def test_errors_form_one_tree():
+    for name in ("ArgumentError", "DataError", "FileError", "UnsupportedError"):
+        assert issubclass(getattr(tp, name), tp.TranspikeError)
+    assert issubclass(tp.ArgumentError, ValueError)
+    assert issubclass(tp.DataError, ValueError)
+
+
+def _module_of(path):
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def _imported(path):
+    """Top-level modules of the package that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            names = [node.module or ""]
+            if node.module == "transpike":
+                names = [f"transpike.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "transpike" and len(parts) > 1:
+                yield parts[1]
+
+
+FILES = sorted(
+    p for p in ROOT.rglob("*.py") if _module_of(p) not in ("__init__", "__main__")
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    own = _module_of(path)
+    assert own in ORDER, f"{own} has no place in the order of modules"
+    for other in _imported(path):
+        if other in ORDER and other != own:
+            assert ORDER.index(other) < ORDER.index(own), f"{own} imports {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_library_never_prints(path):
+    if _module_of(path) == "cli":
+        pytest.skip("the command line prints")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("print", "eval", "exec"), path.name
+
+
+def test_no_pickle():
+    for path in FILES:
+        text = path.read_text()
+        assert "import pickle" not in text
+        if "torch.load(" in text:
+            assert "weights_only=True" in text
+
+
+def test_py_typed():
+    assert (ROOT / "py.typed").exists()
