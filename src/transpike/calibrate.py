@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,33 +17,34 @@ from transpike.network import Network, Site
 # most 1.6 % wide, so a value known by its bin is known within 0.8 %.
 _SHIFT = 23 - 6
 _PER_OCTAVE = 64
-_OCTAVES = 16
+_BINS = 16 * _PER_OCTAVE
 
 
 @dataclass
 class Histogram:
     """Logarithmic histogram of non-negative values, one row per channel.
 
-    It covers the 16 octaves below the largest value of the site; smaller values count as zero. The
-    result depends on the values only, not on their order or batching: when the maximum grows,
-    the window moves and what falls out below joins the zeros.
+    A row covers the 16 octaves below its channel's largest value; smaller values count as zero.
+    The result depends on the values only, not on their order or batching: when the maximum
+    grows, the window moves and what falls out below joins the zeros.
 
     Attributes:
         channels: number of rows.
-        counts: (C, 1024) values per bin; bin 0 of the window is `first`.
-        first: integer code of the first bin.
+        counts: (C, 1024) values per bin.
+        first: (C,) integer code of each row's first bin.
         total: values seen per channel, zeros included.
         maximum: (C,) largest value.
     """
 
     channels: int
     counts: Tensor = field(init=False, repr=False)
-    first: int = 0
+    first: Tensor = field(init=False, repr=False)
     total: int = 0
     maximum: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.counts = torch.zeros(self.channels, _PER_OCTAVE * _OCTAVES, dtype=torch.int64)
+        self.counts = torch.zeros(self.channels, _BINS, dtype=torch.int64)
+        self.first = torch.ones(self.channels, dtype=torch.int64)
         self.maximum = torch.zeros(self.channels, dtype=torch.float64)
 
     def update(self, values: Tensor) -> None:
@@ -50,37 +52,36 @@ class Histogram:
         self.total += values.shape[1]
         self.maximum = torch.maximum(self.maximum, values.amax(dim=1).double().cpu())
         codes = values.float().contiguous().view(torch.int32).bitwise_right_shift(_SHIFT)
-        self._cover(int(codes.max()))
-        bins = self.counts.shape[1]
-        local = codes - (self.first - 1)  # 1..bins inside the window, <= 0 below it
-        local = local.clamp_(min=0).long()
-        rows = torch.arange(self.channels, device=values.device).unsqueeze(1) * (bins + 1)
-        flat = torch.bincount((local + rows).flatten(), minlength=self.channels * (bins + 1))
-        self.counts += flat.reshape(self.channels, bins + 1)[:, 1:].cpu()
+        wanted = codes.amax(dim=1).long().cpu() - _BINS + 1
+        self._move_to(torch.maximum(self.first, wanted))
+        # 1.._BINS inside the window, 0 below it
+        local = (codes - (self.first - 1).to(codes).unsqueeze(1)).clamp_(min=0).long()
+        local += torch.arange(self.channels, device=local.device).unsqueeze(1) * (_BINS + 1)
+        flat = torch.bincount(local.flatten(), minlength=self.channels * (_BINS + 1))
+        self.counts += flat.reshape(self.channels, _BINS + 1)[:, 1:].cpu()
 
-    def _cover(self, code: int) -> None:
-        """Move the window up so that its last bin is at least `code`."""
-        bins = self.counts.shape[1]
-        shift = code - bins + 1 - self.first
-        if shift <= 0:
-            return
-        moved = torch.zeros_like(self.counts)
-        if shift < bins:
-            moved[:, : bins - shift] = self.counts[:, shift:]
-        self.counts = moved
-        self.first += shift
+    def _move_to(self, first: Tensor) -> None:
+        """Move the windows up; what falls out below is no longer counted, so it is a zero."""
+        shift = (first - self.first).unsqueeze(1)
+        if bool((shift > 0).any()):
+            source = torch.arange(_BINS).unsqueeze(0) + shift
+            moved = self.counts.gather(1, source.clamp(max=_BINS - 1))
+            self.counts = torch.where(source < _BINS, moved, 0)
+            self.first = first
 
     def merged(self) -> Histogram:
         """All channels as one row."""
+        aligned = copy.copy(self)
+        aligned._move_to(self.first.max().expand(self.channels).clone())
         one = Histogram(1)
-        one.counts = self.counts.sum(dim=0, keepdim=True)
-        one.first, one.total = self.first, self.total * self.channels
+        one.counts = aligned.counts.sum(dim=0, keepdim=True)
+        one.first, one.total = aligned.first[:1].clone(), self.total * self.channels
         one.maximum = self.maximum.amax(dim=0, keepdim=True)
         return one
 
     def edges(self) -> Tensor:
-        """Edges of the bins, shape (bins + 1,), activation units."""
-        codes = torch.arange(self.first, self.first + self.counts.shape[1] + 1, dtype=torch.int64)
+        """Edges of the bins, shape (C, bins + 1), activation units."""
+        codes = self.first.unsqueeze(1) + torch.arange(_BINS + 1)
         return (codes << _SHIFT).to(torch.int32).view(torch.float32).double()
 
     def quantile(self, fraction: float) -> Tensor:
@@ -102,12 +103,13 @@ class Histogram:
         below = self.total - inside  # zeros
         target = rank - below
         position = torch.searchsorted(cumulative, target.clamp(min=0).unsqueeze(1), right=True)
-        position = position.squeeze(1).clamp(max=self.counts.shape[1] - 1)
+        position = position.squeeze(1).clamp(max=_BINS - 1)
         picked = position.unsqueeze(1)
         count = self.counts.gather(1, picked).squeeze(1).clamp(min=1)
         before = cumulative.gather(1, picked).squeeze(1) - count
         part = (target - before + 0.5) / count
-        value = edges[position] + part * (edges[position + 1] - edges[position])
+        low, high = (edges.gather(1, picked + side).squeeze(1) for side in (0, 1))
+        value = low + part * (high - low)
         value = torch.minimum(value, self.maximum)
         return torch.where(target < 0, torch.zeros_like(value), value)
 
@@ -157,7 +159,9 @@ def calibrate(
         return activation
 
     n = 0
-    total = len(batches) if hasattr(batches, "__len__") and not isinstance(batches, Tensor) else None
+    total = (
+        len(batches) if hasattr(batches, "__len__") and not isinstance(batches, Tensor) else None
+    )
     with torch.inference_mode():
         for done, x in enumerate(inputs_of(batches), start=1):
             network.run(x.to(network.device), observe)

@@ -20,8 +20,8 @@ from torch.utils import _pytree as pytree
 from transpike import ops
 from transpike.errors import DataError, Refusal, UnsupportedError
 from transpike.fold import FoldCount, fold_affine
-from transpike.normalize import Draft, normalize
 from transpike.network import Network, Node, Site, Value, Weight, leaves, tail_of
+from transpike.normalize import Draft, normalize
 
 _CHECKED_BATCHES = (1, 2, 3, 5)
 # Folding BatchNorm alone moves float32 outputs by up to 1e-4 of their scale (measured).
@@ -66,6 +66,11 @@ def capture(model: nn.Module, example_input: Tensor) -> Network:
     draft = draft_network(eager, example)
     if draft.refusals:
         raise UnsupportedError(draft.refusals)
+    return accepted(draft, eager, example)
+
+
+def accepted(draft: Captured, eager: nn.Module, example: Tensor) -> Network:
+    """The network of a draft without refusals, once it has been checked against the model."""
     network = Network(
         nodes=draft.nodes,
         tensors=draft.tensors,
@@ -73,7 +78,7 @@ def capture(model: nn.Module, example_input: Tensor) -> Network:
         outputs=draft.outputs,
         output_spec=draft.output_spec,
         input_shape=draft.input_shape,
-        input_dtype=example_input.dtype,
+        input_dtype=example.dtype,
     )
     verify(network, eager, example)
     return network
@@ -219,7 +224,9 @@ def _user_line(error: BaseException) -> str:
     while trace is not None:
         path = trace.tb_frame.f_code.co_filename.replace("\\", "/")
         if not any(part in path for part in ("/torch/", "/transpike/", "<")):
-            place = f"{path.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {trace.tb_frame.f_code.co_name}"
+            place = (
+                f"{path.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {trace.tb_frame.f_code.co_name}"
+            )
         trace = trace.tb_next
     return place
 
@@ -241,8 +248,12 @@ def _kept(
     nodes: list[Node], outputs: tuple[Any, ...], tensors: dict[str, Tensor], example: Tensor
 ) -> dict[str, Tensor]:
     """The tensors still in use, in the type of the network, none of them shared with the model."""
-    used = [leaf.name for node in nodes for leaf in leaves((node.args, node.kwargs))
-            if isinstance(leaf, Weight)]
+    used = [
+        leaf.name
+        for node in nodes
+        for leaf in leaves((node.args, node.kwargs))
+        if isinstance(leaf, Weight)
+    ]
     used += [leaf.name for leaf in leaves(outputs) if isinstance(leaf, Weight)]
     result = {}
     for name in dict.fromkeys(used):

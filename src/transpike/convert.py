@@ -14,7 +14,8 @@ from transpike.capture import capture
 from transpike.errors import ArgumentError, DataError, TranspikeError
 from transpike.network import Network, check_timesteps
 from transpike.neuron import IF, Neuron
-from transpike.thresholds import Percentile, ThresholdRule, threshold as threshold_of
+from transpike.thresholds import Percentile, ThresholdRule
+from transpike.thresholds import threshold as threshold_of
 
 
 class SpikingNetwork(nn.Module):
@@ -211,9 +212,7 @@ def quantized_ann(snn: SpikingNetwork, x: Tensor, timesteps: int) -> Any:
         limit = neuron.max_count * timesteps
         level = level.clamp_(0, limit)
         if site.upper_bound is not None:
-            bound = torch.floor(
-                site.upper_bound / step * timesteps + neuron.initial_membrane
-            )
+            bound = torch.floor(site.upper_bound / step * timesteps + neuron.initial_membrane)
             level = torch.minimum(level, bound)
         return level * (step / timesteps)
 

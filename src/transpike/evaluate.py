@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -183,6 +183,8 @@ class _Tally:
         with torch.inference_mode():
             ann = _single(self.snn.network(x))
         ann_guess = _prediction(ann)
+        if ann.shape[1] == 1 and target.shape == ann.shape:
+            target = target.squeeze(1)  # masks with a channel axis
         if ann_guess.shape != target.shape:
             raise DataError(
                 f"target shape: needed {tuple(ann_guess.shape)} for an output of shape "
@@ -194,7 +196,7 @@ class _Tally:
             self.ceiling[t] += int((guess == target).sum())
         if self.metrics is not None:
             for metric, output in zip(self.metrics, [*_single(run.output), ann], strict=True):
-                metric.update(output.clone(), target)
+                metric.update(output.squeeze(1) if ann.shape[1] == 1 else output, target)
 
     def _count(self, run: Simulation, ann_guess: Tensor, target: Tensor) -> None:
         self.samples += len(target)
@@ -216,9 +218,7 @@ class _Tally:
         n = self.n
         accuracy = [int(c) / n for c in self.correct]
         ann = self.ann_correct / n
-        *values, ann_value = (
-            [_plain(m.compute()) for m in self.metrics] if self.metrics else [None]
-        )
+        *values, ann_value = [_plain(m.compute()) for m in self.metrics] if self.metrics else [None]
         return Evaluation(
             timesteps=self.timesteps,
             n=n,
@@ -294,5 +294,3 @@ def paired_interval(lost: int, won: int, n: int) -> Interval:
     difference = (b - c) / m
     spread = Z95 * math.sqrt((b + c) / m - difference**2) / math.sqrt(m)
     return difference - spread, difference + spread
-
-

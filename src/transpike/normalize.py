@@ -21,9 +21,26 @@ from transpike.network import INPUT, Batch, Kind, Node, Value, Weight, leaves, m
 
 # Operations that do nothing in evaluation mode.
 _IDENTITY = frozenset(
-    {"dropout", "native_dropout", "feature_dropout", "alpha_dropout", "alias", "detach",
-     "contiguous", "clone", "lift_fresh_copy", "identity", "_assert_tensor_metadata"}
+    {
+        "dropout",
+        "native_dropout",
+        "feature_dropout",
+        "alpha_dropout",
+        "alias",
+        "detach",
+        "contiguous",
+        "clone",
+        "lift_fresh_copy",
+        "identity",
+        "_assert_tensor_metadata",
+    }
 )
+_LIKE = {
+    "zeros_like": "aten.zeros.default",
+    "new_zeros": "aten.zeros.default",
+    "ones_like": "aten.ones.default",
+    "new_ones": "aten.ones.default",
+}
 _BATCH_NORM = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
 
 
@@ -51,6 +68,7 @@ class _Walk:
         self.draft = Draft()
         self.bound: dict[fx.Node, Any] = {}
         self.signals: set[str] = {INPUT}
+        self.zeros: set[str] = set()
         self.dtype: torch.dtype | None = None
         self._bind_inputs(program)
         for node in program.graph.nodes:
@@ -121,11 +139,14 @@ class _Walk:
         elif reads or any(isinstance(leaf, Batch) for leaf in leaves((args, kwargs))):
             kwargs |= {"device": None} if "device" in node.kwargs else {}
             self._emit(node, op, args, kwargs, "constant", place)
+            if op == "aten.zeros.default":
+                self.zeros.add(node.name)
         else:
             self._constant(node, args)
 
     def _constant(self, node: fx.Node, args: Any) -> None:
         """Compute what depends on weights only, once."""
+
         def concrete(leaf: Any) -> Any:
             return self.draft.tensors[leaf.name] if isinstance(leaf, Weight) else leaf
 
@@ -163,7 +184,9 @@ class _Walk:
     ) -> None:
         """Normalise an operation on at least one signal, or refuse it."""
         name = ops.packet(op)
-        if name in _IDENTITY or _is_pair_of(node, args):
+        if name in _LIKE:
+            self._filled_like(node, _LIKE[name], place)
+        elif name in _IDENTITY or _is_pair_of(node, args):
             self.bound[node] = args[0]
             if isinstance(args[0], tuple):
                 self.bound[node] = args[0][0]
@@ -182,6 +205,14 @@ class _Walk:
                 reason, remedy = ops.REFUSALS.get(name, ops.UNKNOWN)
                 self._refuse(op, place, reason, remedy)
             self._emit(node, op, args, kwargs, "linear", place)
+
+    def _filled_like(self, node: fx.Node, op: str, place: str) -> None:
+        """zeros_like and ones_like depend on the shape of a signal only."""
+        size = tuple(self._argument(size) for size in node.meta["val"].shape)
+        kwargs = {"device": None, "dtype": node.meta["val"].dtype}
+        self._emit(node, op, (size,), kwargs, "constant", place)
+        if op == "aten.zeros.default":
+            self.zeros.add(node.name)
 
     def _linear(
         self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: str
@@ -237,15 +268,26 @@ class _Walk:
         named = {argument.name: argument.default_value for argument in schema}
         named |= dict(zip((argument.name for argument in schema), args, strict=False))
         named |= {key: self._argument(value) for key, value in node.kwargs.items()}
-        bounds = _clamp_bounds(ops.packet(op), named, self.draft.tensors)
+        bounds = _clamp_bounds(ops.packet(op), named)
+        if ops.packet(op) == "maximum" and any(
+            self._is_zero(named[key]) for key in ("self", "other")
+        ):
+            bounds = (0.0, None)
         if bounds is None or bounds[0] != 0 or (bounds[1] is not None and bounds[1] <= 0):
             self._refuse(op, place, *ops.NOT_A_CLAMP)
             return False
-        source = next(leaf for leaf in leaves(args) if isinstance(leaf, Value))
+        source = next(
+            leaf for leaf in args if isinstance(leaf, Value) and leaf.name in self.signals
+        )
         upper = None if bounds[1] is None or math.isinf(bounds[1]) else float(bounds[1])
         self._emit(node, "relu", (source,), {"upper_bound": upper}, "site", place)
         self.draft.site_names[node.name] = _site_name(node, place, ops.packet(op))
         return True
+
+    def _is_zero(self, leaf: Any) -> bool:
+        if isinstance(leaf, Weight):
+            return not bool(self.draft.tensors[leaf.name].any())
+        return isinstance(leaf, Value) and leaf.name in self.zeros
 
     def _cumulative(
         self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: str
@@ -258,9 +300,7 @@ class _Walk:
         if used - {0}:
             self._refuse(op, place, *ops.INDICES)
         shape = _shape(node.meta["val"][0])
-        self.draft.nodes.append(
-            Node(raw.name, op, args, kwargs, "cumulative", place, shape)
-        )
+        self.draft.nodes.append(Node(raw.name, op, args, kwargs, "cumulative", place, shape))
         self.signals.add(raw.name)
         self.bound[node] = (Value(raw.name), Value(raw.name))
 
@@ -329,9 +369,7 @@ def _site_name(node: fx.Node, place: str, packet: str) -> str:
     return f"{place}.{packet}" if place else packet
 
 
-def _clamp_bounds(
-    packet: str, named: dict[str, Any], tensors: dict[str, Tensor]
-) -> tuple[float | None, float | None] | None:
+def _clamp_bounds(packet: str, named: dict[str, Any]) -> tuple[float | None, float | None] | None:
     """(lower, upper) if the operation is a clamp with constant bounds, else None."""
     if packet == "relu":
         return 0.0, None
@@ -343,7 +381,4 @@ def _clamp_bounds(
         return named.get("min"), named.get("max")
     if packet == "threshold":
         return (0.0, None) if named["threshold"] == 0 == named["value"] else None
-    constants = [leaf for leaf in (named["self"], named["other"]) if isinstance(leaf, Weight)]
-    if len(constants) == 1 and not bool(tensors[constants[0].name].any()):
-        return 0.0, None
     return None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from transpike import ops
-from transpike.capture import draft_network, prepared
+from transpike.capture import accepted, draft_network, prepared
 from transpike.errors import Refusal, UnsupportedError
 from transpike.network import Node, Weight, tail_of
 
@@ -101,9 +101,15 @@ def inspect(model: nn.Module, example_input: Tensor) -> Preflight:
     eager, example = prepared(model, example_input)
     try:
         draft = draft_network(eager, example)
+        refusals = list(draft.refusals)
     except UnsupportedError as error:
         parameters = sum(p.numel() for p in eager.parameters())
         return Preflight([], [], list(error.refusals), parameters, 0, 0, 0, 0, 0)
+    if not refusals:
+        try:
+            accepted(draft, eager, example)
+        except UnsupportedError as error:
+            refusals = list(error.refusals)
     tail = tail_of(draft.nodes)
     refused = {refusal.op for refusal in draft.refusals}
     rows = Counter((node.op, _class(node, tail, refused)) for node in draft.nodes)
@@ -121,7 +127,7 @@ def inspect(model: nn.Module, example_input: Tensor) -> Preflight:
             {"op": op, "kind": kind, "count": count, "becomes": _BECOMES[kind]}
             for (op, kind), count in rows.items()
         ],
-        refusals=list(draft.refusals),
+        refusals=refusals,
         parameters=sum(t.numel() for t in draft.tensors.values() if t.is_floating_point()),
         macs=sum(macs_of(node, draft.tensors) for node in draft.nodes),
         tail_macs=sum(macs_of(node, draft.tensors) for node in draft.nodes if node.name in tail),
@@ -181,5 +187,3 @@ def _transposed_macs(node: Node, weight: torch.Size) -> int:
         free = out + 2 * pads[axis] - dilations[axis] * (kernel - 1) - extras[axis] - 1
         positions *= free // strides[axis] + 1
     return positions * prod(weight)
-
-

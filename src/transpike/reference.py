@@ -89,9 +89,10 @@ def check_request(
         raise ArgumentError(
             f"time_axis: needed an input of {timesteps} timesteps (T, B, ...), got {len(x)}."
         )
-    wanted = tuple(range(1, timesteps + 1)) if output_at is None else tuple(sorted(set(output_at)))
-    if not wanted or wanted[0] < 1 or wanted[-1] > timesteps:
+    wanted = tuple(range(1, timesteps + 1)) if output_at is None else tuple(output_at)
+    if not wanted or not all(isinstance(t, int) and 1 <= t <= timesteps for t in wanted):
         raise ArgumentError(f"output_at: needed timesteps in 1..{timesteps}, got {wanted}.")
+    wanted = tuple(sorted(set(wanted)))
     known = {site.name for site in network.sites}
     unknown = sorted(set(record) - known)
     if unknown:
@@ -157,7 +158,7 @@ class _Stepwise:
             for name in readout:
                 totals[name] = totals[name] + values[name] if name in totals else values[name]
             if t in wanted:
-                means = {name: total / t for name, total in totals.items()}
+                means = {name: mean_of(total, t) for name, total in totals.items()}
                 outputs.append(read_out(self.network, means, len(values[INPUT])))
         stacked = [torch.stack(column) for column in zip(*outputs, strict=True)]
         return Simulation(
@@ -225,9 +226,15 @@ def frontier(network: Network) -> tuple[str, ...]:
     constants = {node.name for node in network.nodes if node.kind == "constant"}
     read = [n for node in network.nodes if node.name in produced_by_tail for n in node.reads]
     read += [leaf.name for leaf in leaves(network.outputs) if isinstance(leaf, Value)]
-    return tuple(
-        dict.fromkeys(n for n in read if n not in produced_by_tail and n not in constants)
-    )
+    return tuple(dict.fromkeys(n for n in read if n not in produced_by_tail and n not in constants))
+
+
+def mean_of(total: Tensor, t: int) -> Tensor:
+    """Total / t, rounded alike at every position.
+
+    Division by a Python number multiplies by its reciprocal in the vectorised part of a tensor only.
+    """
+    return total / total.new_full([1] * total.ndim, t)
 
 
 def read_out(network: Network, means: Mapping[str, Tensor], rows: int) -> list[Tensor]:
@@ -238,4 +245,3 @@ def read_out(network: Network, means: Mapping[str, Tensor], rows: int) -> list[T
             values[node.name] = network.compute(node, values, rows)
     flat = [network.resolve(leaf, values, rows) for leaf in network.outputs]
     return [torch.as_tensor(item) for item in flat]
-

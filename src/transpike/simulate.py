@@ -19,7 +19,15 @@ from transpike.convert import SpikingNetwork, site_bounds
 from transpike.errors import ArgumentError
 from transpike.network import INPUT, Node, Site
 from transpike.neuron import Neuron, State, initial_state
-from transpike.reference import Record, Simulation, check_request, frontier, pooled, read_out
+from transpike.reference import (
+    Record,
+    Simulation,
+    check_request,
+    frontier,
+    mean_of,
+    pooled,
+    read_out,
+)
 
 DEFAULT_CHUNK = 8
 # Values per block of the neuron update: its five buffers of fp32 fit a 512 KiB second-level cache.
@@ -197,17 +205,18 @@ class _Engine:
         neuron, bound = self.neurons[site.name], self.bounds[site.name]
         if site.name not in self.states:
             like = current if name not in values else current[0]
-            self.states[site.name] = initial_state(
-                neuron, bound is not None, like.contiguous()
-            )
+            self.states[site.name] = initial_state(neuron, bound is not None, like.contiguous())
         state = self.states[site.name]
         if name not in values:
             current = current.expand(length, *current.shape)
         step = site.along_channels(self.steps[site.name])
         # A view of another value (a slice, say) must not be overwritten.
         reusable = reusable and current.is_contiguous() and self._owned(name)
-        out = current if reusable else torch.empty(current.shape, dtype=current.dtype,
-                                                   device=current.device)
+        out = (
+            current
+            if reusable
+            else torch.empty(current.shape, dtype=current.dtype, device=current.device)
+        )
         membranes = (
             torch.empty(current.shape, dtype=current.dtype, device=current.device)
             if site.name in self.recorded
@@ -227,8 +236,7 @@ class _Engine:
     def cumulative(self, node: Node, source: Tensor, length: int) -> Tensor:
         """f(S_t) - f(S_{t-1}) for all timesteps of a chunk at once."""
         steps = source.unflatten(0, (length, self.batch))
-        sums = torch.empty((length + 1, *steps.shape[1:]), dtype=source.dtype,
-                           device=source.device)
+        sums = torch.empty((length + 1, *steps.shape[1:]), dtype=source.dtype, device=source.device)
         before = self.sums.get(node.name)
         sums[0] = 0 if before is None else before
         for index in range(length):
@@ -254,7 +262,7 @@ class _Engine:
                 total = self.totals.get(name)
                 self.totals[name] = value.clone() if total is None else total.add_(value)
                 if start + index + 1 in asked:
-                    means[name].append(self.totals[name] / (start + index + 1))
+                    means[name].append(mean_of(self.totals[name], start + index + 1))
         if not asked:
             return []
         joined = {name: torch.cat(parts) for name, parts in means.items()}

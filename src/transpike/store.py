@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -55,6 +56,7 @@ def save(snn: SpikingNetwork, folder: str | Path) -> None:
         "output_spec": network.output_spec,
         "neurons": {name: asdict(neuron) for name, neuron in snn.neurons.items()},
         "settings": snn.settings,
+        "sha256": "",
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,6 +64,7 @@ def save(snn: SpikingNetwork, folder: str | Path) -> None:
             {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
             folder / TENSORS,
         )
+        config["sha256"] = _digest(folder / TENSORS)
         (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise FileError(f"cannot write to '{folder}': {error}") from error
@@ -75,7 +78,7 @@ def load(folder: str | Path) -> SpikingNetwork:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    tensors = _read_tensors(folder)
+    tensors = _read_tensors(folder, config.get("sha256"))
     try:
         network = Network(
             nodes=tuple(_node_from_json(entry) for entry in config["nodes"]),
@@ -110,7 +113,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FileError(f"'{path}' is damaged: {error}. Convert the model again.") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise FileError(f"'{path}' was not written by transpike: needed \"format\": \"{FORMAT}\".")
+        raise FileError(f'\'{path}\' was not written by transpike: needed "format": "{FORMAT}".')
     if config.get("schema") != SCHEMA:
         raise FileError(
             f"'{path}': needed schema {SCHEMA}, got {config.get('schema')!r}. Use the version of "
@@ -119,10 +122,22 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_tensors(folder: Path, sha256: object) -> dict[str, Tensor]:
     path = folder / TENSORS
     if not path.is_file():
         raise FileError(f"'{folder}' is not a saved network: needed {TENSORS} in it.")
+    if _digest(path) != sha256:
+        raise FileError(
+            f"'{path}' is damaged: its SHA-256 is not the one in {CONFIG}. Convert the model again."
+        )
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

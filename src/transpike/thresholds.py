@@ -141,7 +141,7 @@ def _least_squares(
 ) -> Tensor:
     """Grid search on the histogram, all channels at once, one candidate at a time."""
     edges = histogram.edges()
-    values = (edges[:-1] + edges[1:]) / 2
+    values = (edges[:, :-1] + edges[:, 1:]) / 2
     counts = histogram.counts.double()
     best = histogram.maximum.clone()
     least = torch.full_like(best, torch.inf)
