@@ -1,9 +1,9 @@
-"""Streaming statistics of every site's activation: per channel, order-independent, bounded memory."""
+"""Streaming statistics of every site: per channel, order-independent, in bounded memory."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,9 +159,9 @@ def calibrate(
         return activation
 
     n = 0
-    total = (
-        len(batches) if hasattr(batches, "__len__") and not isinstance(batches, Tensor) else None
-    )
+    total = None
+    if isinstance(batches, Sized) and not isinstance(batches, Tensor):
+        total = len(batches)
     with torch.inference_mode():
         for done, x in enumerate(inputs_of(batches), start=1):
             network.run(x.to(network.device), observe)

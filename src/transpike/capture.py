@@ -170,10 +170,11 @@ def _export(eager: nn.Module, example: Tensor) -> ExportedProgram:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(
+            program: ExportedProgram = torch.export.export(
                 eager, (example,), strict=False, dynamic_shapes=({0: Dim("batch")},)
             )
-            return program.run_decompositions({})
+            decomposed: ExportedProgram = program.run_decompositions({})
+            return decomposed
     except Exception as error:
         # torch.export raises many unrelated types; first see whether the model runs at all.
         try:
@@ -224,9 +225,8 @@ def _user_line(error: BaseException) -> str:
     while trace is not None:
         path = trace.tb_frame.f_code.co_filename.replace("\\", "/")
         if not any(part in path for part in ("/torch/", "/transpike/", "<")):
-            place = (
-                f"{path.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {trace.tb_frame.f_code.co_name}"
-            )
+            function = trace.tb_frame.f_code.co_name
+            place = f"{path.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {function}"
         trace = trace.tb_next
     return place
 

@@ -214,7 +214,8 @@ def quantized_ann(snn: SpikingNetwork, x: Tensor, timesteps: int) -> Any:
         if site.upper_bound is not None:
             bound = torch.floor(site.upper_bound / step * timesteps + neuron.initial_membrane)
             level = torch.minimum(level, bound)
-        return level * (step / timesteps)
+        result: Tensor = level * (step / timesteps)
+        return result
 
     with torch.inference_mode():
         return snn.network.run(x, quantize)

@@ -92,9 +92,11 @@ class _Walk:
 
     def _output(self, node: fx.Node, program: ExportedProgram) -> None:
         flat = []
-        for arg, spec in zip(node.args[0], program.graph_signature.output_specs, strict=True):
+        for arg, spec in zip(
+            leaves(self._argument(node.args[0])), program.graph_signature.output_specs, strict=True
+        ):
             if spec.kind is OutputKind.USER_OUTPUT:
-                flat.append(self._argument(arg))
+                flat.append(arg)
             else:
                 self._refuse(
                     "state update",

@@ -165,8 +165,8 @@ def macs_of(node: Node, tensors: dict[str, Tensor]) -> int:
 def _transposed_macs(node: Node, weight: torch.Size) -> int:
     """Every input position meets all kernel taps of its group's output channels.
 
-    The input's extent follows from the output's: (out + 2 pad - dilation (k-1) - outpad - 1) / stride
-    + 1.
+    The input's extent follows from the output's:
+    (out + 2 pad - dilation (k-1) - outpad - 1) / stride + 1.
     """
     dims = len(weight) - 2
     names = ("stride", "padding", "output_padding", "groups", "dilation")

@@ -232,7 +232,7 @@ def frontier(network: Network) -> tuple[str, ...]:
 def mean_of(total: Tensor, t: int) -> Tensor:
     """Total / t, rounded alike at every position.
 
-    Division by a Python number multiplies by its reciprocal in the vectorised part of a tensor only.
+    Division by a Python number becomes a product with its reciprocal in some positions only.
     """
     return total / total.new_full([1] * total.ndim, t)
 

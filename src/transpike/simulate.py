@@ -9,6 +9,7 @@ Shapes: L timesteps of a chunk, B batch. A value that changes in time is (L*B, .
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,7 @@ from transpike.convert import SpikingNetwork, site_bounds
 from transpike.errors import ArgumentError
 from transpike.network import INPUT, Node, Site
 from transpike.neuron import Neuron, State, initial_state
+from transpike.ops import packet
 from transpike.reference import (
     Record,
     Simulation,
@@ -100,6 +102,8 @@ class _Engine:
             for node in self.network.nodes
             if node.name not in self.static_names and node.name not in self.network.tail
         ]
+        self.readers = Counter(name for node in self.plan for name in node.reads)
+        self.readers.update(self.readout)
         self.last_reader = {name: node.name for node in self.plan for name in node.reads}
         for name in self.readout:
             self.last_reader.pop(name, None)
@@ -193,7 +197,7 @@ class _Engine:
             constant: Tensor = self.static[name]
             return constant
         value: Tensor = values[name]
-        return value.unflatten(0, (length, self.batch))
+        return _split_time(value, length)
 
     def population(
         self, site: Site, node: Node, values: dict[str, Any], start: int, length: int
@@ -201,7 +205,8 @@ class _Engine:
         """All timesteps of a chunk for one site; current in, counts times step out (L*B, ...)."""
         name = node.reads[0]
         current = self._by_time(name, values, length)
-        reusable = name in values and self.last_reader.get(name) == node.name
+        # With another reader, even an earlier one, a view of the current may still be in use.
+        reusable = name in values and self.readers[name] == 1
         neuron, bound = self.neurons[site.name], self.bounds[site.name]
         if site.name not in self.states:
             like = current if name not in values else current[0]
@@ -210,7 +215,6 @@ class _Engine:
         if name not in values:
             current = current.expand(length, *current.shape)
         step = site.along_channels(self.steps[site.name])
-        # A view of another value (a slice, say) must not be overwritten.
         reusable = reusable and current.is_contiguous() and self._owned(name)
         out = (
             current
@@ -231,11 +235,11 @@ class _Engine:
     def _owned(self, name: str) -> bool:
         """Whether a value has memory of its own, not that of another value or of the input."""
         node = self.network.by_name.get(name)
-        return node is not None and node.op.split(".")[1:2] and node.op.split(".")[1] in _FRESH
+        return node is not None and packet(node.op) in _FRESH
 
     def cumulative(self, node: Node, source: Tensor, length: int) -> Tensor:
         """f(S_t) - f(S_{t-1}) for all timesteps of a chunk at once."""
-        steps = source.unflatten(0, (length, self.batch))
+        steps = _split_time(source, length)
         sums = torch.empty((length + 1, *steps.shape[1:]), dtype=source.dtype, device=source.device)
         before = self.sums.get(node.name)
         sums[0] = 0 if before is None else before
@@ -243,8 +247,8 @@ class _Engine:
             torch.add(sums[index], steps[index], out=sums[index + 1])
         self.sums[node.name] = sums[length].clone()
         reached = pooled(self.network, node, sums.flatten(0, 1))
-        reached = reached.unflatten(0, (length + 1, self.batch))
-        result = reached[1:] - reached[:-1]
+        reached = _split_time(reached, length + 1)
+        result: Tensor = reached[1:] - reached[:-1]
         if before is None:
             result[0] = reached[1]
         return result.flatten(0, 1)
@@ -282,10 +286,15 @@ def _repeated(value: Tensor, length: int) -> Tensor:
     return value.expand(length, *value.shape).flatten(0, 1)
 
 
+def _split_time(value: Tensor, length: int) -> Tensor:
+    """(L*B, ...) -> (L, B, ...)."""
+    return value.reshape(length, value.shape[0] // length, *value.shape[1:])
+
+
 def _per_timestep(flat: Tensor, steps: int) -> Tensor:
     if flat.ndim == 0:
         return flat.expand(steps)
-    return flat.unflatten(0, (steps, -1))
+    return _split_time(flat, steps)
 
 
 def scan(
