@@ -113,36 +113,74 @@ IMAGE = (2, 8, 8)
 
 NETS = {
     "conv1d": (
-        lambda: nn.Sequential(nn.Conv1d(2, 4, 3, dilation=2), nn.BatchNorm1d(4), nn.ReLU(),
-                              nn.MaxPool1d(3, 2, 1), nn.Conv1d(4, 3, 2), nn.ReLU()),
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 4, 3, dilation=2),
+            nn.BatchNorm1d(4),
+            nn.ReLU(),
+            nn.MaxPool1d(3, 2, 1),
+            nn.Conv1d(4, 3, 2),
+            nn.ReLU(),
+        ),
         (2, 15),
     ),
     "conv2d": (conv_net, IMAGE),
     "conv3d": (
-        lambda: nn.Sequential(nn.Conv3d(1, 3, 3, padding=1), nn.BatchNorm3d(3), nn.ReLU(),
-                              nn.MaxPool3d(2), nn.Conv3d(3, 2, 2), nn.ReLU(),
-                              nn.AdaptiveAvgPool3d(1), nn.Flatten()),
+        lambda: nn.Sequential(
+            nn.Conv3d(1, 3, 3, padding=1),
+            nn.BatchNorm3d(3),
+            nn.ReLU(),
+            nn.MaxPool3d(2),
+            nn.Conv3d(3, 2, 2),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool3d(1),
+            nn.Flatten(),
+        ),
         (1, 6, 6, 6),
     ),
     "grouped": (
-        lambda: nn.Sequential(conv(2, 4), nn.ReLU(), conv(4, 8, groups=2), nn.BatchNorm2d(8),
-                              nn.ReLU6(), conv(8, 8, groups=8), nn.BatchNorm2d(8), nn.ReLU(),
-                              nn.Conv2d(8, 3, 1)),
+        lambda: nn.Sequential(
+            conv(2, 4),
+            nn.ReLU(),
+            conv(4, 8, groups=2),
+            nn.BatchNorm2d(8),
+            nn.ReLU6(),
+            conv(8, 8, groups=8),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 3, 1),
+        ),
         IMAGE,
     ),
     "dilated": (
-        lambda: nn.Sequential(conv(2, 4, dilation=2, padding=2), nn.BatchNorm2d(4), nn.ReLU(),
-                              nn.Conv2d(4, 3, 3, padding="same", dilation=2), nn.ReLU()),
+        lambda: nn.Sequential(
+            conv(2, 4, dilation=2, padding=2),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 3, 3, padding="same", dilation=2),
+            nn.ReLU(),
+        ),
         IMAGE,
     ),
     "transposed": (
-        lambda: nn.Sequential(conv(), nn.ReLU(), nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2),
-                              nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1)),
+        lambda: nn.Sequential(
+            conv(),
+            nn.ReLU(),
+            nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 2, 1),
+        ),
         IMAGE,
     ),
     "linear": (
-        lambda: nn.Sequential(nn.Linear(7, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 9),
-                              nn.ReLU(), nn.Linear(9, 4)),
+        lambda: nn.Sequential(
+            nn.Linear(7, 12),
+            nn.BatchNorm1d(12),
+            nn.ReLU(),
+            nn.Linear(12, 9),
+            nn.ReLU(),
+            nn.Linear(9, 4),
+        ),
         (7,),
     ),
     "batchnorm_kept": (
@@ -150,8 +188,12 @@ NETS = {
         IMAGE,
     ),
     "residual": (
-        lambda: Fn(lambda m, x: F.relu(m.b(m.c(x).relu()) + m.e(x)), c=conv(), e=conv(),
-                   b=nn.Sequential(conv(4, 4), nn.BatchNorm2d(4))),
+        lambda: Fn(
+            lambda m, x: F.relu(m.b(m.c(x).relu()) + m.e(x)),
+            c=conv(),
+            e=conv(),
+            b=nn.Sequential(conv(4, 4), nn.BatchNorm2d(4)),
+        ),
         IMAGE,
     ),
     "sub": (lambda: Fn(_sub, c=conv(), e=conv(), d=conv(4, 4)), IMAGE),
@@ -163,29 +205,42 @@ NETS = {
     "pad_slice": (lambda: Fn(_pad_slice, c=conv(), e=conv(4, 3), d=conv(3, 1)), IMAGE),
     "permute": (lambda: Fn(_permute, c=conv(), d=nn.Linear(4, 6)), IMAGE),
     "average": (
-        lambda: nn.Sequential(conv(), nn.ReLU(), nn.AvgPool2d(3, 2, 1), conv(4, 5), nn.ReLU(),
-                              nn.AdaptiveAvgPool2d((2, 3)), nn.Flatten(), nn.Linear(30, 3)),
+        lambda: nn.Sequential(
+            conv(),
+            nn.ReLU(),
+            nn.AvgPool2d(3, 2, 1),
+            conv(4, 5),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d((2, 3)),
+            nn.Flatten(),
+            nn.Linear(30, 3),
+        ),
         IMAGE,
     ),
     "adaptive_max": (
-        lambda: nn.Sequential(conv(), nn.ReLU(), nn.AdaptiveMaxPool2d((3, 2)), conv(4, 3),
-                              nn.ReLU()),
+        lambda: nn.Sequential(
+            conv(), nn.ReLU(), nn.AdaptiveMaxPool2d((3, 2)), conv(4, 3), nn.ReLU()
+        ),
         IMAGE,
     ),
     "max_pool_odd": (
-        lambda: nn.Sequential(conv(), nn.ReLU(), nn.MaxPool2d((3, 2), (2, 1), 1, 2,
-                                                              ceil_mode=True),
-                              conv(4, 3), nn.ReLU()),
+        lambda: nn.Sequential(
+            conv(),
+            nn.ReLU(),
+            nn.MaxPool2d((3, 2), (2, 1), 1, 2, ceil_mode=True),
+            conv(4, 3),
+            nn.ReLU(),
+        ),
         (2, 9, 7),
     ),
     "max_pool_signed": (
-        lambda: nn.Sequential(conv(), nn.ReLU(), conv(4, 4), nn.MaxPool2d(3, 2, 1), nn.ReLU(),
-                              conv(4, 2)),
+        lambda: nn.Sequential(
+            conv(), nn.ReLU(), conv(4, 4), nn.MaxPool2d(3, 2, 1), nn.ReLU(), conv(4, 2)
+        ),
         IMAGE,
     ),
     "relu6": (
-        lambda: nn.Sequential(conv(), nn.ReLU6(), conv(4, 4), nn.Hardtanh(0.0, 0.75),
-                              conv(4, 2)),
+        lambda: nn.Sequential(conv(), nn.ReLU6(), conv(4, 4), nn.Hardtanh(0.0, 0.75), conv(4, 2)),
         IMAGE,
     ),
     "clamp": (
@@ -195,8 +250,9 @@ NETS = {
     "reused": (lambda: Fn(_reused, act=nn.ReLU(), c=conv(2, 2)), IMAGE),
     "inplace": (lambda: Fn(_inplace, c=conv(), e=conv(), d=conv(4, 2)), IMAGE),
     "dropout": (
-        lambda: nn.Sequential(conv(), nn.ReLU(), nn.Dropout2d(), conv(4, 2), nn.ReLU(),
-                              nn.Dropout()),
+        lambda: nn.Sequential(
+            conv(), nn.ReLU(), nn.Dropout2d(), conv(4, 2), nn.ReLU(), nn.Dropout()
+        ),
         IMAGE,
     ),
     "sigmoid_head": (
@@ -204,8 +260,12 @@ NETS = {
         IMAGE,
     ),
     "dict_head": (
-        lambda: Fn(lambda m, x: {"a": m.c(x).relu(), "b": (m.d(m.c(x).relu()), m.e(x))},
-                   c=conv(), d=conv(4, 1), e=conv(2, 3)),
+        lambda: Fn(
+            lambda m, x: {"a": m.c(x).relu(), "b": (m.d(m.c(x).relu()), m.e(x))},
+            c=conv(),
+            d=conv(4, 1),
+            e=conv(2, 3),
+        ),
         IMAGE,
     ),
 }
@@ -277,9 +337,7 @@ def dyadic_snn(model, shape, neuron, dtype=torch.float32):
     model = make_dyadic(model.to(dtype).eval())
     network = tp.capture(model, dyadic_input(2, *shape, dtype=dtype))
     calibration = tp.calibrate(network, [dyadic_input(8, *shape, dtype=dtype)])
-    return make_steps_dyadic(
-        tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs())
-    )
+    return make_steps_dyadic(tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs()))
 
 
 def state_hash(model):
@@ -323,6 +381,4 @@ def same_counts(a, b):
     assert a.spike_counts.keys() == b.spike_counts.keys()
     for name in a.spike_counts:
         assert torch.equal(a.spike_counts[name], b.spike_counts[name]), name
-        assert torch.equal(
-            a.counts_per_timestep[name], b.counts_per_timestep[name]
-        ), name
+        assert torch.equal(a.counts_per_timestep[name], b.counts_per_timestep[name]), name

@@ -2,12 +2,12 @@
 
 import functools
 
-import faults
-import nets
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import faults
+import nets
 import transpike as tp
 
 
@@ -33,24 +33,33 @@ class Block(nn.Module):
 
 def _network(shared, blocks=8):
     model = nn.Sequential(
-        nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), *[Block(12, shared) for _ in range(blocks)],
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10),
+        nn.Conv2d(3, 12, 3, padding=1),
+        nn.ReLU(),
+        *[Block(12, shared) for _ in range(blocks)],
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 10),
     )
     torch.manual_seed(1)
     for p in model.parameters():
         nn.init.normal_(p, std=0.1 if p.ndim < 2 else (2 / p[0].numel()) ** 0.5)
-    return nets.settle_batchnorm(model, torch.randn(32, 3, 12, 12))
+    return nets.settle_batchnorm(model, torch.randn(32, 3, 8, 8))
 
 
 @functools.cache
-def _converted(shared, neuron):
+def _captured(shared):
     torch.manual_seed(2)
-    batch = torch.randn(16, 3, 12, 12)
-    return tp.convert(_network(shared), [batch], neuron=neuron, threshold=tp.MaxAbs())
+    batch = torch.randn(16, 3, 8, 8)
+    network = tp.capture(_network(shared), batch)
+    return network, tp.calibrate(network, [batch])
+
+
+def _converted(shared, neuron):
+    return tp.convert(*_captured(shared), neuron=neuron, threshold=tp.MaxAbs())
 
 
 def test_shared_module_equals_separate_modules_spike_for_spike():
-    x = torch.randn(4, 3, 12, 12)
+    x = torch.randn(4, 3, 8, 8)
     for neuron in (tp.IF(), tp.Burst(max_count=5), tp.Signed(max_count=2)):
         one, two = _converted(True, neuron), _converted(False, neuron)
         a, b = tp.simulate(one, x, 16), tp.simulate(two, x, 16)
@@ -67,32 +76,37 @@ def test_sites_of_a_shared_module_have_their_own_names_and_steps():
     assert not torch.equal(snn.steps["2.relu"], snn.steps["2.relu_1"])
 
 
+def _rms(found, ann):
+    """Error relative to the output's variation over images: 1 is no better than a constant."""
+    return float((found - ann).std() / ann.std(0).mean())
+
+
 def test_shared_membrane_collapses_where_the_library_does_not():
-    x = torch.randn(64, 3, 12, 12)
+    x = torch.randn(64, 3, 8, 8)
     snn = _converted(True, tp.Burst(max_count=5))
     ann = snn.network(x)
-    timesteps = 64
+    timesteps = 256
     library = tp.simulate(snn, x, timesteps).output[-1]
-    helper = faults.simulate_by_module(snn, x, timesteps, share=False)
-    torch.testing.assert_close(helper, library, rtol=1e-2, atol=1e-2)
     faulty = faults.simulate_by_module(snn, x, timesteps, share=True)
-    good, bad = nets.error(library, ann), nets.error(faulty, ann)
-    assert good < 0.4
-    assert bad > 5 * good and bad > 0.5
-    # The class whose score is most above its mean over images: what an image is told apart by.
-    agreement, collapsed = (
-        float(((out - out.mean(0)).argmax(1) == (ann - ann.mean(0)).argmax(1)).float().mean())
-        for out in (library, faulty)
-    )
-    assert agreement > 0.85
-    assert collapsed < agreement - 0.3
+    assert _rms(library, ann) < 0.2
+    assert _rms(faulty, ann) > 1
+
+
+def test_the_fault_is_the_only_difference_of_the_helper():
+    x = torch.randn(4, 3, 8, 8)
+    snn = _converted(True, tp.Burst(max_count=5))
+    library = tp.simulate(snn, x, 16).output[-1]
+    helper = faults.simulate_by_module(snn, x, 16, share=False)
+    assert _rms(helper, library) < 0.05
 
 
 def test_module_called_twice_behind_batchnorm_gets_one_folded_copy_per_call():
     conv = nn.Conv2d(2, 2, 3, padding=1)
     model = nets.Fn(
         lambda m, x: F.relu(m.b2(m.c(F.relu(m.b1(m.c(x)))))),
-        c=conv, b1=nn.BatchNorm2d(2), b2=nn.BatchNorm2d(2),
+        c=conv,
+        b1=nn.BatchNorm2d(2),
+        b2=nn.BatchNorm2d(2),
     )
     nets.settle_batchnorm(model, torch.randn(8, 2, 6, 6))
     network = tp.capture(model, torch.randn(2, 2, 6, 6))

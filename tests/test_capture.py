@@ -1,11 +1,11 @@
 """Capture: one graph, one name per site, equal to the eager model."""
 
-import nets
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import nets
 import transpike as tp
 
 
@@ -77,8 +77,15 @@ def test_sites_know_shape_and_neurons():
 
 @pytest.mark.parametrize(
     ("name", "affine"),
-    [("grouped", 0), ("dilated", 0), ("transposed", 0), ("linear", 0), ("conv1d", 0),
-     ("conv3d", 0), ("batchnorm_kept", 1)],
+    [
+        ("grouped", 0),
+        ("dilated", 0),
+        ("transposed", 0),
+        ("linear", 0),
+        ("conv1d", 0),
+        ("conv3d", 0),
+        ("batchnorm_kept", 1),
+    ],
 )
 def test_batchnorm_is_folded_or_kept(name, affine):
     network, _ = nets.captured(name)
@@ -89,7 +96,8 @@ def test_batchnorm_is_folded_or_kept(name, affine):
 def test_batchnorm_is_not_folded_where_the_convolution_has_another_reader():
     model = nets.Fn(
         lambda m, x: (lambda y: F.relu(m.b(y)) + F.relu(y))(m.c(x)),
-        c=nn.Conv2d(2, 3, 1), b=nn.BatchNorm2d(3),
+        c=nn.Conv2d(2, 3, 1),
+        b=nn.BatchNorm2d(3),
     )
     nets.settle_batchnorm(model, torch.randn(8, 2, 4, 4) * 3)
     network = tp.capture(model, torch.randn(2, 2, 4, 4))
@@ -106,7 +114,9 @@ def test_dropout_is_gone():
 
 def test_parametrised_weights_fold_to_constants():
     model = nn.Sequential(
-        nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3)), nn.ReLU(), nn.Flatten(),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3)),
+        nn.ReLU(),
+        nn.Flatten(),
         nn.Linear(27, 2),
     ).eval()
     network = tp.capture(model, torch.randn(2, 2, 5, 5))

@@ -1,10 +1,10 @@
 """Conversion: steps follow from threshold and neuron, and the result is an nn.Module."""
 
-import nets
 import pytest
 import torch
 from torch import nn
 
+import nets
 import transpike as tp
 
 
@@ -28,7 +28,9 @@ def test_defaults():
     model = nets.conv_net().eval()
     default = tp.convert(model, [batch])
     explicit = tp.convert(
-        model, [batch], neuron=tp.IF(),
+        model,
+        [batch],
+        neuron=tp.IF(),
         threshold=tp.Percentile(99.9, granularity="channel"),
     )
     for name in default.steps:
@@ -63,14 +65,15 @@ def test_presets_are_settings_of_the_general_neuron():
     pairs = [
         (tp.IF(), tp.Neuron(max_count=1, signed=False, step="threshold")),
         (tp.Burst(max_count=5), tp.Neuron(max_count=5, signed=False, step="threshold")),
-        (tp.Burst(max_count=5, mode="resolution"),
-         tp.Neuron(max_count=5, signed=False, step="fraction")),
+        (
+            tp.Burst(max_count=5, mode="resolution"),
+            tp.Neuron(max_count=5, signed=False, step="fraction"),
+        ),
         (tp.Signed(max_count=2), tp.Neuron(max_count=2, signed=True, step="fraction")),
     ]
     for preset, general in pairs:
         runs = [
-            tp.simulate(tp.convert(network, calibration, neuron=n), x, 6)
-            for n in (preset, general)
+            tp.simulate(tp.convert(network, calibration, neuron=n), x, 6) for n in (preset, general)
         ]
         nets.same_simulation(*runs)
 
@@ -116,7 +119,5 @@ def test_calibration_of_another_network_is_refused():
 
 
 def test_settings_are_recorded():
-    snn = tp.convert(
-        nets.conv_net(), [torch.randn(4, 2, 8, 8)], neuron=tp.Signed(max_count=2)
-    )
+    snn = tp.convert(nets.conv_net(), [torch.randn(4, 2, 8, 8)], neuron=tp.Signed(max_count=2))
     assert isinstance(snn.settings, dict) and snn.settings

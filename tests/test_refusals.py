@@ -1,11 +1,11 @@
 """Every refusal names the operation, its place and a remedy, and the remedy works."""
 
-import nets
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import nets
 import transpike as tp
 
 
@@ -97,8 +97,9 @@ CASES = {
     "two_signal_matmul": (
         lambda: nets.Fn(_attention, c=_conv(), d=_conv(4, 2)),
         "matmul|bmm",
-        lambda: nets.Fn(lambda m, x: m.d(F.relu(m.e(F.relu(m.c(x))))), c=_conv(), e=_conv(4, 4),
-                        d=_conv(4, 2)),
+        lambda: nets.Fn(
+            lambda m, x: m.d(F.relu(m.e(F.relu(m.c(x))))), c=_conv(), e=_conv(4, 4), d=_conv(4, 2)
+        ),
     ),
     "x_times_mask": (
         lambda: _stack(nets.Fn(lambda m, x: x * (x > 0))),
@@ -121,11 +122,13 @@ CASES = {
         lambda: _stack(nn.BatchNorm2d(4)),
     ),
     "view_over_batch": (
-        lambda: nets.Fn(lambda m, x: m.d(F.relu(m.c(x)).view(2, -1)), c=_conv(),
-                        d=nn.Linear(256, 3)),
+        lambda: nets.Fn(
+            lambda m, x: m.d(F.relu(m.c(x)).view(2, -1)), c=_conv(), d=nn.Linear(256, 3)
+        ),
         "batch",
-        lambda: nets.Fn(lambda m, x: m.d(F.relu(m.c(x)).flatten(1)), c=_conv(),
-                        d=nn.Linear(256, 3)),
+        lambda: nets.Fn(
+            lambda m, x: m.d(F.relu(m.c(x)).flatten(1)), c=_conv(), d=nn.Linear(256, 3)
+        ),
     ),
     "data_dependent_branch": (
         lambda: nets.Fn(_branch, c=_conv(), d=_conv(4, 2)),

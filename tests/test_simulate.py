@@ -1,11 +1,11 @@
 """Simulation: readout, spike counts, records, structure."""
 
-import nets
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import nets
 import transpike as tp
 
 BOTH = pytest.mark.parametrize("simulate", [tp.simulate, tp.simulate_reference])
@@ -101,9 +101,7 @@ def test_sigmoid_head_is_applied_once_to_the_mean(simulate):
     model = nets.build("sigmoid_head")
     logits = nn.Sequential(*list(model)[:-1])
     batch = _x("sigmoid_head", 8)
-    runs = [
-        simulate(tp.convert(m, [batch], neuron=tp.IF()), batch[:3], 6) for m in (model, logits)
-    ]
+    runs = [simulate(tp.convert(m, [batch], neuron=tp.IF()), batch[:3], 6) for m in (model, logits)]
     torch.testing.assert_close(runs[0].output, torch.sigmoid(runs[1].output))
 
 

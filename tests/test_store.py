@@ -5,10 +5,10 @@ import shutil
 import subprocess
 import sys
 
-import nets
 import pytest
 import torch
 
+import nets
 import transpike as tp
 
 
@@ -26,9 +26,7 @@ def test_round_trip_is_bit_equal(tmp_path, name):
     loaded = tp.load(folder)
     x = torch.randn(3, *nets.NETS[name][1])
     nets.same_simulation(tp.simulate(snn, x, 5), tp.simulate(loaded, x, 5))
-    for a, b in zip(
-        nets.leaves(snn.network(x)), nets.leaves(loaded.network(x)), strict=True
-    ):
+    for a, b in zip(nets.leaves(snn.network(x)), nets.leaves(loaded.network(x)), strict=True):
         assert torch.equal(a, b)
     for a, b in zip(
         nets.leaves(tp.quantized_ann(snn, x, 4)),
@@ -40,8 +38,12 @@ def test_round_trip_is_bit_equal(tmp_path, name):
 
 @pytest.mark.parametrize(
     "neuron",
-    [tp.IF(initial_membrane=0.0), tp.Burst(max_count=5), tp.Burst(4, mode="resolution"),
-     tp.Telescoped(max_count=2)],
+    [
+        tp.IF(initial_membrane=0.0),
+        tp.Burst(max_count=5),
+        tp.Burst(4, mode="resolution"),
+        tp.Telescoped(max_count=2),
+    ],
     ids=["if", "range", "resolution", "telescoped"],
 )
 def test_round_trip_of_every_neuron(tmp_path, neuron):

@@ -1,14 +1,14 @@
 """Telescoped spiking network == quantised ANN, in float64 and timestep by timestep."""
 
-import nets
 import numpy as np
-import oracle
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import nets
+import oracle
 import transpike as tp
 
 
@@ -93,9 +93,7 @@ def test_whole_network_against_the_oracle(kind):
     timesteps = 6
     x = torch.randn(timesteps, 2, *nets.CONV_NET_INPUT, dtype=torch.float64)
     steps = [snn.steps[s.name].detach().numpy().ravel().reshape(-1, 1, 1) for s in network.sites]
-    c1, c2, head = (
-        [p.detach().numpy() for p in model[i].parameters()] for i in (0, 3, 6)
-    )
+    c1, c2, head = ([p.detach().numpy() for p in model[i].parameters()] for i in (0, 3, 6))
     setting = {"signed": kind == "signed", "telescoped": kind == "telescoped"}
 
     a, _ = oracle.neuron(
@@ -104,9 +102,7 @@ def test_whole_network_against_the_oracle(kind):
     total = np.cumsum(a * steps[0], 0)
     pooled = np.stack([oracle.max_pool(s, 2) for s in total])
     emitted = np.diff(pooled, axis=0, prepend=0)
-    b, _ = oracle.neuron(
-        [oracle.conv(f, *c2) for f in emitted], steps[1], max_count, **setting
-    )
+    b, _ = oracle.neuron([oracle.conv(f, *c2) for f in emitted], steps[1], max_count, **setting)
     logits = np.stack([oracle.linear(f.reshape(2, -1), *head) for f in b * steps[1]])
     mean = np.cumsum(logits, 0) / np.arange(1, timesteps + 1)[:, None, None]
 
@@ -126,9 +122,7 @@ def test_quantised_ann_against_the_oracle(mode):
     snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs())
     x = torch.randn(3, *nets.CONV_NET_INPUT, dtype=torch.float64)
     steps = [snn.steps[s.name].detach().numpy().ravel().reshape(-1, 1, 1) for s in network.sites]
-    c1, c2, head = (
-        [p.detach().numpy() for p in model[i].parameters()] for i in (0, 3, 6)
-    )
+    c1, c2, head = ([p.detach().numpy() for p in model[i].parameters()] for i in (0, 3, 6))
     a = oracle.quantised(oracle.conv(x.numpy(), *c1, padding=1), steps[0], 3, 4)
     b = oracle.quantised(oracle.conv(oracle.max_pool(a, 2), *c2), steps[1], 3, 4)
     expected = oracle.linear(b.reshape(3, -1), *head)

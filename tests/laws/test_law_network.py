@@ -1,6 +1,5 @@
 """Laws of whole networks: no state left over, no mixing, no change to the user's model."""
 
-import nets
 import numpy as np
 import pytest
 import torch
@@ -8,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import nets
 import transpike as tp
 
 NEURONS = {
@@ -26,8 +26,14 @@ def _net(kind):
     return {
         "conv": nets.conv_net,
         "bounded": lambda: nn.Sequential(
-            nn.Conv2d(2, 4, 3, padding=1), nn.ReLU6(), nn.AvgPool2d(2), nn.Conv2d(4, 4, 3),
-            nn.Hardtanh(0.0, 0.5), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 5),
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.ReLU6(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(4, 4, 3),
+            nn.Hardtanh(0.0, 0.5),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(4, 5),
         ),
     }[kind]()
 
@@ -123,7 +129,10 @@ def test_users_model_is_unchanged():
 def _with_dropout():
     """Conv, BatchNorm, ReLU, dropout, conv: something for every flag to be disturbed."""
     return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5),
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.5),
         nn.Conv2d(4, 2, 3),
     )
 

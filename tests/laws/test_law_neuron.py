@@ -2,15 +2,15 @@
 
 import math
 
-import nets
 import numpy as np
-import oracle
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import nets
+import oracle
 import transpike as tp
 
 THETA = [1.0, 0.6, 2.5]
@@ -31,13 +31,13 @@ def _expected_step(kind, max_count):
 
 
 KINDS = ["if", "range", "resolution", "signed", "telescoped"]
-ACTIVATIONS = {"unbounded": (None, None), "bounded": (nn.Hardtanh(0.0, 1.3), 1.3)}
+ACTIVATIONS = {"unbounded": (None, None), "bounded": (nn.Hardtanh(0.0, 1.3137), 1.3137)}
 _CAPTURED = {}
 
 
 def _snn(kind, max_count, v0, bound="unbounded"):
     if bound not in _CAPTURED:
-        theta = THETA if bound == "unbounded" else [min(t, 1.3) for t in THETA]
+        theta = THETA if bound == "unbounded" else [min(t, 1.27) for t in THETA]
         _CAPTURED[bound] = nets.one_site(theta, ACTIVATIONS[bound][0])
     network, calibration = _CAPTURED[bound]
     neuron = _presets(max_count, v0)[kind]
@@ -46,9 +46,7 @@ def _snn(kind, max_count, v0, bound="unbounded"):
 
 def _run(snn, x, **kw):
     (site,) = snn.network.sites
-    run = tp.simulate_reference(
-        snn, x, len(x), time_axis=True, record=[site.name], **kw
-    )
+    run = tp.simulate_reference(snn, x, len(x), time_axis=True, record=[site.name], **kw)
     return run, run.records[site.name]
 
 
@@ -132,9 +130,7 @@ def test_constant_input_gives_the_staircase(kind, timesteps):
     step = step.detach().numpy().ravel()
     z = np.linspace(-1, 3, 57)[:, None] * np.array(THETA)[None] + 1e-4
     run = tp.simulate_reference(snn, torch.from_numpy(z), timesteps)
-    expected = np.stack(
-        [oracle.quantised(z, step, max_count, t) for t in range(1, timesteps + 1)]
-    )
+    expected = np.stack([oracle.quantised(z, step, max_count, t) for t in range(1, timesteps + 1)])
     np.testing.assert_allclose(run.output.numpy(), expected, atol=1e-9)
 
 
@@ -178,7 +174,7 @@ def test_bounded_site_never_exceeds_its_bound():
     (step,) = snn.steps.values()
     step = step.detach().numpy().ravel()
     for t in range(1, 41):
-        limit = [math.floor(1.3 * t / s + 0.5) * s / t for s in step]
+        limit = [math.floor(1.3137 * t / s + 0.5) * s / t for s in step]
         assert np.all(run.output[t - 1].numpy() <= np.array(limit) + 1e-9)
 
 
@@ -189,9 +185,7 @@ def test_scaling_current_and_threshold_changes_no_spike(factor, seed):
     snn = _snn("signed", 2, 0.5)
     base, _ = _run(snn, x)
     network, calibration = nets.one_site([t * factor for t in THETA])
-    scaled = tp.convert(
-        network, calibration, neuron=tp.Signed(max_count=2), threshold=tp.MaxAbs()
-    )
+    scaled = tp.convert(network, calibration, neuron=tp.Signed(max_count=2), threshold=tp.MaxAbs())
     run, _ = _run(scaled, x * factor)
     assert torch.equal(run.output, base.output * factor)
     for name in base.spike_counts:

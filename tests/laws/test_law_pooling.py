@@ -1,13 +1,13 @@
 """Cumulative max-pooling: the sum of outputs is the max-pool of the sum of inputs, always."""
 
-import nets
 import numpy as np
-import oracle
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import nets
+import oracle
 import transpike as tp
 
 
@@ -28,7 +28,10 @@ def _check(rank, pool, size, seed):
     layers = [nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d]
     conv = [nn.Conv1d, nn.Conv2d, nn.Conv3d][rank - 1]
     layer = layers[rank - 1](
-        pool["kernel"], pool["stride"], pool["padding"], pool["dilation"],
+        pool["kernel"],
+        pool["stride"],
+        pool["padding"],
+        pool["dilation"],
         ceil_mode=pool["ceil_mode"],
     )
     # A signed input (a convolution after the site) makes a wrong padding value visible.
@@ -58,16 +61,12 @@ def test_1d(pool, size, seed):
 
 
 @settings(max_examples=15)
-@given(
-    pool=_pool(2), size=st.tuples(*[st.integers(6, 9)] * 2), seed=st.integers(0, 10**6)
-)
+@given(pool=_pool(2), size=st.tuples(*[st.integers(6, 9)] * 2), seed=st.integers(0, 10**6))
 def test_2d(pool, size, seed):
     _check(2, pool, size, seed)
 
 
 @settings(max_examples=5)
-@given(
-    pool=_pool(3), size=st.tuples(*[st.integers(6, 7)] * 3), seed=st.integers(0, 10**6)
-)
+@given(pool=_pool(3), size=st.tuples(*[st.integers(6, 7)] * 3), seed=st.integers(0, 10**6))
 def test_3d(pool, size, seed):
     _check(3, pool, size, seed)
