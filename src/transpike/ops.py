@@ -140,11 +140,6 @@ AFTER_READOUT = (
     "it stands behind a sigmoid, softmax or argmax, which is applied once to the time average.",
     "Remove it from forward() and apply it to the output of transpike.simulate.",
 )
-TAIL_ONLY = (
-    "behind the last activation only linear operations, sigmoid, softmax, log_softmax and "
-    "argmax are read out.",
-    "Remove it from forward() and apply it to the output of transpike.simulate.",
-)
 UNKNOWN = (
     "this operation is not in the table of operations.",
     "Remove it from forward(), or express it by convolution, addition, pooling and ReLU.",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from transpike.convert import SpikingNetwork, site_bounds
-from transpike.errors import ArgumentError
+from transpike.errors import ArgumentError, DataError
 from transpike.network import INPUT, Network, Node, Value, check_timesteps, leaves
 from transpike.neuron import State, fire, initial_state
 
@@ -84,6 +84,11 @@ def check_request(
     """
     check_timesteps(timesteps)
     network = snn.network
+    if network.dtype not in (torch.float32, torch.float64):
+        raise DataError(
+            f"simulate: needed a network in float32 or float64, got {network.dtype}, whose membranes "
+            "would drift. Use snn.float()."
+        )
     network.check_input(x, time_axis=time_axis)
     if time_axis and len(x) != timesteps:
         raise ArgumentError(
@@ -197,7 +202,7 @@ class _Stepwise:
         state = self.states[name]
         state.membrane = state.membrane + current / step
         count = fire(neuron, state, t, bound)
-        self.counts[name].append(count.abs().flatten(1).sum(dim=1))
+        self.counts[name].append(count.abs().flatten(1).sum(dim=1, dtype=torch.float64))
         if name in self.recorded:
             self.recorded[name].append((count, state.membrane * step))
         return count * step

@@ -325,7 +325,10 @@ def scan(
     length, batch = current.shape[:2]
     per_sample = max(1, current[0, 0].numel())
     block = max(1, _BLOCK // per_sample) if current.device.type == "cpu" else batch
-    counts = torch.empty(length, batch, dtype=torch.float32, device=current.device)
+    counts = torch.empty(length, batch, dtype=torch.float64, device=current.device)
+    # A sum below 2^24 is exact in float32; the telescoped neuron's counts have no bound.
+    small = not neuron.telescoped and per_sample * neuron.max_count < 2**24
+    exact = current.dtype if small else torch.float64
     for low in range(0, batch, block):
         rows = slice(low, min(low + block, batch))
         membrane = state.membrane[rows]
@@ -339,7 +342,7 @@ def scan(
                 membranes[index, rows] = membrane
             torch.mul(count, step, out=out[index, rows])
             magnitude = count.abs_() if neuron.signed else count
-            counts[index, rows] = magnitude.flatten(1).sum(dim=1).float()
+            counts[index, rows] = magnitude.flatten(1).sum(dim=1, dtype=exact)
     return counts
 
 
