@@ -86,7 +86,7 @@ def check_request(
     network = snn.network
     if network.dtype not in (torch.float32, torch.float64):
         raise DataError(
-            f"simulate: needed a network in float32 or float64, got {network.dtype}, whose membranes "
+            f"simulate: needed a network in float32 or float64, got {network.dtype}: its membranes "
             "would drift. Use snn.float()."
         )
     network.check_input(x, time_axis=time_axis)
