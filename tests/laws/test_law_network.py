@@ -82,8 +82,8 @@ def test_batch_independence_with_uneven_last_batch(neuron, simulate):
     torch.testing.assert_close(whole.output, joined, rtol=1e-6, atol=1e-7)
     for t in (1, 2, 4):  # division by other numbers may round
         assert torch.equal(whole.output[t - 1], joined[t - 1])
-    for name, counts in whole.spike_counts.items():
-        assert torch.equal(counts, torch.cat([p.spike_counts[name] for p in parts]))
+    for name, counts in whole.counts_per_timestep.items():
+        assert torch.equal(counts, torch.cat([p.counts_per_timestep[name] for p in parts], 1))
 
 
 @pytest.mark.parametrize("simulate", [tp.simulate, tp.simulate_reference])
