@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     calibration = tp.calibrate(network, calibration_batches)
     tested = data.test.subset(args.limit, args.seed)
     for name, (neuron, threshold) in SETTINGS.items():
-        path = FOLDER / f"{name}.json"
+        path = args.output / f"{name}.json"
         if path.exists():
             continue
         snn = tp.convert(network, calibration, neuron=neuron, threshold=threshold)
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
 
 def ann_on_all(args: argparse.Namespace) -> None:
     """Accuracy of the unchanged model on the whole test set."""
-    path = FOLDER / "ann.json"
+    path = args.output / "ann.json"
     if path.exists():
         return
     data = open_data(args.data)
@@ -82,13 +82,13 @@ def ann_on_all(args: argparse.Namespace) -> None:
     path.write_text(json.dumps({"n": n, "accuracy": right / n}) + "\n")
 
 
-def table() -> str:
+def table(folder: Path) -> str:
     """The table, from the files."""
-    ann = json.loads((FOLDER / "ann.json").read_text())
+    ann = json.loads((folder / "ann.json").read_text())
     entries = [
-        json.loads((FOLDER / f"{name}.json").read_text())
+        json.loads((folder / f"{name}.json").read_text())
         for name in SETTINGS
-        if (FOLDER / f"{name}.json").exists()
+        if (folder / f"{name}.json").exists()
     ]
     points = [t for t in (1, 2, 4, 8, 16, 32, 64) if t <= entries[0]["timesteps"]]
     first = entries[0]
@@ -139,12 +139,13 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--calibration-size", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=50)
+    parser.add_argument("--output", type=Path, default=FOLDER)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    args.output.mkdir(parents=True, exist_ok=True)
     ann_on_all(args)
     run(args)
-    FOLDER.with_suffix(".md").write_text(table())
+    args.output.with_suffix(".md").write_text(table(args.output))
 
 
 if __name__ == "__main__":

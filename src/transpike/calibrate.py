@@ -96,21 +96,14 @@ class Histogram:
         return first + weight * (self._order_statistic(min(low + 1, self.total - 1)) - first)
 
     def _order_statistic(self, rank: int) -> Tensor:
-        """The value with `rank` smaller ones before it, spread evenly inside its bin."""
-        edges = self.edges()
+        """The value with `rank` smaller ones before it: the middle of its bin."""
         cumulative = self.counts.cumsum(dim=1)
-        inside = cumulative[:, -1]
-        below = self.total - inside  # zeros
-        target = rank - below
+        target = rank - (self.total - cumulative[:, -1])  # the zeros come first
         position = torch.searchsorted(cumulative, target.clamp(min=0).unsqueeze(1), right=True)
-        position = position.squeeze(1).clamp(max=_BINS - 1)
-        picked = position.unsqueeze(1)
-        count = self.counts.gather(1, picked).squeeze(1).clamp(min=1)
-        before = cumulative.gather(1, picked).squeeze(1) - count
-        part = (target - before + 0.5) / count
-        low, high = (edges.gather(1, picked + side).squeeze(1) for side in (0, 1))
-        value = low + part * (high - low)
-        value = torch.minimum(value, self.maximum)
+        position = position.clamp(max=_BINS - 1)
+        edges = self.edges()
+        middle = (edges.gather(1, position) + edges.gather(1, position + 1)).squeeze(1) / 2
+        value = torch.minimum(middle, self.maximum)
         return torch.where(target < 0, torch.zeros_like(value), value)
 
 
@@ -122,11 +115,13 @@ class Calibration:
         histograms: one per site name.
         n: samples seen.
         sites: the sites they belong to.
+        fingerprint: of the network's weights.
     """
 
     histograms: Mapping[str, Histogram] = field(repr=False)
     n: int
     sites: tuple[Site, ...]
+    fingerprint: str = field(repr=False)
 
 
 def calibrate(
@@ -170,7 +165,7 @@ def calibrate(
                 progress(done, total)
     if n == 0:
         raise DataError("calibration: needed at least one batch of data, got none.")
-    return Calibration(histograms, n, network.sites)
+    return Calibration(histograms, n, network.sites, network.fingerprint)
 
 
 def inputs_of(batches: Iterable[Any]) -> Iterator[Tensor]:

@@ -77,13 +77,18 @@ class SpikingNetwork(nn.Module):
 def _tensor_holder(tensors: Mapping[str, Tensor]) -> nn.Module:
     holder = nn.Module()
     for name, tensor in tensors.items():
-        # No dots in buffer names; the leading slash keeps clear of a module's own attributes.
-        holder.register_buffer("/" + name.replace(".", "/"), tensor)
+        holder.register_buffer(_buffer_name(name), tensor)
     return holder
 
 
-def _dotted(name: str) -> str:
-    return name.removeprefix("/").replace("/", ".")
+def _buffer_name(name: str) -> str:
+    """Buffers may have no dots; the leading slash keeps clear of a module's own attributes."""
+    return "/" + name.replace("%", "%25").replace("/", "%2F").replace(".", "/")
+
+
+def _dotted(buffer: str) -> str:
+    name = buffer.removeprefix("/").replace("/", ".")
+    return name.replace("%2F", "/").replace("%25", "%")
 
 
 def convert(
@@ -156,7 +161,7 @@ def _captured_and_calibrated(
                 "convert: a Calibration belongs to a captured network; give that network, or the "
                 "model with batches of data."
             )
-        if calibration.sites != network.sites:
+        if (calibration.sites, calibration.fingerprint) != (network.sites, network.fingerprint):
             raise ArgumentError("convert: the calibration was made with another network.")
         return network, calibration
     batches: Iterable[Any] = calibration

@@ -14,7 +14,8 @@ from torch import Tensor
 from transpike.calibrate import pairs_of
 from transpike.convert import SpikingNetwork, quantized_ann
 from transpike.errors import ArgumentError, DataError
-from transpike.network import check_timesteps
+from transpike.network import Network, Value, check_timesteps
+from transpike.ops import packet
 from transpike.reference import Simulation
 from transpike.simulate import simulate
 
@@ -119,8 +120,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a whole accuracy-against-timesteps curve in one run.
 
-    Predictions are the largest output along axis 1, or output > 0 where there is one channel
-    (logits of a binary task). Targets are class indices of the remaining shape.
+    Predictions are the largest output along axis 1; where there is one channel, output > 0
+    (logits), or > 0.5 behind a sigmoid. Targets are class indices of the remaining shape.
 
     Args:
         snn: the converted network; its output must be one tensor.
@@ -143,8 +144,12 @@ def evaluate(
     for x, target in pairs_of(batches):
         if target is None:
             raise DataError("evaluate: needed (input, target) pairs, got inputs without targets.")
-        if len(target) != len(x):
-            raise DataError(f"evaluate: got {len(x)} inputs but {len(target)} targets.")
+        if not isinstance(target, Tensor):
+            raise DataError(f"evaluate: needed targets as a tensor, got {type(target).__name__}.")
+        if target.ndim == 0 or len(target) != len(x):
+            raise DataError(
+                f"evaluate: got {len(x)} inputs but targets of shape {tuple(target.shape)}."
+            )
         tally.add(x.to(snn.network.device), target.to(snn.network.device), precision)
         if progress is not None:
             progress(tally.samples, total)
@@ -163,6 +168,7 @@ class _Tally:
 
     def __init__(self, snn: SpikingNetwork, timesteps: int, metric: Metric | None) -> None:
         self.snn, self.timesteps = snn, timesteps
+        self.cut = _cut(snn.network)
         self.samples = self.n = 0
         self.correct = torch.zeros(timesteps, dtype=torch.int64)
         self.agree = torch.zeros(timesteps, dtype=torch.int64)
@@ -182,7 +188,7 @@ class _Tally:
         self.precision = run.precision
         with torch.inference_mode():
             ann = _single(self.snn.network(x))
-        ann_guess = _prediction(ann)
+        ann_guess = _prediction(ann, self.cut)
         if ann.shape[1] == 1 and target.shape == ann.shape:
             target = target.squeeze(1)  # masks with a channel axis
         if ann_guess.shape != target.shape:
@@ -190,9 +196,15 @@ class _Tally:
                 f"target shape: needed {tuple(ann_guess.shape)} for an output of shape "
                 f"{tuple(ann.shape)}, got {tuple(target.shape)}."
             )
+        classes = max(2, ann.shape[1])
+        if not bool(((target >= 0) & (target < classes) & (target == target.floor())).all()):
+            raise DataError(
+                f"target: needed class indices 0..{classes - 1}, got values from "
+                f"{target.min().item()} to {target.max().item()}."
+            )
         self._count(run, ann_guess, target)
         for t in self.ceiling:
-            guess = _prediction(_single(quantized_ann(self.snn, x, t)))
+            guess = _prediction(_single(quantized_ann(self.snn, x, t)), self.cut)
             self.ceiling[t] += int((guess == target).sum())
         if self.metrics is not None:
             for metric, output in zip(self.metrics, [*_single(run.output), ann], strict=True):
@@ -204,7 +216,7 @@ class _Tally:
         ann_right = ann_guess == target
         self.ann_correct += int(ann_right.sum())
         for index, output in enumerate(_single(run.output)):
-            guess = _prediction(output)
+            guess = _prediction(output, self.cut)
             right = guess == target
             self.correct[index] += int(right.sum())
             self.agree[index] += int((guess == ann_guess).sum())
@@ -253,13 +265,22 @@ def _single(output: Any) -> Tensor:
     )
 
 
-def _prediction(output: Tensor) -> Tensor:
+def _cut(network: Network) -> float:
+    """Where a one-channel output becomes positive: 0 for logits, 0.5 behind a sigmoid."""
+    name = network.outputs[0].name if isinstance(network.outputs[0], Value) else ""
+    node = network.by_name.get(name)
+    while node is not None and packet(node.op) in ("reshape", "getitem", "squeeze", "unsqueeze"):
+        node = network.by_name.get(node.reads[0])
+    return 0.5 if node is not None and packet(node.op) == "sigmoid" else 0.0
+
+
+def _prediction(output: Tensor, cut: float) -> Tensor:
     if output.ndim < 2:
         raise ArgumentError(
             f"evaluate: needed an output (B, C, ...), got shape {tuple(output.shape)}."
         )
     if output.shape[1] == 1:
-        return (output > 0).squeeze(1).long()
+        return (output > cut).squeeze(1).long()
     return output.argmax(dim=1)
 
 

@@ -104,9 +104,9 @@ def _folded(node: Node, tensors: dict[str, Tensor], scale: Tensor, shift: Tensor
     """The producer with scale and shift folded into fresh tensors."""
     if node.op == "affine":
         first_scale, first_shift = (tensors[leaf.name] for leaf in node.args[1:])
-        tensors[f"{node.name}.scale"] = first_scale * scale
-        tensors[f"{node.name}.shift"] = first_shift * scale + shift
-        args = (node.args[0], Weight(f"{node.name}.scale"), Weight(f"{node.name}.shift"))
+        tensors[f"{node.name}:scale"] = first_scale * scale
+        tensors[f"{node.name}:shift"] = first_shift * scale + shift
+        args = (node.args[0], Weight(f"{node.name}:scale"), Weight(f"{node.name}:shift"))
         return replace(node, args=args)
     packet = node.op.split(".")[1]
     weight = tensors[node.args[1].name].double()
@@ -114,12 +114,12 @@ def _folded(node: Node, tensors: dict[str, Tensor], scale: Tensor, shift: Tensor
     bias = tensors[bias_ref.name].double() if bias_ref is not None else torch.zeros_like(shift)
     position = _GROUPS_POSITION.get(packet)
     groups = node.args[position] if position is not None and len(node.args) > position else 1
-    tensors[f"{node.name}.weight"] = _scaled(weight, scale, _OUT_AXIS[packet], groups)
-    tensors[f"{node.name}.bias"] = bias * scale + shift
+    tensors[f"{node.name}:weight"] = _scaled(weight, scale, _OUT_AXIS[packet], groups)
+    tensors[f"{node.name}:bias"] = bias * scale + shift
     args = (
         node.args[0],
-        Weight(f"{node.name}.weight"),
-        Weight(f"{node.name}.bias"),
+        Weight(f"{node.name}:weight"),
+        Weight(f"{node.name}:bias"),
         *node.args[3:],
     )
     return replace(node, args=args)

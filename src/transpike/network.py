@@ -7,6 +7,7 @@ dropout is gone, and every activation *call* is a named site of its own.
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -193,6 +194,15 @@ class Network:
     def neurons(self) -> int:
         """Neurons per sample, over all sites."""
         return sum(site.neurons for site in self.sites)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights, in float64, so that moving a network does not change it."""
+        digest = hashlib.sha256()
+        for name, tensor in self.tensors.items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().double().numpy().tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def by_name(self) -> dict[str, Node]:

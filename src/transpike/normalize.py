@@ -35,6 +35,9 @@ _IDENTITY = frozenset(
         "_assert_tensor_metadata",
     }
 )
+_DROPOUT = frozenset(
+    {"dropout", "native_dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
+)
 _LIKE = {
     "zeros_like": "aten.zeros.default",
     "new_zeros": "aten.zeros.default",
@@ -97,7 +100,9 @@ class _Walk:
         ):
             if spec.kind is OutputKind.USER_OUTPUT:
                 flat.append(arg)
-            else:
+                if not isinstance(arg, Value):
+                    self._refuse(f"output {arg!r}", "", *ops.OUTPUT)
+            elif spec.kind is not OutputKind.USER_INPUT_MUTATION:  # x.relu_() on the input
                 self._refuse(
                     "state update",
                     str(spec.target),
@@ -107,7 +112,10 @@ class _Walk:
         self.draft.outputs = tuple(flat)
         spec = program.call_spec.out_spec
         assert spec is not None
-        self.draft.output_spec = pytree.treespec_dumps(spec)
+        try:
+            self.draft.output_spec = pytree.treespec_dumps(spec)
+        except NotImplementedError:
+            self._refuse("output structure", "", *ops.OUTPUT)
 
     def _refuse(self, op: str, place: str, reason: str, remedy: str) -> None:
         self.draft.refusals.append(Refusal(op, place, reason, remedy))
@@ -140,6 +148,8 @@ class _Walk:
             self._signal(node, op, args, kwargs, place)
         elif reads or any(isinstance(leaf, Batch) for leaf in leaves((args, kwargs))):
             kwargs |= {"device": None} if "device" in node.kwargs else {}
+            if op not in ops.KNOWN | ops.CONSTANT:
+                self._refuse(op, place, *ops.UNKNOWN)
             self._emit(node, op, args, kwargs, "constant", place)
             if op == "aten.zeros.default":
                 self.zeros.add(node.name)
@@ -159,10 +169,10 @@ class _Walk:
         kwargs = {key: concrete(self._argument(value)) for key, value in node.kwargs.items()}
         result = function(*map_leaves(concrete, args), **kwargs)
         if isinstance(result, Tensor):
-            self.draft.tensors[node.name] = result.detach()
-            self.bound[node] = Weight(node.name)
+            self.draft.tensors[f"{node.name}:constant"] = result.detach()
+            self.bound[node] = Weight(f"{node.name}:constant")
         else:
-            names = [f"{node.name}.{i}" for i in range(len(result))]
+            names = [f"{node.name}:{i}" for i in range(len(result))]
             self.draft.tensors.update(zip(names, result, strict=True))
             self.bound[node] = [Weight(name) for name in names]
 
@@ -188,10 +198,13 @@ class _Walk:
         name = ops.packet(op)
         if name in _LIKE:
             self._filled_like(node, _LIKE[name], place)
-        elif name in _IDENTITY or _is_pair_of(node, args):
-            self.bound[node] = args[0]
-            if isinstance(args[0], tuple):
-                self.bound[node] = args[0][0]
+        elif name in _DROPOUT and _trains(node):
+            self._refuse(op, place, *ops.DROPOUT)
+            self.bound[node] = (args[0],) if isinstance(node.meta["val"], tuple) else args[0]
+        elif _is_pair_of(node, args):
+            self.bound[node] = args[0][0]
+        elif name in _IDENTITY:
+            self.bound[node] = (args[0],) if isinstance(node.meta["val"], tuple) else args[0]
         elif name in _BATCH_NORM:
             self._batch_norm(node, name, args, place)
         elif op in ops.SITE and self._site(node, op, args, place):
@@ -251,11 +264,11 @@ class _Walk:
         )
         assert mean is not None and var is not None
         scale, shift = batch_norm_affine(gamma, beta, mean, var, eps)
-        self.draft.tensors[f"{node.name}.scale"] = scale
-        self.draft.tensors[f"{node.name}.shift"] = shift
+        self.draft.tensors[f"{node.name}:scale"] = scale
+        self.draft.tensors[f"{node.name}:shift"] = shift
         value = node.meta["val"]
         shape = _shape(value if isinstance(value, Tensor) else value[0])
-        weights = (Weight(f"{node.name}.scale"), Weight(f"{node.name}.shift"))
+        weights = (Weight(f"{node.name}:scale"), Weight(f"{node.name}:shift"))
         self.draft.nodes.append(
             Node(node.name, "affine", (args[0], *weights), {}, "linear", place, shape)
         )
@@ -308,6 +321,11 @@ class _Walk:
 
 
 _DROPPED = frozenset({"device", "layout", "pin_memory", "non_blocking"})
+
+
+def _trains(node: fx.Node) -> bool:
+    """Whether a dropout is active: its third argument."""
+    return bool(node.args[2]) if len(node.args) > 2 else bool(node.kwargs.get("train", True))
 
 
 def _is_pair_of(node: fx.Node, args: tuple[Any, ...]) -> bool:

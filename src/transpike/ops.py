@@ -86,6 +86,15 @@ READOUT = frozenset(
     ).split()
 )
 
+# Operations that make a tensor from sizes alone, such as zeros(B, 8).
+CONSTANT = frozenset(
+    f"aten.{name}"
+    for name in (
+        "zeros.default ones.default full.default arange.default arange.start "
+        "arange.start_step scalar_tensor.default"
+    ).split()
+)
+
 KNOWN = frozenset(LINEAR) | SITE | CUMULATIVE | READOUT
 
 _AS_RELU = "Replace it by nn.ReLU or nn.ReLU6 before capture and fine-tune the network."
@@ -139,6 +148,23 @@ READOUT_INSIDE = (
 AFTER_READOUT = (
     "it stands behind a sigmoid, softmax or argmax, which is applied once to the time average.",
     "Remove it from forward() and apply it to the output of transpike.simulate.",
+)
+BATCH_AXIS = (
+    "the batch must stay the first axis of every signal, alone and in order.",
+    "Keep tensors as (B, ...): nn.Linear works on (B, N, C) without a reshape, and nothing may be "
+    "transposed, flipped, merged or indexed along the batch.",
+)
+DROPOUT = (
+    "dropout is active in evaluation mode.",
+    "Use nn.Dropout, or pass training=self.training to the functional form.",
+)
+SCALAR_SITE = (
+    "an activation needs a feature axis, this signal has the batch axis only.",
+    "Keep the feature axis: use (B, 1) instead of (B,), without squeeze.",
+)
+OUTPUT = (
+    "an output of the model cannot be read out.",
+    "Return tensors (B, ...) in a tuple, list or dict from forward().",
 )
 UNKNOWN = (
     "this operation is not in the table of operations.",

@@ -94,6 +94,8 @@ def check_request(
         raise ArgumentError(
             f"time_axis: needed an input of {timesteps} timesteps (T, B, ...), got {len(x)}."
         )
+    if output_at is not None and not isinstance(output_at, Iterable):
+        raise ArgumentError(f"output_at: needed a list of timesteps, got {output_at!r}.")
     wanted = tuple(range(1, timesteps + 1)) if output_at is None else tuple(output_at)
     if not wanted or not all(isinstance(t, int) and 1 <= t <= timesteps for t in wanted):
         raise ArgumentError(f"output_at: needed timesteps in 1..{timesteps}, got {wanted}.")

@@ -341,7 +341,7 @@ def scan(
             if membranes is not None:
                 membranes[index, rows] = membrane
             torch.mul(count, step, out=out[index, rows])
-            magnitude = count.abs_() if neuron.signed else count
+            magnitude = count.abs_() if neuron.signed or neuron.telescoped else count
             counts[index, rows] = magnitude.flatten(1).sum(dim=1, dtype=exact)
     return counts
 

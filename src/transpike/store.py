@@ -25,9 +25,6 @@ SCHEMA = 1
 FORMAT = "transpike"
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
-_CONSTANTS = frozenset(
-    f"aten.{name}" for name in "zeros.default ones.default full.default new_zeros.default".split()
-)
 
 
 def save(snn: SpikingNetwork, folder: str | Path) -> None:
@@ -66,7 +63,7 @@ def save(snn: SpikingNetwork, folder: str | Path) -> None:
         )
         config["sha256"] = _digest(folder / TENSORS)
         (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise FileError(f"cannot write to '{folder}': {error}") from error
 
 
@@ -154,7 +151,7 @@ def _check_complete(
     """Refuse unknown operations, dangling references and missing or unfitting tensors."""
     defined = {"input"}
     for node in network.nodes:
-        if node.op not in (ops.KNOWN if node.kind != "constant" else ops.KNOWN | _CONSTANTS):
+        if node.op not in (ops.KNOWN if node.kind != "constant" else ops.KNOWN | ops.CONSTANT):
             raise FileError(f"unknown operation '{node.op}'.")
         _check_references((node.args, node.kwargs), defined, network)
         defined.add(node.name)

@@ -73,7 +73,7 @@ class LeastSquares:
 
     def __post_init__(self) -> None:
         _check_granularity(self.granularity)
-        if self.levels is not None and self.levels < 1:
+        if self.levels is not None and not (isinstance(self.levels, int) and self.levels >= 1):
             raise ArgumentError(f"levels: needed an integer >= 1, got {self.levels!r}.")
 
 
