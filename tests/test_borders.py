@@ -129,6 +129,14 @@ def test_refused_with_a_name(function, match):
         tp.capture(Net(function), torch.randn(4, 5))
 
 
+def test_lazy_weights_and_the_remedy():
+    model, x = nn.Sequential(nn.LazyLinear(6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(4, 5)
+    with pytest.raises(tp.DataError, match="run the model once first"):
+        tp.capture(model, x)
+    model(x)
+    assert len(tp.capture(model, x).sites) == 1
+
+
 def test_integer_outputs_are_checked():
     def mixes(s, x):
         y = s.b(F.relu(s.a(x)))

@@ -51,7 +51,8 @@ def capture(model: nn.Module, example_input: Tensor) -> Network:
 
     Args:
         model: any module that maps one tensor (B, ...) to tensors with the batch first; it is
-            captured in evaluation mode and left unchanged.
+            captured in evaluation mode and left unchanged. Its forward hooks belong to its
+            function, so they run, on a copy.
         example_input: a batch as the model takes it, shape (B, ...), of the size and type it
             will be used with; only the batch size may vary later.
 
@@ -117,6 +118,8 @@ def prepared(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor
 
 def _check_weights(model: nn.Module, example: Tensor) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise DataError(f"weights: '{name}' is not initialised; run the model once first.")
         if not tensor.is_floating_point():
             continue
         if not bool(torch.isfinite(tensor).all()):

@@ -6,6 +6,8 @@ cumulative   t f(S_t / t) - (t-1) f(S_{t-1} / (t-1)), exact on time averages
 readout      only after the last site, once, on the time average
 refused      anything that is not in this table
 
+A max-pool behind the last site stays cumulative, which is exact; the readout begins behind it.
+
 A "signal" is a value that depends on the network's input. Which operands of a linear operation may
 be signals is part of the table: a product of two signals is not linear.
 """
