@@ -146,10 +146,9 @@ def evaluate(
             raise DataError("evaluate: needed (input, target) pairs, got inputs without targets.")
         if not isinstance(target, Tensor):
             raise DataError(f"evaluate: needed targets as a tensor, got {type(target).__name__}.")
-        if target.ndim == 0 or len(target) != len(x):
-            raise DataError(
-                f"evaluate: got {len(x)} inputs but targets of shape {tuple(target.shape)}."
-            )
+        count = len(target) if target.ndim else 0
+        if count != len(x):
+            raise DataError(f"evaluate: got {len(x)} inputs but {count} targets.")
         tally.add(x.to(snn.network.device), target.to(snn.network.device), precision)
         if progress is not None:
             progress(tally.samples, total)
