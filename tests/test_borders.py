@@ -137,6 +137,13 @@ def test_lazy_weights_and_the_remedy():
     assert len(tp.capture(model, x).sites) == 1
 
 
+def test_half_precision_and_the_remedy():
+    model, x = Net(lambda s, x: s.b(F.relu(s.a(x)))).bfloat16(), torch.randn(4, 5).bfloat16()
+    with pytest.raises(tp.DataError, match="needed float32 or float64"):
+        tp.capture(model, x)
+    assert len(tp.capture(model.float(), x.float()).sites) == 1
+
+
 def test_integer_outputs_are_checked():
     def mixes(s, x):
         y = s.b(F.relu(s.a(x)))

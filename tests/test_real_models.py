@@ -125,3 +125,11 @@ def test_unchanged_network_converts(name, size):
     name, model, snn, frames = _converted(name, size)
     _check_identity(name, model, snn, frames)
     _check_flips(snn, frames)
+
+
+@pytest.mark.parametrize(("name", "size"), CASES)
+def test_unchanged_network_is_captured_in_float32(name, size):
+    """Rounding that differs by batch size is not taken for samples that mix."""
+    torch.manual_seed(0)
+    model = nets.settle_batchnorm(MODELS[name][0](), torch.randn(16, 3, size, size))
+    assert len(tp.capture(model, torch.randn(2, 3, size, size)).sites) == MODELS[name][1]

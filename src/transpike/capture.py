@@ -25,6 +25,7 @@ from transpike.normalize import Draft, normalize
 
 _CHECKED_BATCHES = (1, 2, 3, 5)
 # Folding BatchNorm alone moves float32 outputs by up to 1e-4 of their scale (measured).
+# Batch sizes alone move those of a randomly initialised fcn_resnet50 by 6e-5.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3}
 
 
@@ -101,6 +102,11 @@ def prepared(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor
             f"example_input: needed floating-point values, got {example_input.dtype}. "
             "Convert and normalise the data as in training."
         )
+    if example_input.dtype not in _TOLERANCE:
+        raise DataError(
+            f"example_input: needed float32 or float64, got {example_input.dtype}. Capture "
+            "model.float() with x.float()."
+        )
     if not bool(torch.isfinite(example_input).all()):
         raise DataError("example_input holds NaN or infinite values; clean the data first.")
     _check_weights(model, example_input)
@@ -145,7 +151,7 @@ def draft_network(eager: nn.Module, example: Tensor) -> Captured:
         Value(alias[leaf.name]) if isinstance(leaf, Value) and leaf.name in alias else leaf
         for leaf in draft.outputs
     )
-    nodes, outputs = _without_dead(nodes, outputs)
+    nodes = _without_dead(nodes, outputs)
     sites = tuple(_sites(nodes, draft))
     refusals = [*draft.refusals, *_misplaced(tuple(nodes))]
     if not sites and not refusals:
@@ -159,7 +165,7 @@ def draft_network(eager: nn.Module, example: Tensor) -> Captured:
         )
     return Captured(
         nodes=tuple(nodes),
-        tensors=_kept(nodes, outputs, draft.tensors, example),
+        tensors=_kept(nodes, draft.tensors, example),
         sites=sites,
         outputs=outputs,
         output_spec=draft.output_spec,
@@ -234,9 +240,7 @@ def _user_line(error: BaseException) -> str:
     return place
 
 
-def _without_dead(
-    nodes: list[Node], outputs: tuple[Any, ...]
-) -> tuple[list[Node], tuple[Any, ...]]:
+def _without_dead(nodes: list[Node], outputs: tuple[Any, ...]) -> list[Node]:
     """Drop nodes no output depends on (they would cost time and count as neurons)."""
     needed = {leaf.name for leaf in leaves(outputs) if isinstance(leaf, Value)}
     kept: list[Node] = []
@@ -244,12 +248,10 @@ def _without_dead(
         if node.name in needed:
             needed.update(node.reads)
             kept.append(node)
-    return kept[::-1], outputs
+    return kept[::-1]
 
 
-def _kept(
-    nodes: list[Node], outputs: tuple[Any, ...], tensors: dict[str, Tensor], example: Tensor
-) -> dict[str, Tensor]:
+def _kept(nodes: list[Node], tensors: dict[str, Tensor], example: Tensor) -> dict[str, Tensor]:
     """The tensors still in use, in the type of the network, none of them shared with the model."""
     used = [
         leaf.name
@@ -257,7 +259,6 @@ def _kept(
         for leaf in leaves((node.args, node.kwargs))
         if isinstance(leaf, Weight)
     ]
-    used += [leaf.name for leaf in leaves(outputs) if isinstance(leaf, Weight)]
     result = {}
     for name in dict.fromkeys(used):
         tensor = tensors[name].detach()
@@ -347,7 +348,7 @@ def verify(network: Network, eager: nn.Module, example: Tensor) -> None:
     Raises:
         UnsupportedError: the samples of a batch influence each other, or outputs differ.
     """
-    tolerance = _TOLERANCE.get(example.dtype, 2e-2)
+    tolerance = _TOLERANCE[example.dtype]
     generator = torch.Generator(device="cpu").manual_seed(0)
     largest = max(_CHECKED_BATCHES)
     picks = torch.randint(len(example), (largest,), generator=generator)
@@ -367,7 +368,7 @@ def verify(network: Network, eager: nn.Module, example: Tensor) -> None:
                 _compare(got, expected, tolerance, size)
                 # Folding cancels here: what is left is rounding.
                 expected = torch.cat([single[position] for single in own[:size]])
-                _compare(got, expected, tolerance / 50, size)
+                _compare(got, expected, tolerance / 4, size)
 
 
 def _tensors(output: Any) -> list[Any]:

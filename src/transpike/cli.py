@@ -246,7 +246,7 @@ def evaluate(
     run = _Run(open_data(data), _device(device), batch_size, seed)
     snn = tp.load(model).to(run.device) if saved else run.convert(model, choices, timesteps)
     test = run.data.test if limit is None else run.data.test.subset(limit, seed)
-    with _progress("evaluate", run.count(len(test))) as progress:
+    with _progress("evaluate", len(test)) as progress:
         result = tp.evaluate(
             snn, run.batches(test), timesteps, precision=precision, progress=progress
         )

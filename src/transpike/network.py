@@ -161,7 +161,7 @@ class Network:
         nodes: in execution order.
         tensors: constant tensors (folded weights and biases) by name.
         sites: the activation calls, in execution order.
-        outputs: flat tuple of Value, Weight or plain constants.
+        outputs: flat tuple of Value.
         output_spec: serialised pytree specification of the model's output structure.
         input_shape: shape of one sample.
         input_dtype: floating-point type of the input, for networks without weights.

@@ -15,17 +15,16 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from transpike import ops
-from transpike.errors import Refusal
+from transpike.errors import Refusal, UnsupportedError
 from transpike.fold import batch_norm_affine
 from transpike.network import INPUT, Batch, Kind, Node, Value, Weight, leaves, map_leaves
 
-# Operations that do nothing in evaluation mode.
+# Operations that do nothing in evaluation mode, and those that never do anything.
+_DROPOUT = frozenset(
+    {"dropout", "native_dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
+)
 _IDENTITY = frozenset(
     {
-        "dropout",
-        "native_dropout",
-        "feature_dropout",
-        "alpha_dropout",
         "alias",
         "detach",
         "contiguous",
@@ -34,9 +33,6 @@ _IDENTITY = frozenset(
         "identity",
         "_assert_tensor_metadata",
     }
-)
-_DROPOUT = frozenset(
-    {"dropout", "native_dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
 )
 _LIKE = {
     "zeros_like": "aten.zeros.default",
@@ -151,8 +147,6 @@ class _Walk:
             if op not in ops.KNOWN | ops.CONSTANT:
                 self._refuse(op, place, *ops.UNKNOWN)
             self._emit(node, op, args, kwargs, "constant", place)
-            if op == "aten.zeros.default":
-                self.zeros.add(node.name)
         else:
             self._constant(node, args)
 
@@ -190,6 +184,8 @@ class _Walk:
         self.bound[node] = Value(node.name)
         if kind != "constant":
             self.signals.add(node.name)
+        elif op == "aten.zeros.default":
+            self.zeros.add(node.name)
 
     def _signal(
         self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: str
@@ -198,12 +194,11 @@ class _Walk:
         name = ops.packet(op)
         if name in _LIKE:
             self._filled_like(node, _LIKE[name], place)
-        elif name in _DROPOUT and _trains(node):
-            self._refuse(op, place, *ops.DROPOUT)
-            self.bound[node] = (args[0],) if isinstance(node.meta["val"], tuple) else args[0]
         elif _is_pair_of(node, args):
             self.bound[node] = args[0][0]
-        elif name in _IDENTITY:
+        elif name in _IDENTITY | _DROPOUT:
+            if name in _DROPOUT and _trains(node):
+                self._refuse(op, place, *ops.DROPOUT)
             self.bound[node] = (args[0],) if isinstance(node.meta["val"], tuple) else args[0]
         elif name in _BATCH_NORM:
             self._batch_norm(node, name, args, place)
@@ -226,8 +221,6 @@ class _Walk:
         size = tuple(self._argument(size) for size in node.meta["val"].shape)
         kwargs = {"device": None, "dtype": node.meta["val"].dtype}
         self._emit(node, op, (size,), kwargs, "constant", place)
-        if op == "aten.zeros.default":
-            self.zeros.add(node.name)
 
     def _linear(
         self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: str
@@ -310,14 +303,13 @@ class _Walk:
         if op not in ops.WITH_INDICES:
             self._emit(node, op, args, kwargs, "cumulative", place)
             return
-        raw = Node(f"{node.name}.pool", op, args, kwargs, "cumulative", place, None)
         used = {user.args[1] for user in node.users if user.target is operator.getitem}
         if used - {0}:
             self._refuse(op, place, *ops.INDICES)
         shape = _shape(node.meta["val"][0])
-        self.draft.nodes.append(Node(raw.name, op, args, kwargs, "cumulative", place, shape))
-        self.signals.add(raw.name)
-        self.bound[node] = (Value(raw.name), Value(raw.name))
+        self.draft.nodes.append(Node(node.name, op, args, kwargs, "cumulative", place, shape))
+        self.signals.add(node.name)
+        self.bound[node] = (Value(node.name),)
 
 
 _DROPPED = frozenset({"device", "layout", "pin_memory", "non_blocking"})
@@ -356,8 +348,6 @@ def _batch_multiple(size: torch.SymInt) -> Any:
         return int(expression)
     one, two, three = (int(expression.subs(symbols[0], n)) for n in (6, 12, 18))
     if len(symbols) > 1 or two != 2 * one or three != 3 * one or one % 6:
-        from transpike.errors import UnsupportedError
-
         raise UnsupportedError(
             [
                 Refusal(

@@ -250,5 +250,4 @@ def read_out(network: Network, means: Mapping[str, Tensor], rows: int) -> list[T
     for node in network.nodes:
         if node.name in network.tail or node.kind == "constant":
             values[node.name] = network.compute(node, values, rows)
-    flat = [network.resolve(leaf, values, rows) for leaf in network.outputs]
-    return [torch.as_tensor(item) for item in flat]
+    return [network.resolve(leaf, values, rows) for leaf in network.outputs]

@@ -271,7 +271,7 @@ class _Engine:
             return []
         joined = {name: torch.cat(parts) for name, parts in means.items()}
         flat = read_out(self.network, joined, len(asked) * self.batch)
-        return [[_per_timestep(item, len(asked)) for item in flat]]
+        return [[_split_time(item, len(asked)) for item in flat]]
 
 
 # Operations on two tensors that broadcast over a leading time axis.
@@ -289,12 +289,6 @@ def _repeated(value: Tensor, length: int) -> Tensor:
 def _split_time(value: Tensor, length: int) -> Tensor:
     """(L*B, ...) -> (L, B, ...)."""
     return value.reshape(length, value.shape[0] // length, *value.shape[1:])
-
-
-def _per_timestep(flat: Tensor, steps: int) -> Tensor:
-    if flat.ndim == 0:
-        return flat.expand(steps)
-    return _split_time(flat, steps)
 
 
 def scan(

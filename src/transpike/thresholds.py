@@ -13,7 +13,7 @@ from transpike.errors import ArgumentError
 
 Granularity = Literal["channel", "layer"]
 
-# Candidate thresholds of LeastSquares as fractions of the maximum; below 4 % nothing was chosen.
+# Candidate thresholds of LeastSquares: a grid of fractions of the maximum, from _SMALLEST to 1.
 _CANDIDATES = 128
 _SMALLEST = 0.02
 
