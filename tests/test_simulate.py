@@ -197,3 +197,26 @@ def test_engine_equals_reference_on_every_operation(name):
     nets.same_counts(slow, fast)
     for a, b in zip(nets.leaves(slow.output), nets.leaves(fast.output), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@BOTH
+@pytest.mark.parametrize("neuron", [tp.Burst(7), tp.Signed(max_count=3), tp.Telescoped(2)])
+def test_totals_sum_the_record(simulate, neuron):
+    snn, x = _snn(neuron=neuron), _x()
+    names = [site.name for site in snn.network.sites]
+    run = simulate(snn, x, 6, totals=True, record=names)
+    assert list(run.totals) == names
+    for name in names:
+        counts, totals = run.records[name].counts, run.totals[name]
+        assert torch.equal(totals.net, counts.sum(0))
+        assert torch.equal(totals.unit, counts.abs().sum(0))
+        ones = [sum(bin(abs(int(n))).count("1") for n in series) for series in counts.flatten(1).T]
+        assert torch.equal(totals.binary.flatten(), torch.tensor(ones).double())
+        assert torch.equal(totals.unit.flatten(1).sum(1), run.spike_counts[name])
+
+
+def test_totals_hold_the_current_of_the_reference():
+    snn, x = _snn(), _x()
+    mine, theirs = (f(snn, x, 5, totals=True).totals for f in (tp.simulate, tp.simulate_reference))
+    for name in mine:
+        torch.testing.assert_close(mine[name].current, theirs[name].current)

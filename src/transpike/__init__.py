@@ -23,6 +23,7 @@ from transpike.neuron import Telescoped as Telescoped
 from transpike.preflight import Preflight as Preflight
 from transpike.preflight import inspect as inspect
 from transpike.reference import Simulation as Simulation
+from transpike.reference import Totals as Totals
 from transpike.reference import simulate_reference as simulate_reference
 from transpike.simulate import simulate as simulate
 from transpike.store import load as load

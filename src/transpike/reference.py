@@ -34,6 +34,43 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Totals:
+    """Sums over timesteps 1..T at one site, if asked for, each (B, ...).
+
+    Attributes:
+        current: input current, activation units.
+        net: signed counts; times the step it is what the site sent on.
+        unit: |count|: events if a count of n is sent as n spikes.
+        binary: bits set in |count|: events if a count is sent as a binary number.
+    """
+
+    current: Tensor
+    net: Tensor
+    unit: Tensor
+    binary: Tensor
+
+
+def add_totals(before: Totals | None, current: Tensor, counts: Tensor) -> Totals:
+    """Totals with one more timestep: current (B, ...), counts (B, ...)."""
+    magnitude = counts.abs()
+    now = Totals(current, counts, magnitude, bits_set(magnitude))
+    if before is None:
+        return now
+    pairs = zip(vars(before).values(), vars(now).values(), strict=True)
+    return Totals(*(old + new for old, new in pairs))
+
+
+def bits_set(counts: Tensor) -> Tensor:
+    """Number of ones in the binary expansion of non-negative whole counts."""
+    bits = torch.zeros_like(counts)
+    while bool((counts > 0).any()):
+        half = torch.floor(counts / 2)
+        bits += counts - 2 * half
+        counts = half
+    return bits
+
+
+@dataclass(frozen=True)
 class Simulation:
     """Result of a simulation.
 
@@ -46,6 +83,7 @@ class Simulation:
         neurons: neurons per sample, over all sites.
         precision: arithmetic used.
         records: per recorded site.
+        totals: per site, if asked for.
     """
 
     output: Any = field(repr=False)
@@ -55,6 +93,7 @@ class Simulation:
     neurons: int
     precision: str
     records: Mapping[str, Record] = field(default_factory=dict, repr=False)
+    totals: Mapping[str, Totals] = field(default_factory=dict, repr=False)
 
     @cached_property
     def spike_counts(self) -> dict[str, Tensor]:
@@ -115,6 +154,7 @@ def simulate_reference(
     time_axis: bool = False,
     output_at: Iterable[int] | None = None,
     record: Iterable[str] = (),
+    totals: bool = False,
 ) -> Simulation:
     """Simulate step by step: the same result as `simulate`, slowly and obviously.
 
@@ -125,9 +165,10 @@ def simulate_reference(
         time_axis: the input's first axis is time.
         output_at: the timesteps to read out, 1-based; default all.
         record: names of the sites whose counts and membranes are kept.
+        totals: whether to sum currents and counts of every neuron.
 
     Returns:
-        Outputs, counts and records.
+        Outputs, counts, records and totals.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -136,13 +177,13 @@ def simulate_reference(
     record = tuple(record)
     wanted = check_request(snn, x, timesteps, time_axis, output_at, record)
     with torch.inference_mode():
-        return _Stepwise(snn, record).run(x, timesteps, time_axis, wanted)
+        return _Stepwise(snn, record, totals).run(x, timesteps, time_axis, wanted)
 
 
 class _Stepwise:
     """State of one reference run."""
 
-    def __init__(self, snn: SpikingNetwork, record: tuple[str, ...]) -> None:
+    def __init__(self, snn: SpikingNetwork, record: tuple[str, ...], totals: bool) -> None:
         self.network = snn.network
         self.neurons = snn.neurons
         self.steps = {
@@ -153,6 +194,7 @@ class _Stepwise:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, list[Tensor]] = {site.name: [] for site in self.network.sites}
         self.recorded: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in record}
+        self.totals: dict[str, Totals] | None = {} if totals else None
 
     def run(
         self, x: Tensor, timesteps: int, time_axis: bool, wanted: tuple[int, ...]
@@ -179,6 +221,7 @@ class _Stepwise:
                 name: Record(*(torch.stack(series) for series in zip(*pairs, strict=True)))
                 for name, pairs in self.recorded.items()
             },
+            totals=self.totals or {},
         )
 
     def step(self, x: Tensor, t: int) -> dict[str, Any]:
@@ -207,6 +250,8 @@ class _Stepwise:
         self.counts[name].append(count.abs().flatten(1).sum(dim=1, dtype=torch.float64))
         if name in self.recorded:
             self.recorded[name].append((count, state.membrane * step))
+        if self.totals is not None:
+            self.totals[name] = add_totals(self.totals.get(name), current, count)
         return count * step
 
     def cumulative(self, node: Node, values: dict[str, Any], t: int) -> Tensor:

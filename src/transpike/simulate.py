@@ -24,6 +24,8 @@ from transpike.ops import packet
 from transpike.reference import (
     Record,
     Simulation,
+    Totals,
+    add_totals,
     check_request,
     frontier,
     mean_of,
@@ -45,6 +47,7 @@ def simulate(
     time_axis: bool = False,
     output_at: Iterable[int] | None = None,
     record: Iterable[str] = (),
+    totals: bool = False,
     chunk: int = DEFAULT_CHUNK,
     precision: str = "exact",
 ) -> Simulation:
@@ -57,11 +60,12 @@ def simulate(
         time_axis: the input's first axis is time.
         output_at: the timesteps to read out, 1-based; default all.
         record: names of the sites whose counts and membranes are kept.
+        totals: whether to sum currents and counts of every neuron.
         chunk: timesteps computed together; memory grows with it, results do not depend on it.
         precision: "exact": the network's own type throughout.
 
     Returns:
-        Mean readout over 1..t for every t, spike counts and records.
+        Mean readout over 1..t for every t, spike counts, records and totals.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -74,14 +78,19 @@ def simulate(
     if precision not in _PRECISIONS:
         raise ArgumentError(f"precision: needed one of {_PRECISIONS}, got {precision!r}.")
     with torch.inference_mode():
-        return _Engine(snn, x, time_axis, record).run(timesteps, wanted, chunk)
+        return _Engine(snn, x, time_axis, record, totals).run(timesteps, wanted, chunk)
 
 
 class _Engine:
     """State of one simulation of one batch."""
 
     def __init__(
-        self, snn: SpikingNetwork, x: Tensor, time_axis: bool, record: tuple[str, ...]
+        self,
+        snn: SpikingNetwork,
+        x: Tensor,
+        time_axis: bool,
+        record: tuple[str, ...],
+        totals: bool,
     ) -> None:
         self.network = snn.network
         self.neurons = snn.neurons
@@ -97,6 +106,7 @@ class _Engine:
         self.totals: dict[str, Tensor] = {}
         self.counts: dict[str, list[Tensor]] = {site.name: [] for site in self.network.sites}
         self.recorded: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in record}
+        self.site_totals: dict[str, Totals] | None = {} if totals else None
         self.plan = [
             node
             for node in self.network.nodes
@@ -150,6 +160,7 @@ class _Engine:
                 name: Record(*(torch.cat(series) for series in zip(*parts, strict=True)))
                 for name, parts in self.recorded.items()
             },
+            totals=self.site_totals or {},
         )
 
     def pass_chunk(self, start: int, length: int) -> dict[str, Any]:
@@ -226,10 +237,17 @@ class _Engine:
             if site.name in self.recorded
             else None
         )
+        currents = current.clone() if self.site_totals is not None else current
         counts = scan(neuron, state, current, step, bound, start, out, membranes)
         self.counts[site.name].append(counts)
         if membranes is not None:
             self.recorded[site.name].append((torch.round(out / step), membranes * step))
+        if self.site_totals is not None:
+            before = self.site_totals.get(site.name)
+            for index in range(length):
+                before = add_totals(before, currents[index], torch.round(out[index] / step))
+            assert before is not None
+            self.site_totals[site.name] = before
         return out.flatten(0, 1)
 
     def _owned(self, name: str) -> bool:
