@@ -11,10 +11,12 @@ NAMES = [
     "ArgumentError",
     "Burst",
     "DataError",
+    "Differential",
     "FileError",
     "IF",
     "LeastSquares",
     "MaxAbs",
+    "MultiThreshold",
     "Neuron",
     "Percentile",
     "Signed",
@@ -31,6 +33,7 @@ NAMES = [
     "save",
     "simulate",
     "simulate_reference",
+    "simulate_tiled",
 ]
 
 ORDER = [
@@ -38,6 +41,7 @@ ORDER = [
     "network",
     "ops",
     "fold",
+    "increments",
     "normalize",
     "capture",
     "preflight",
@@ -48,6 +52,8 @@ ORDER = [
     "convert",
     "reference",
     "simulate",
+    "receptive",
+    "tiled",
     "evaluate",
     "store",
     "figures",

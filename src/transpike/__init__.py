@@ -17,6 +17,8 @@ from transpike.evaluate import evaluate as evaluate
 from transpike.network import Network as Network
 from transpike.neuron import IF as IF
 from transpike.neuron import Burst as Burst
+from transpike.neuron import Differential as Differential
+from transpike.neuron import MultiThreshold as MultiThreshold
 from transpike.neuron import Neuron as Neuron
 from transpike.neuron import Signed as Signed
 from transpike.neuron import Telescoped as Telescoped
@@ -31,5 +33,7 @@ from transpike.store import save as save
 from transpike.thresholds import LeastSquares as LeastSquares
 from transpike.thresholds import MaxAbs as MaxAbs
 from transpike.thresholds import Percentile as Percentile
+from transpike.tiled import TiledSimulation as TiledSimulation
+from transpike.tiled import simulate_tiled as simulate_tiled
 
 __version__ = "0.1.0"

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from transpike.errors import ArgumentError
 
+_MOST_BITS = 16  # of a multi-threshold neuron: its counts stay exact in float32
+
 
 @dataclass(frozen=True, kw_only=True)
 class Neuron:
@@ -22,16 +24,22 @@ class Neuron:
 
     With step d, membrane V and running total N of the counts, at every timestep: V += current;
     unsigned n = clamp(floor(V/d), 0, K); signed n = max(clamp(floor(V/d), -K, K), -N);
-    V -= n d (reset by subtraction); the next operation sees n d.
+    V -= n d (reset by subtraction); the next operation sees n d. With `levels` L (differential
+    coding) also N + n <= L, so that a settled neuron holds clamp(floor(C/d + v0), 0, L) of its
+    cumulative input C.
 
     Attributes:
         max_count: K, largest count per timestep, >= 1.
         signed: whether counts may be negative, taking back what was emitted before.
-        step: "threshold": d = threshold; "fraction": d = threshold / K.
+        step: "threshold": d = threshold; "fraction": d = threshold / K, or / L with `levels`.
         initial_membrane: V before the first timestep, as a fraction of the step, in [0, 1).
         telescoped: emit Q_t(C_t) - Q_{t-1}(C_{t-1}) of the cumulative input C with
             Q_t(c) = d clamp(floor(c/d), 0, K t): the reference, exactly the quantised network.
             Its counts are signed and not bounded by K per timestep.
+        levels: L, the levels up to the threshold in differential coding; None: rate coding, where
+            the levels are K T.
+        code: how a count is sent, which is how spikes are counted: "unit": |n| spikes; "binary":
+            one spike per bit set in |n|.
 
     Raises:
         ArgumentError: a setting is out of range.
@@ -42,6 +50,8 @@ class Neuron:
     step: Literal["threshold", "fraction"] = "threshold"
     initial_membrane: float = 0.5
     telescoped: bool = False
+    levels: int | None = None
+    code: Literal["unit", "binary"] = "unit"
 
     def __post_init__(self) -> None:
         count = self.max_count
@@ -52,14 +62,32 @@ class Neuron:
         v0 = self.initial_membrane
         if not (math.isfinite(v0) and 0 <= v0 < 1):
             raise ArgumentError(f"initial_membrane: needed a fraction 0 <= v0 < 1, got {v0!r}.")
+        if self.code not in ("unit", "binary"):
+            raise ArgumentError(f"code: needed 'unit' or 'binary', got {self.code!r}.")
+        if self.levels is not None:
+            self._check_levels(self.levels)
+
+    def _check_levels(self, levels: int) -> None:
+        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
+            raise ArgumentError(f"levels: needed an integer >= 1, got {levels!r}.")
+        if not self.signed or self.telescoped or self.step != "fraction":
+            raise ArgumentError(
+                "levels: differential coding needs a signed neuron with step='fraction', which is "
+                "not telescoped. Use Differential(levels, max_count)."
+            )
 
     @property
     def name(self) -> str:
         """How tables call this neuron."""
+        if self.levels is not None:
+            return f"differential L={self.levels}, K={self.max_count}"
         if self.telescoped:
             return f"reference (telescoped, K={self.max_count})"
         if self.max_count == 1:
             return "signed" if self.signed else "IF"
+        if self.code == "binary" and self.step == "fraction":
+            kind = "signed multi-threshold" if self.signed else "multi-threshold"
+            return f"{kind} K={self.max_count}"
         kind = "signed burst" if self.signed else "burst"
         mode = "resolution" if self.step == "fraction" else "range"
         return f"{kind} K={self.max_count} ({mode})"
@@ -71,7 +99,13 @@ class Neuron:
 
     def step_of(self, threshold: Tensor) -> Tensor:
         """The step d for a threshold, activation units."""
-        return threshold / self.max_count if self.step == "fraction" else threshold
+        if self.step == "threshold":
+            return threshold
+        return threshold / (self.max_count if self.levels is None else self.levels)
+
+    def levels_at(self, t: int) -> int:
+        """Largest total of counts after t timesteps: K t, or L in differential coding."""
+        return self.max_count * t if self.levels is None else self.levels
 
 
 def IF(*, initial_membrane: float = 0.5) -> Neuron:
@@ -117,6 +151,42 @@ def Signed(max_count: int = 1, *, initial_membrane: float = 0.5) -> Neuron:
     )
 
 
+def MultiThreshold(bits: int, *, signed: bool = False, initial_membrane: float = 0.5) -> Neuron:
+    """Multi-threshold neuron: thresholds d, 2 d, ..., 2^(bits-1) d, one spike per threshold.
+
+    Greedy firing over these thresholds gives the count clamp(floor(V/d), 0, 2^bits - 1) in binary,
+    so this is the resolution burst neuron with K = 2^bits - 1 whose spikes are the bits set.
+
+    Source: Hao et al. 2026 (H-MT); the equality is a law test.
+    """
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= _MOST_BITS:
+        raise ArgumentError(f"bits: needed an integer in 1..{_MOST_BITS}, got {bits!r}.")
+    return Neuron(
+        max_count=2**bits - 1,
+        signed=signed,
+        step="fraction",
+        initial_membrane=initial_membrane,
+        code="binary",
+    )
+
+
+def Differential(levels: int, max_count: int = 1, *, initial_membrane: float = 0.5) -> Neuron:
+    """Signed neuron for differential coding, with a chosen number of levels up to the threshold.
+
+    The input is presented once and biases enter once; the network then settles, and its spikes
+    stop, at the quantised network with `levels` levels. T is only the time to settle.
+
+    Source: You et al. 2024 (SpikeZIP-TF, ST-BIF neuron).
+    """
+    return Neuron(
+        max_count=max_count,
+        signed=True,
+        step="fraction",
+        initial_membrane=initial_membrane,
+        levels=levels,
+    )
+
+
 def Telescoped(max_count: int = 1, *, initial_membrane: float = 0.5) -> Neuron:
     """The reference neuron, whose output equals the quantised network with K T levels exactly."""
     return Neuron(
@@ -141,32 +211,53 @@ class State:
     total: Tensor | None
 
 
-def initial_state(neuron: Neuron, bounded: bool, like: Tensor) -> State:
-    """State before the first timestep, for a current of the shape of `like`."""
+def initial_state(
+    neuron: Neuron, bounded: bool, like: Tensor, start: Tensor | None = None
+) -> State:
+    """State before the first timestep, for a current of the shape of `like`.
+
+    Args:
+        neuron: settings.
+        bounded: the activation has an upper bound.
+        like: (B, ...).
+        start: initial membrane in units of the step, broadcastable over (B, ...); None means the
+            neuron's own.
+    """
     needs_total = neuron.signed or neuron.telescoped or bounded
-    return State(
-        membrane=torch.full_like(like, neuron.initial_membrane),
-        total=torch.zeros_like(like) if needs_total else None,
-    )
+    membrane = torch.full_like(like, neuron.initial_membrane)
+    if start is not None:
+        membrane.copy_(start.expand_as(membrane))
+    return State(membrane=membrane, total=torch.zeros_like(like) if needs_total else None)
 
 
-def level_limit(neuron: Neuron, t: int, bound: Tensor | None) -> Tensor | float:
-    """Largest total after t timesteps; `bound` is c/d of an activation clamp(x, 0, c)."""
+def level_limit(
+    neuron: Neuron, t: int, bound: Tensor | None, start: Tensor | None = None
+) -> Tensor | float:
+    """Largest total after t timesteps; `bound` is c/d of an activation clamp(x, 0, c).
+
+    With a bound: max(0, floor(bound t + start)), and no t in differential coding.
+    """
+    most = float(neuron.levels_at(t))
     if bound is None:
-        return float(neuron.max_count * t)
-    limit = torch.floor(bound * t + neuron.initial_membrane)
-    return torch.clamp(limit, max=float(neuron.max_count * t))
+        return most
+    reach = bound if neuron.levels is not None else bound * t
+    limit = torch.floor(reach + (neuron.initial_membrane if start is None else start))
+    return torch.clamp(limit, min=0, max=most)
 
 
-def fire(neuron: Neuron, state: State, t: int, bound: Tensor | None) -> Tensor:
+def fire(
+    neuron: Neuron, state: State, t: int, bound: Tensor | None, start: Tensor | None = None
+) -> Tensor:
     """Counts of timestep t (1-based) from a membrane that already holds this step's current.
 
-    Updates the state in place. `bound` is c/d, broadcastable over the membrane, or None.
+    Updates the state in place. `bound` is c/d, `start` the initial membrane in units of the step,
+    both broadcastable over the membrane, or None.
     """
     level = torch.floor(state.membrane)
     if neuron.telescoped:
         assert state.total is not None
-        reached = torch.minimum(level.clamp_(min=0), torch.as_tensor(level_limit(neuron, t, bound)))
+        limit = torch.as_tensor(level_limit(neuron, t, bound, start))
+        reached = torch.minimum(level.clamp_(min=0), limit)
         count = reached - state.total
         state.total = reached
         return count
@@ -174,9 +265,9 @@ def fire(neuron: Neuron, state: State, t: int, bound: Tensor | None) -> Tensor:
     if state.total is not None:
         if neuron.signed:
             count = torch.maximum(count, -state.total)
-        if bound is not None:
-            # The activation's own bound c: N <= floor(c t / d + v0).
-            limit = torch.floor(bound * t + neuron.initial_membrane)
+        if bound is not None or neuron.levels is not None:
+            # The activation's own bound c: N <= floor(c t / d + v0); the levels: N <= L.
+            limit = torch.as_tensor(level_limit(neuron, t, bound, start))
             count = torch.minimum(count, limit - state.total)
         state.total = state.total + count
     state.membrane = state.membrane - count

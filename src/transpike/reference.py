@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transpike.convert import SpikingNetwork, site_bounds
+from transpike.convert import SpikingNetwork, site_bounds, site_offsets, site_starts
 from transpike.errors import ArgumentError, DataError
+from transpike.increments import increments
 from transpike.network import INPUT, Network, Node, Value, check_timesteps, leaves
-from transpike.neuron import State, fire, initial_state
+from transpike.neuron import Neuron, State, fire, initial_state
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ def add_totals(before: Totals | None, current: Tensor, counts: Tensor) -> Totals
     return Totals(*(old + new for old, new in pairs))
 
 
+def spikes_of(neuron: Neuron, count: Tensor) -> Tensor:
+    """Spikes that send each count (B, ...): |n|, or the bits set in |n| in the binary code."""
+    magnitude = count.abs()
+    return bits_set(magnitude) if neuron.code == "binary" else magnitude
+
+
 def bits_set(counts: Tensor) -> Tensor:
     """Number of ones in the binary expansion of non-negative whole counts."""
     bits = torch.zeros_like(counts)
@@ -75,11 +82,13 @@ class Simulation:
     """Result of a simulation.
 
     Attributes:
-        output: mean readout over timesteps 1..t for every t in `output_at`, shape (T', B, ...),
-            in the structure of the model's output.
+        output: readout for every t in `output_at`, shape (T', B, ...), in the structure of the
+            model's output: the mean over timesteps readout_start+1..t (1..t up to there), or the
+            sum over 1..t in differential coding.
         output_at: the timesteps t of `output`, 1-based.
         timesteps: T, every synchronous pass counted.
-        counts_per_timestep: per site (T, B), sum of |count| over the site's neurons.
+        counts_per_timestep: per site (T, B), spikes of the site's neurons: the sum of |count|, or
+            of the bits set in |count| for a binary-coded neuron.
         neurons: neurons per sample, over all sites.
         precision: arithmetic used.
         records: per recorded site.
@@ -97,12 +106,12 @@ class Simulation:
 
     @cached_property
     def spike_counts(self) -> dict[str, Tensor]:
-        """Per site (B,): |count| summed over neurons and timesteps."""
+        """Per site (B,): spikes summed over neurons and timesteps."""
         return {name: counts.sum(dim=0) for name, counts in self.counts_per_timestep.items()}
 
     @cached_property
     def spikes_per_neuron(self) -> Tensor:
-        """(T,): |count| summed up to t over all sites, per neuron, mean over the batch."""
+        """(T,): spikes summed up to t over all sites, per neuron, mean over the batch."""
         total = torch.stack([c.double().mean(dim=1) for c in self.counts_per_timestep.values()])
         return total.sum(dim=0).cumsum(dim=0) / self.neurons
 
@@ -190,6 +199,9 @@ class _Stepwise:
             site.name: site.along_channels(snn.steps[site.name]) for site in self.network.sites
         }
         self.bounds = site_bounds(snn)
+        self.starts, self.offsets = site_starts(snn), site_offsets(snn)
+        self.readout_start, self.differential = snn.readout_start, snn.coding == "differential"
+        self.later = increments(self.network) if self.differential else self.network
         self.states: dict[str, State] = {}
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, list[Tensor]] = {site.name: [] for site in self.network.sites}
@@ -203,11 +215,13 @@ class _Stepwise:
         totals: dict[str, Tensor] = {}
         outputs = []
         for t in range(1, timesteps + 1):
-            values = self.step(x[t - 1] if time_axis else x, t)
+            values = self.step(self.presented(x, t, time_axis), t)
+            if t == self.readout_start + 1:
+                totals = {}
             for name in readout:
                 totals[name] = totals[name] + values[name] if name in totals else values[name]
             if t in wanted:
-                means = {name: mean_of(total, t) for name, total in totals.items()}
+                means = {name: self.averaged(total, t) for name, total in totals.items()}
                 outputs.append(read_out(self.network, means, len(values[INPUT])))
         stacked = [torch.stack(column) for column in zip(*outputs, strict=True)]
         return Simulation(
@@ -224,10 +238,23 @@ class _Stepwise:
             totals=self.totals or {},
         )
 
+    def presented(self, x: Tensor, t: int, time_axis: bool) -> Tensor:
+        """The input of timestep t (B, ...): its change since t - 1 in differential coding."""
+        if not self.differential or t == 1:
+            return x[t - 1] if time_axis else x
+        return x[t - 1] - x[t - 2] if time_axis else torch.zeros_like(x)
+
+    def averaged(self, total: Tensor, t: int) -> Tensor:
+        """What is read out at t of a sum since the readout's start."""
+        if self.differential:
+            return total
+        return mean_of(total, t - self.readout_start if t > self.readout_start else t)
+
     def step(self, x: Tensor, t: int) -> dict[str, Any]:
         """All values of timestep t, up to the readout."""
         values: dict[str, Any] = {INPUT: x}
-        for node in self.network.nodes:
+        network = self.network if t == 1 else self.later
+        for node in network.nodes:
             if node.name in self.network.tail:
                 continue
             site = self.network.site_of.get(node.name)
@@ -236,18 +263,23 @@ class _Stepwise:
             elif node.kind == "cumulative":
                 values[node.name] = self.cumulative(node, values, t)
             else:
-                values[node.name] = self.network.compute(node, values, len(x))
+                values[node.name] = network.compute(node, values, len(x))
         return values
 
     def population(self, name: str, current: Tensor, t: int) -> Tensor:
         """One timestep of one population: current (B, ...) in, counts times step out."""
         neuron, step, bound = self.neurons[name], self.steps[name], self.bounds[name]
+        start, offset = self.starts[name], self.offsets[name]
         if name not in self.states:
-            self.states[name] = initial_state(neuron, bound is not None, current)
+            self.states[name] = initial_state(neuron, bound is not None, current, start)
         state = self.states[name]
-        state.membrane = state.membrane + current / step
-        count = fire(neuron, state, t, bound)
-        self.counts[name].append(count.abs().flatten(1).sum(dim=1, dtype=torch.float64))
+        drive = current / step
+        if offset is not None and (t == 1 or not self.differential):
+            drive = drive + offset
+        state.membrane = state.membrane + drive
+        count = fire(neuron, state, t, bound, start)
+        spikes = spikes_of(neuron, count)
+        self.counts[name].append(spikes.flatten(1).sum(dim=1, dtype=torch.float64))
         if name in self.recorded:
             self.recorded[name].append((count, state.membrane * step))
         if self.totals is not None:

@@ -21,10 +21,12 @@ from transpike.errors import ArgumentError, FileError
 from transpike.network import Argument, Batch, Network, Node, Site, Value, Weight, leaves
 from transpike.neuron import Neuron
 
-SCHEMA = 1
+SCHEMA = 2
 FORMAT = "transpike"
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
+# Tensors of every site, one value per channel.
+_PER_SITE = ("steps", "starts", "offsets")
 
 
 def save(snn: SpikingNetwork, folder: str | Path) -> None:
@@ -42,7 +44,8 @@ def save(snn: SpikingNetwork, folder: str | Path) -> None:
     folder = Path(folder)
     network = snn.network
     tensors = {f"weights.{name}": tensor for name, tensor in network.tensors.items()}
-    tensors |= {f"steps.{name}": tensor for name, tensor in snn.steps.items()}
+    for kind in _PER_SITE:
+        tensors |= {f"{kind}.{name}": tensor for name, tensor in getattr(snn, kind).items()}
     config = {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -53,6 +56,8 @@ def save(snn: SpikingNetwork, folder: str | Path) -> None:
         "output_spec": network.output_spec,
         "neurons": {name: asdict(neuron) for name, neuron in snn.neurons.items()},
         "settings": snn.settings,
+        "readout_start": snn.readout_start,
+        "coding": snn.coding,
         "sha256": "",
     }
     try:
@@ -89,9 +94,16 @@ def load(folder: str | Path) -> SpikingNetwork:
         )
         pytree.treespec_loads(network.output_spec)
         neurons = {name: Neuron(**entry) for name, entry in config["neurons"].items()}
-        steps = _prefixed(tensors, "steps.")
-        _check_complete(network, neurons, steps)
-        return SpikingNetwork(network, neurons, steps, config["settings"])
+        per_site = {kind: _prefixed(tensors, f"{kind}.") for kind in _PER_SITE}
+        _check_complete(network, neurons, per_site)
+        return SpikingNetwork(
+            network,
+            neurons,
+            settings=config["settings"],
+            readout_start=config["readout_start"],
+            coding=config["coding"],
+            **per_site,
+        )
     except FileError as error:
         raise FileError(f"'{folder}' is damaged: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
@@ -146,7 +158,7 @@ def _prefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _check_complete(
-    network: Network, neurons: Mapping[str, Neuron], steps: Mapping[str, Tensor]
+    network: Network, neurons: Mapping[str, Neuron], per_site: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
     """Refuse unknown operations, dangling references and missing or unfitting tensors."""
     defined = {"input"}
@@ -157,14 +169,23 @@ def _check_complete(
         defined.add(node.name)
     _check_references(network.outputs, defined, network)
     for site in network.sites:
-        if site.node not in defined or site.name not in neurons or site.name not in steps:
-            raise FileError(f"site '{site.name}' has no node, neuron or step.")
-        step = steps[site.name]
-        if step.shape != (site.channels,) or not bool((step > 0).all()):
-            raise FileError(
-                f"step of '{site.name}': needed {site.channels} values > 0, got shape "
-                f"{tuple(step.shape)}."
-            )
+        if site.node not in defined or site.name not in neurons:
+            raise FileError(f"site '{site.name}' has no node or neuron.")
+        for kind, tensors in per_site.items():
+            _check_values(kind, site, tensors.get(site.name))
+
+
+def _check_values(kind: str, site: Site, values: Tensor | None) -> None:
+    """One finite value per channel, and steps above zero."""
+    if values is None:
+        raise FileError(f"site '{site.name}' has no {kind}.")
+    finite = bool(torch.isfinite(values).all())
+    if values.shape != (site.channels,) or not finite or (kind == "steps" and values.min() <= 0):
+        rule = "values > 0" if kind == "steps" else "finite values"
+        raise FileError(
+            f"{kind} of '{site.name}': needed {site.channels} {rule}, got shape "
+            f"{tuple(values.shape)}."
+        )
 
 
 def _check_references(argument: Argument, defined: set[str], network: Network) -> None:
