@@ -13,10 +13,11 @@ from torch import nn
 from transpike.errors import ArgumentError
 from transpike.models.digits_cnn import digits_cnn
 from transpike.models.resnet_cifar import resnet20
+from transpike.models.vgg_cifar import vgg_cifar
 from transpike.models.weights import load_state_dict, load_weights
 
 _POSSIBLE = (
-    "resnet20, digits_cnn, torchvision:NAME (as torchvision:resnet18), "
+    "resnet20, vgg-cifar, digits_cnn, torchvision:NAME (as torchvision:resnet18), "
     "timm:NAME (as timm:resnet10t) or package.module:factory"
 )
 
@@ -27,7 +28,7 @@ def build_model(
     """Builds a model by name, never downloading anything.
 
     Args:
-        name: `resnet20`, `digits_cnn`, `torchvision:NAME`, `timm:NAME`, or
+        name: `resnet20`, `vgg-cifar`, `digits_cnn`, `torchvision:NAME`, `timm:NAME`, or
             `package.module:factory`, a callable that returns an `nn.Module`.
         weights: file to read into it, see `load_state_dict`; fresh weights where None.
         num_classes: size of the output; the model's own default where None.
@@ -50,6 +51,8 @@ def build_model(
 def _fresh_model(name: str, options: dict[str, Any]) -> nn.Module:
     if name == "resnet20":
         return resnet20(**options)
+    if name == "vgg-cifar":
+        return vgg_cifar(**options)
     if name == "digits_cnn":
         return digits_cnn(**options)
     source, _, rest = name.partition(":")
@@ -137,4 +140,5 @@ __all__ = [
     "load_state_dict",
     "load_weights",
     "resnet20",
+    "vgg_cifar",
 ]

@@ -1,0 +1,61 @@
+"""Writes trained weights and the card that says where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from transpike.errors import FileError
+
+
+def save_weights(model: nn.Module, file: Path) -> None:
+    """Writes the weights and BatchNorm statistics in half precision.
+
+    Args:
+        model: all of its floating-point tensors have to fit half precision.
+        file: ends in `.safetensors`.
+
+    Raises:
+        FileError: a value overflows half precision, or the file cannot be written.
+    """
+    tensors = {}
+    for name, value in model.state_dict().items():
+        half = value.detach().cpu().half() if value.is_floating_point() else value.detach().cpu()
+        if not torch.isfinite(half).all():
+            raise FileError(
+                f"cannot write {str(file)!r}: {name} does not fit half precision. Save it with "
+                "safetensors.torch.save_file in single precision instead."
+            )
+        tensors[name] = half.contiguous()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, file)
+    except OSError as error:
+        raise FileError(f"cannot write {str(file)!r}: {error}.") from error
+
+
+def write_card(file: Path, title: str, facts: Mapping[str, str]) -> None:
+    """Writes a model card: a title and a table of facts.
+
+    Args:
+        file: ends in `.md`.
+        title: the first line.
+        facts: name to value, in order.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    rows = [f"| {name} | {value} |" for name, value in facts.items()]
+    text = "\n".join([f"# {title}", "", "| | |", "|---|---|", *rows, ""])
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"cannot write {str(file)!r}: {error}.") from error
+
+
+__all__ = ["save_weights", "write_card"]
