@@ -13,11 +13,13 @@ from torch import nn
 from transpike.errors import ArgumentError
 from transpike.models.digits_cnn import digits_cnn
 from transpike.models.resnet_cifar import resnet20
+from transpike.models.unet import unet, unet_sigmoid
 from transpike.models.vgg_cifar import vgg_cifar
 from transpike.models.weights import load_state_dict, load_weights
 
 _POSSIBLE = (
-    "resnet20, vgg-cifar, digits_cnn, torchvision:NAME (as torchvision:resnet18), "
+    "resnet20, vgg-cifar, unet:WIDTH, unet-sigmoid:WIDTH, digits_cnn, "
+    "torchvision:NAME (as torchvision:resnet18), "
     "timm:NAME (as timm:resnet10t) or package.module:factory"
 )
 
@@ -28,8 +30,9 @@ def build_model(
     """Builds a model by name, never downloading anything.
 
     Args:
-        name: `resnet20`, `vgg-cifar`, `digits_cnn`, `torchvision:NAME`, `timm:NAME`, or
-            `package.module:factory`, a callable that returns an `nn.Module`.
+        name: `resnet20`, `vgg-cifar`, `unet:WIDTH`, `unet-sigmoid:WIDTH` (64 where the width is
+            left out), `digits_cnn`, `torchvision:NAME`, `timm:NAME`, or `package.module:factory`,
+            a callable that returns an `nn.Module`.
         weights: file to read into it, see `load_state_dict`; fresh weights where None.
         num_classes: size of the output; the model's own default where None.
 
@@ -56,6 +59,8 @@ def _fresh_model(name: str, options: dict[str, Any]) -> nn.Module:
     if name == "digits_cnn":
         return digits_cnn(**options)
     source, _, rest = name.partition(":")
+    if source in ("unet", "unet-sigmoid"):
+        return _unet(name, source == "unet-sigmoid", rest, options)
     if not rest or not source:
         raise ArgumentError(f"unknown model {name!r}: needed {_POSSIBLE}.")
     if source == "torchvision":
@@ -63,6 +68,14 @@ def _fresh_model(name: str, options: dict[str, Any]) -> nn.Module:
     if source == "timm":
         return _timm_model(rest, options)
     return _factory_model(source, rest, options)
+
+
+def _unet(name: str, sigmoid: bool, width: str, options: dict[str, Any]) -> nn.Module:
+    if width and not width.isdecimal():
+        raise ArgumentError(f"model {name!r}: needed a width in channels, as unet:16.")
+    if width:
+        options = {**options, "width": int(width)}
+    return unet_sigmoid(**options) if sigmoid else unet(**options)
 
 
 def _torchvision_model(name: str, options: dict[str, Any]) -> nn.Module:
@@ -140,5 +153,7 @@ __all__ = [
     "load_state_dict",
     "load_weights",
     "resnet20",
+    "unet",
+    "unet_sigmoid",
     "vgg_cifar",
 ]

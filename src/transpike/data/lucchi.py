@@ -1,0 +1,306 @@
+"""The Lucchi mitochondria stacks, or any volume laid out like them: images with binary masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from transpike.data.images import Normalisation
+from transpike.data.volumes import Volume, open_slices, open_tiff, open_zarr
+from transpike.errors import ArgumentError, DataError, FileError
+
+CLASSES = ("background", "mitochondrion")
+HALF_NORMALISATION = Normalisation((0.5,), (0.5,))  # input in -1..1, as in the original study
+_VALIDATION_SHARE = 0.15  # of the training slices, at their end
+_GAP_SHARE = 0.04  # left out before them: neighbouring slices are nearly equal
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeSplit:
+    """Tiles of some slices of a volume with their masks, read when they are asked for.
+
+    Args:
+        images: grayscale slices.
+        masks: of the same shape; zero for background, the largest value for the class.
+        slices: which slices belong to this part, in order.
+        normalisation: mean and std of values in 0..1.
+        tile: side in pixels; whole slices where None. Tiles cover a slice in a grid, the last
+            ones in a row or column moved back to end at its border.
+        chosen: positions within this part's tiles, in order; all where None.
+    """
+
+    images: Volume
+    masks: Volume
+    slices: NDArray[np.int64]
+    normalisation: Normalisation = HALF_NORMALISATION
+    tile: int | None = None
+    chosen: NDArray[np.int64] | None = None
+
+    @property
+    def slice_shape(self) -> tuple[int, int]:
+        """Height and width of a slice."""
+        return self.images.shape[1], self.images.shape[2]
+
+    @property
+    def tile_shape(self) -> tuple[int, int]:
+        """Height and width of what `batches` yields."""
+        return self.slice_shape if self.tile is None else (self.tile, self.tile)
+
+    def __len__(self) -> int:
+        if self.chosen is not None:
+            return len(self.chosen)
+        return len(self.slices) * len(self._corners())
+
+    def batches(
+        self, batch_size: int, indices: Sequence[int] | NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the tiles slice by slice; only one batch is in memory at a time.
+
+        Args:
+            batch_size: tiles per batch; the last may hold fewer.
+            indices: positions within this part, in the order wanted; all where None.
+
+        Yields:
+            images (B, 1, H, W), float32, normalised; masks (B, 1, H, W), float32, 0 or 1.
+
+        Raises:
+            ArgumentError: `batch_size` < 1 or an index out of range.
+            DataError: a mask has more than two values.
+            FileError: a slice cannot be read.
+        """
+        if batch_size < 1:
+            raise ArgumentError(f"batch_size: needed at least 1, got {batch_size}.")
+        wanted = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.int64)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise ArgumentError(
+                f"indices: needed 0..{len(self) - 1}, got {wanted.min()}..{wanted.max()}."
+            )
+        return self._batches(batch_size, wanted)
+
+    def subset(self, n: int, seed: int) -> VolumeSplit:
+        """A random part of `n` tiles; the same seed gives the same tiles.
+
+        Raises:
+            ArgumentError: `n` is out of range.
+        """
+        if not 1 <= n <= len(self):
+            raise ArgumentError(f"subset: needed 1..{len(self)} tiles, got {n}.")
+        order = np.random.RandomState(seed).permutation(len(self))[:n].astype(np.int64)
+        return replace(self, chosen=order if self.chosen is None else self.chosen[order])
+
+    def with_tile(self, tile: int | None) -> VolumeSplit:
+        """The same slices in tiles of another size.
+
+        Raises:
+            ArgumentError: a tile is larger than a slice, or this is a subset.
+        """
+        if self.chosen is not None:
+            raise ArgumentError("with_tile: needed a whole part, got a subset. Change it first.")
+        check_tile(tile, self.slice_shape)
+        return replace(self, tile=tile)
+
+    def region(self, index: int, row: int, column: int, size: int) -> tuple[Tensor, Tensor]:
+        """A square of one slice: image and mask, (1, size, size), as `batches` yields them.
+
+        Args:
+            index: position within this part's slices.
+            row: of its upper left corner.
+            column: of its upper left corner.
+            size: side in pixels.
+
+        Raises:
+            ArgumentError: it is not inside the slice.
+            DataError: the mask has more than two values.
+        """
+        height, width = self.slice_shape
+        inside = 0 <= row <= height - size and 0 <= column <= width - size
+        if not inside or not 0 <= index < len(self.slices) or size < 1:
+            raise ArgumentError(
+                f"region: needed a square inside a slice of {height} x {width} and a slice in "
+                f"0..{len(self.slices) - 1}, got slice {index}, row {row}, column {column}, size "
+                f"{size}."
+            )
+        return self._read(int(self.slices[index]), (row, column), (size, size))
+
+    def _corners(self) -> list[tuple[int, int]]:
+        (height, width), (rows, columns) = self.slice_shape, self.tile_shape
+        return [
+            (min(row, height - rows), min(column, width - columns))
+            for row in range(0, height, rows)
+            for column in range(0, width, columns)
+        ]
+
+    def _batches(
+        self, batch_size: int, wanted: NDArray[np.int64]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        corners = self._corners()
+        positions = wanted if self.chosen is None else self.chosen[wanted]
+        for start in range(0, len(positions), batch_size):
+            pairs = [
+                self._read(
+                    int(self.slices[position // len(corners)]),
+                    corners[position % len(corners)],
+                    self.tile_shape,
+                )
+                for position in positions[start : start + batch_size]
+            ]
+            yield (
+                torch.stack([image for image, _ in pairs]),
+                torch.stack([mask for _, mask in pairs]),
+            )
+
+    def _read(
+        self, index: int, corner: tuple[int, int], shape: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        row, column = corner
+        rows, columns = slice(row, row + shape[0]), slice(column, column + shape[1])
+        pixels = self.images.read(index, rows, columns).astype(np.float32) / self.images.maximum
+        labels = self.masks.read(index, rows, columns)
+        # Written as 0 and 1 or as 0 and the type's largest value, whatever the type.
+        values = np.unique(labels)
+        if not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, self.masks.maximum}):
+            shown = ", ".join(str(value) for value in values[:5])
+            raise DataError(
+                f"{self.masks.place(index)}: needed a binary mask of 0 and 1 or 0 and "
+                f"{self.masks.maximum}, got {len(values)} values ({shown}...). Binarise it first."
+            )
+        mean, std = self.normalisation.mean[0], self.normalisation.std[0]
+        image = torch.from_numpy((pixels - np.float32(mean)) / np.float32(std))
+        mask = torch.from_numpy((labels > 0).astype(np.float32))
+        return image[None], mask[None]  # (H, W) -> (1, H, W)
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeDataset:
+    """Three parts of a segmentation data set; every choice is made on `train` and `validation`.
+
+    Args:
+        name: as given by the user.
+        classes: background and the class of the masks.
+        train: what may be learned or calibrated from.
+        validation: a contiguous block of training slices, with a gap to those of `train`.
+        test: what results are measured on.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: VolumeSplit
+    validation: VolumeSplit
+    test: VolumeSplit
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Mean and std of the input."""
+        return self.test.normalisation
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one tile, (1, H, W)."""
+        return (1, *self.test.tile_shape)
+
+
+def open_lucchi(
+    path: str | Path, *, tile: int | None = None, normalisation: Normalisation | None = None
+) -> VolumeDataset:
+    """Opens training and test stacks with their masks; slices are read when they are needed.
+
+    Args:
+        path: one of
+            a folder with `train` and `test`, each with `images` and `labels`, folders of slices;
+            a folder with `training.tif`, `training_groundtruth.tif`, `testing.tif` and
+            `testing_groundtruth.tif`;
+            a Zarr group (its name ends in `.zarr`) with the arrays `train/images`,
+            `train/labels`, `test/images` and `test/labels`.
+        tile: side in pixels of what `batches` yields; whole slices where None.
+        normalisation: of values in 0..1; mean and std 0.5 where None.
+
+    Raises:
+        FileError: a file or folder is missing or damaged.
+        DataError: slices are missing, coloured, of unequal size, or do not match their masks.
+        ArgumentError: a tile is larger than a slice, or a package is not installed.
+    """
+    root = Path(path)
+    chosen = normalisation or HALF_NORMALISATION
+    stacks = {part: _open_part(root, part) for part in ("train", "test")}
+    for part, (images, masks) in stacks.items():
+        _check_pair(root, part, images, masks)
+        check_tile(tile, images.shape[1:])
+    if len(chosen.mean) != 1:
+        raise ArgumentError(f"normalisation: needed one channel, got {len(chosen.mean)}.")
+    used, held_out = validation_block(stacks["train"][0].shape[0])
+    tested = np.arange(stacks["test"][0].shape[0])
+    train, validation, test = (
+        VolumeSplit(*stacks[part], slices, chosen, tile)
+        for part, slices in (("train", used), ("train", held_out), ("test", tested))
+    )
+    return VolumeDataset("lucchi", CLASSES, train, validation, test)
+
+
+def validation_block(slices: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Slices to train on and to validate on: the last ones, with a gap before them.
+
+    Args:
+        slices: in the training stack.
+
+    Raises:
+        DataError: there are too few.
+    """
+    held_out = max(1, round(_VALIDATION_SHARE * slices))
+    gap = max(1, round(_GAP_SHARE * slices))
+    used = slices - held_out - gap
+    if used < 1:
+        raise DataError(f"needed at least 3 training slices, to hold one out, got {slices}.")
+    return np.arange(used), np.arange(slices - held_out, slices)
+
+
+def check_tile(tile: int | None, shape: Sequence[int]) -> None:
+    """Checks that a tile fits into a slice.
+
+    Raises:
+        ArgumentError: it does not.
+    """
+    if tile is not None and not 1 <= tile <= min(shape):
+        raise ArgumentError(
+            f"tile: needed 1..{min(shape)} pixels for slices of {shape[0]} x {shape[1]}, got "
+            f"{tile}. Choose a smaller tile."
+        )
+
+
+def _open_part(root: Path, part: str) -> tuple[Volume, Volume]:
+    """Images and masks."""
+    if root.suffix == ".zarr":
+        return open_zarr(root, f"{part}/images"), open_zarr(root, f"{part}/labels")
+    if (root / part).is_dir():
+        return open_slices(root / part / "images"), open_slices(root / part / "labels")
+    name = f"{part}ing"  # training.tif, testing.tif
+    if (root / f"{name}.tif").is_file():
+        return open_tiff(root / f"{name}.tif"), open_tiff(root / f"{name}_groundtruth.tif")
+    raise FileError(
+        f"{str(root)!r} has no {part} part: needed folders {part}/images and {part}/labels, or "
+        f"files {name}.tif and {name}_groundtruth.tif, or a Zarr group whose name ends in .zarr."
+    )
+
+
+def _check_pair(root: Path, part: str, images: Volume, masks: Volume) -> None:
+    if images.shape != masks.shape:
+        raise DataError(
+            f"{str(root)!r}, {part}: needed masks of the images' shape (slices, height, width) = "
+            f"{images.shape}, got {masks.shape}. Every slice needs its own mask of its own size."
+        )
+
+
+__all__ = [
+    "CLASSES",
+    "HALF_NORMALISATION",
+    "VolumeDataset",
+    "VolumeSplit",
+    "check_tile",
+    "open_lucchi",
+    "validation_block",
+]

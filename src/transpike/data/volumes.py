@@ -1,0 +1,291 @@
+"""Stacks of grayscale slices, read region by region: folders of images, TIFF files, Zarr arrays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transpike.errors import ArgumentError, DataError, FileError
+
+_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
+_GRAY_MODES = ("1", "L", "I;16", "I;16B", "I;16L")  # pillow's names
+_WHOLE_NUMBERS = "ub"  # numpy kinds: unsigned, boolean
+
+
+class Volume(Protocol):
+    """A stack of slices of one size; unsigned integers."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, height, width."""
+        ...
+
+    @property
+    def maximum(self) -> int:
+        """Largest value its type can hold: 255 for 8 bit, 65535 for 16 bit."""
+        ...
+
+    def read(self, index: int, rows: slice, columns: slice) -> NDArray[Any]:
+        """A region of slice `index`, (height, width)."""
+        ...
+
+    def place(self, index: int) -> str:
+        """Where slice `index` comes from, for messages."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayVolume:
+    """Anything that is indexed like an array: NumPy, a memory map, Zarr.
+
+    Args:
+        array: (slices, height, width), unsigned integers.
+        name: of the file, for messages.
+    """
+
+    array: Any
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, height, width."""
+        slices, height, width = (int(size) for size in self.array.shape)
+        return slices, height, width
+
+    @property
+    def maximum(self) -> int:
+        """Largest value its type can hold."""
+        return _maximum(np.dtype(self.array.dtype))
+
+    def read(self, index: int, rows: slice, columns: slice) -> NDArray[Any]:
+        """A region of slice `index`, (height, width)."""
+        return np.asarray(self.array[index, rows, columns])
+
+    def place(self, index: int) -> str:
+        """Where slice `index` comes from."""
+        return f"{self.name!r}, slice {index}"
+
+
+@dataclass(frozen=True, eq=False)
+class FileVolume:
+    """One image file per slice, decoded when a region of it is read."""
+
+    files: tuple[Path, ...]
+    shape: tuple[int, int, int]
+    maximum: int
+
+    def read(self, index: int, rows: slice, columns: slice) -> NDArray[Any]:
+        """A region of slice `index`, (height, width)."""
+        from PIL import Image
+
+        try:
+            with Image.open(self.files[index]) as opened:
+                pixels = np.asarray(opened)
+        except OSError as error:
+            raise FileError(
+                f"cannot read the slice {str(self.files[index])!r}: {error}."
+            ) from error
+        return pixels[rows, columns]
+
+    def place(self, index: int) -> str:
+        """Where slice `index` comes from."""
+        return repr(str(self.files[index]))
+
+
+@dataclass(frozen=True, eq=False)
+class PagedVolume:
+    """A multi-page TIFF that is compressed; a page is decoded when a region of it is read."""
+
+    file: Path
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+
+    @property
+    def maximum(self) -> int:
+        """Largest value its type can hold."""
+        return _maximum(self.dtype)
+
+    def read(self, index: int, rows: slice, columns: slice) -> NDArray[Any]:
+        """A region of slice `index`, (height, width)."""
+        import tifffile
+
+        try:
+            page = tifffile.imread(self.file, key=index)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise FileError(f"cannot read {self.place(index)}: {error}.") from error
+        return np.asarray(page)[rows, columns]
+
+    def place(self, index: int) -> str:
+        """Where slice `index` comes from."""
+        return f"{str(self.file)!r}, page {index}"
+
+
+def open_slices(folder: Path) -> FileVolume:
+    """Opens a folder of numbered slices; only their headers are read.
+
+    Args:
+        folder: grayscale `.png` or `.tif` files; the last number in a name is the slice's, and
+            these numbers go up in equal steps.
+
+    Raises:
+        FileError: there is no such folder, or a file is no image.
+        DataError: no slices, a slice is missing, two are of unequal size or type, or one is RGB.
+    """
+    if not folder.is_dir():
+        raise FileError(f"no folder {str(folder)!r}: needed a folder of .png or .tif slices.")
+    files = [file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES]
+    if not files:
+        raise DataError(f"{str(folder)!r}: needed .png or .tif slices, got none.")
+    numbered = sorted((_number(file), file) for file in files)
+    _check_numbers(folder, [number for number, _ in numbered])
+    headers = [_header(file) for _, file in numbered]
+    for (_, file), header in zip(numbered, headers, strict=True):
+        if header != headers[0]:
+            raise DataError(
+                f"{str(file)!r}: needed every slice like the first, (height, width, maximum) = "
+                f"{headers[0]}, got {header}. Crop or convert it to the same size and type."
+            )
+    height, width, maximum = headers[0]
+    return FileVolume(tuple(f for _, f in numbered), (len(files), height, width), maximum)
+
+
+def open_tiff(file: Path) -> Volume:
+    """Opens a multi-page grayscale TIFF; uncompressed files are memory-mapped.
+
+    Raises:
+        FileError: it is missing or damaged.
+        DataError: it is not a stack of grayscale slices of unsigned integers.
+        ArgumentError: tifffile is not installed.
+    """
+    if not file.is_file():
+        raise FileError(f"cannot read a volume: no file {str(file)!r}. Check the path.")
+    try:
+        import tifffile
+    except ImportError as error:
+        raise _missing_extra("tifffile") from error
+    try:
+        with tifffile.TiffFile(file) as opened:
+            pages = len(opened.pages)
+            first = opened.pages[0]
+            shape, dtype = tuple(first.shape), np.dtype(first.dtype)
+            stacked = opened.series[0]
+            mapped = stacked.shape == (pages, *shape) and stacked.dataoffset is not None
+    except (tifffile.TiffFileError, OSError, IndexError) as error:
+        raise FileError(f"cannot read {str(file)!r} as TIFF: {error}.") from error
+    _check_array(str(file), (pages, *shape), dtype)
+    if mapped:
+        return ArrayVolume(tifffile.memmap(file, mode="r"), str(file))
+    return PagedVolume(file, (pages, shape[0], shape[1]), dtype)
+
+
+def open_zarr(place: Path, name: str) -> Volume:
+    """Opens the array `name` of a Zarr group; chunks are read when a region needs them.
+
+    Raises:
+        FileError: there is no such group or array.
+        DataError: it is not (slices, height, width) of unsigned integers.
+        ArgumentError: zarr is not installed.
+    """
+    try:
+        import zarr
+    except ImportError as error:
+        raise _missing_extra("zarr") from error
+    try:
+        group: Any = zarr.open(str(place), mode="r")
+        array = group[name]
+        shape, dtype = tuple(array.shape), np.dtype(array.dtype)
+    except (KeyError, ValueError, OSError, AttributeError) as error:
+        raise FileError(
+            f"cannot read the array {name!r} of {str(place)!r}: needed a Zarr group that holds it "
+            f"({error})."
+        ) from error
+    _check_array(f"{place}/{name}", shape, dtype)
+    return ArrayVolume(array, f"{place}/{name}")
+
+
+def _maximum(dtype: np.dtype[Any]) -> int:
+    return 1 if dtype.kind == "b" else int(np.iinfo(dtype).max)
+
+
+def _check_array(name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+    if len(shape) != 3:
+        more = " It holds colour: convert it to grayscale." if len(shape) == 4 else ""
+        raise DataError(f"{name!r}: needed shape (slices, height, width), got {shape}.{more}")
+    if dtype.kind not in _WHOLE_NUMBERS:
+        raise DataError(
+            f"{name!r}: needed unsigned integers, got {dtype}. Save it as 8 or 16 bit, so that the "
+            "value that stands for 1 is known."
+        )
+
+
+def _number(file: Path) -> int:
+    found = re.findall(r"\d+", file.stem)
+    if not found:
+        raise DataError(f"{str(file)!r}: needed the slice's number in its name, as in 007.png.")
+    return int(found[-1])
+
+
+def _check_numbers(folder: Path, numbers: Sequence[int]) -> None:
+    """The step between slices is the smallest one seen; a larger one means that one is missing."""
+    steps = np.diff(numbers)
+    if not len(steps):
+        return
+    if steps.min() == 0:
+        twice = numbers[int(steps.argmin())]
+        raise DataError(f"{str(folder)!r}: needed each slice once, got number {twice} twice.")
+    gaps = np.flatnonzero(steps != steps.min())
+    if len(gaps):
+        before = numbers[int(gaps[0])]
+        raise DataError(
+            f"{str(folder)!r}: slice {before + int(steps.min())} is missing between {before} and "
+            f"{numbers[int(gaps[0]) + 1]}: needed numbers in equal steps. Add it, or renumber the "
+            "slices if it does not exist."
+        )
+
+
+def _header(file: Path) -> tuple[int, int, int]:
+    """Height, width and largest value."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise _missing_extra("pillow") from error
+    try:
+        with Image.open(file) as opened:
+            mode, (width, height) = opened.mode, opened.size
+            frames = getattr(opened, "n_frames", 1)
+    except (UnidentifiedImageError, OSError) as error:
+        raise FileError(f"cannot read the slice {str(file)!r}: {error}.") from error
+    if mode not in _GRAY_MODES:
+        raise DataError(
+            f"{str(file)!r}: needed a grayscale slice of 8 or 16 bit, got mode {mode}. Convert it "
+            "to one channel first; which one, or what mix, is your choice."
+        )
+    if frames != 1:
+        raise DataError(
+            f"{str(file)!r}: needed one slice per file, got {frames} pages. Name the volume "
+            "training.tif or testing.tif and give the folder that holds it."
+        )
+    return height, width, {"1": 1, "L": 255}.get(mode, 65535)
+
+
+def _missing_extra(package: str) -> ArgumentError:
+    return ArgumentError(
+        f"{package} is not installed: install it with pip install 'transpike[volumes]'."
+    )
+
+
+__all__ = [
+    "ArrayVolume",
+    "FileVolume",
+    "PagedVolume",
+    "Volume",
+    "open_slices",
+    "open_tiff",
+    "open_zarr",
+]
