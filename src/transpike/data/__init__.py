@@ -1,4 +1,4 @@
-"""Data sets by name: CIFAR-10, scikit-learn's digits and image folders."""
+"""Data sets by name: CIFAR-10, digits and image folders, and the volumes of the segmentation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from transpike.data.cifar10 import open_cifar10
 from transpike.data.digits import open_digits
 from transpike.data.folder import open_folder
 from transpike.data.images import Dataset, Normalisation, Split
+from transpike.data.lucchi import VolumeDataset, VolumeSplit, open_lucchi
 from transpike.errors import ArgumentError
 
 _POSSIBLE = (
@@ -41,9 +42,42 @@ def open_data(spec: str, normalisation: Normalisation | None = None) -> Dataset:
         return open_cifar10(place, download="download" in options, normalisation=normalisation)
     if source == "folder" and place:
         _allow(spec, options, {"size", "gray"})
-        size = _whole_number(spec, options["size"]) if "size" in options else None
+        size = _whole_number(spec, "size", options["size"]) if "size" in options else None
         return open_folder(place, size=size, gray="gray" in options, normalisation=normalisation)
+    if source == "lucchi":
+        raise ArgumentError(
+            f"data {spec!r} are volumes with masks, and here labelled images are needed: "
+            f"{_POSSIBLE}. Open volumes with open_volumes."
+        )
     raise ArgumentError(f"unknown data {spec!r}: needed {_POSSIBLE}.")
+
+
+def open_volumes(spec: str, normalisation: Normalisation | None = None) -> VolumeDataset:
+    """Opens a segmentation data set by name.
+
+    Args:
+        spec: `lucchi:PATH` or `lucchi:PATH?tile=N`, see `open_lucchi`.
+        normalisation: of the input; mean and std 0.5 where None.
+
+    Returns:
+        Its training, validation and test parts.
+
+    Raises:
+        ArgumentError: the name or an option is unknown, a tile does not fit, or a package is not
+            installed.
+        FileError: a file or folder is missing or damaged.
+        DataError: slices are missing, coloured, of unequal size, or do not match their masks.
+    """
+    source, _, rest = spec.partition(":")
+    place, _, query = rest.partition("?")
+    if source != "lucchi" or not place:
+        raise ArgumentError(
+            f"unknown volumes {spec!r}: needed lucchi:PATH (?tile=N cuts slices into tiles)."
+        )
+    options = dict(_option(text) for text in query.split("&")) if query else {}
+    _allow(spec, options, {"tile"})
+    tile = _whole_number(spec, "tile", options["tile"]) if "tile" in options else None
+    return open_lucchi(place, tile=tile, normalisation=normalisation)
 
 
 def _option(text: str) -> tuple[str, str]:
@@ -60,19 +94,23 @@ def _allow(spec: str, options: dict[str, str], known: set[str]) -> None:
         )
 
 
-def _whole_number(spec: str, text: str) -> int:
+def _whole_number(spec: str, name: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ArgumentError(f"data {spec!r}: needed ?size=N in pixels, got {text!r}.") from None
+        raise ArgumentError(f"data {spec!r}: needed ?{name}=N in pixels, got {text!r}.") from None
 
 
 __all__ = [
     "Dataset",
     "Normalisation",
     "Split",
+    "VolumeDataset",
+    "VolumeSplit",
     "open_cifar10",
     "open_data",
     "open_digits",
     "open_folder",
+    "open_lucchi",
+    "open_volumes",
 ]

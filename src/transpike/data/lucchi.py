@@ -105,29 +105,6 @@ class VolumeSplit:
         check_tile(tile, self.slice_shape)
         return replace(self, tile=tile)
 
-    def region(self, index: int, row: int, column: int, size: int) -> tuple[Tensor, Tensor]:
-        """A square of one slice: image and mask, (1, size, size), as `batches` yields them.
-
-        Args:
-            index: position within this part's slices.
-            row: of its upper left corner.
-            column: of its upper left corner.
-            size: side in pixels.
-
-        Raises:
-            ArgumentError: it is not inside the slice.
-            DataError: the mask has more than two values.
-        """
-        height, width = self.slice_shape
-        inside = 0 <= row <= height - size and 0 <= column <= width - size
-        if not inside or not 0 <= index < len(self.slices) or size < 1:
-            raise ArgumentError(
-                f"region: needed a square inside a slice of {height} x {width} and a slice in "
-                f"0..{len(self.slices) - 1}, got slice {index}, row {row}, column {column}, size "
-                f"{size}."
-            )
-        return self._read(int(self.slices[index]), (row, column), (size, size))
-
     def _corners(self) -> list[tuple[int, int]]:
         (height, width), (rows, columns) = self.slice_shape, self.tile_shape
         return [

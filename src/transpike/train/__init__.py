@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transpike.data import open_data
+from transpike.data import open_data, open_volumes
 from transpike.errors import ArgumentError
 from transpike.train.classifier import train_classifier
 
@@ -29,7 +29,7 @@ def run(
 
     Args:
         recipe: `vgg-cifar` or `unet-lucchi`.
-        data: name of the data set, see `open_data`.
+        data: name of the data set, see `open_data` and `open_volumes`.
         folder: for checkpoints, weights, the card and the result.
         settings: fields of the recipe's settings that differ from its own.
         resume: go on from the last checkpoint in `folder`.
@@ -51,6 +51,17 @@ def run(
             open_data(data),
             folder,
             _settings(recipe, VGGSettings, settings),
+            resume=resume,
+            progress=progress,
+            report=report,
+        )
+    if recipe == "unet-lucchi":
+        from transpike.train.unet_lucchi import UNetSettings, train_unet_lucchi
+
+        return train_unet_lucchi(
+            open_volumes(data),
+            folder,
+            _settings(recipe, UNetSettings, settings),
             resume=resume,
             progress=progress,
             report=report,
