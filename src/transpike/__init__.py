@@ -6,6 +6,8 @@ from transpike.capture import capture as capture
 from transpike.convert import SpikingNetwork as SpikingNetwork
 from transpike.convert import convert as convert
 from transpike.convert import quantized_ann as quantized_ann
+from transpike.cost import Cost as Cost
+from transpike.cost import measure_cost as measure_cost
 from transpike.errors import ArgumentError as ArgumentError
 from transpike.errors import CheckpointError as CheckpointError
 from transpike.errors import DataError as DataError
@@ -35,5 +37,6 @@ from transpike.thresholds import MaxAbs as MaxAbs
 from transpike.thresholds import Percentile as Percentile
 from transpike.tiled import TiledSimulation as TiledSimulation
 from transpike.tiled import simulate_tiled as simulate_tiled
+from transpike.until import Until as Until
 
 __version__ = "0.1.0"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -58,7 +58,7 @@ class SpikingNetwork(nn.Module):
         _check_coding(neurons, readout_start, coding)
         self.readout_start = readout_start
         self.coding: Coding = coding
-        self._graph = replace(network, tensors={})
+        self._graph = network.with_tensors({}, network.input_dtype)
         self.neurons = dict(neurons)
         self.settings = dict(settings)
         self._weights = _tensor_holder(network.tensors)
@@ -77,8 +77,7 @@ class SpikingNetwork(nn.Module):
     def network(self) -> Network:
         """The folded analog network."""
         tensors = {_dotted(name): t for name, t in self._weights.named_buffers()}
-        dtype = next(iter(self.steps.values())).dtype
-        return replace(self._graph, tensors=tensors, input_dtype=dtype)
+        return self._graph.with_tensors(tensors, next(iter(self.steps.values())).dtype)
 
     @property
     def steps(self) -> dict[str, Tensor]:
@@ -136,6 +135,8 @@ def _check_coding(neurons: Mapping[str, Neuron], readout_start: int, coding: str
 def _tensor_holder(tensors: Mapping[str, Tensor]) -> nn.Module:
     holder = nn.Module()
     for name, tensor in tensors.items():
+        if tensor.ndim == 4:  # the order convolutions run fastest in
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
         holder.register_buffer(_buffer_name(name), tensor)
     return holder
 

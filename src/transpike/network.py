@@ -236,7 +236,14 @@ class Network:
             name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
             for name, tensor in self.tensors.items()
         }
-        return replace(self, tensors=moved, input_dtype=dtype or self.input_dtype)
+        return self.with_tensors(moved, dtype or self.input_dtype)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor], input_dtype: torch.dtype) -> Network:
+        """The same graph with other tensors; what was derived from the graph is kept."""
+        other = replace(self, tensors=tensors, input_dtype=input_dtype)
+        for name in ("by_name", "site_of", "tail", "last_reader"):
+            other.__dict__[name] = getattr(self, name)
+        return other
 
     def __call__(self, x: Tensor) -> Any:
         """Run the analog network on x of shape (B, ...); the output mirrors the model's."""

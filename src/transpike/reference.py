@@ -93,6 +93,9 @@ class Simulation:
         precision: arithmetic used.
         records: per recorded site.
         totals: per site, if asked for.
+        decided_at: with a stopping rule, (B,) timestep at which each sample's output was settled, T
+            if it never was; its output is held from there on.
+        computed: with a stopping rule, (B,) timesteps computed; spikes count up to there.
     """
 
     output: Any = field(repr=False)
@@ -103,6 +106,8 @@ class Simulation:
     precision: str
     records: Mapping[str, Record] = field(default_factory=dict, repr=False)
     totals: Mapping[str, Totals] = field(default_factory=dict, repr=False)
+    decided_at: Tensor | None = field(default=None, repr=False)
+    computed: Tensor | None = field(default=None, repr=False)
 
     @cached_property
     def spike_counts(self) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""The engine behind `transpike.simulate`: a plan, a fused neuron update, bounded memory."""
