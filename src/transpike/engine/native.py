@@ -27,7 +27,7 @@ _FLAGS = (
     "-O3 -march=native -std=c11 -ffp-contract=off -fno-math-errno -fno-trapping-math -shared -fPIC"
 ).split()
 # With threads where the compiler has OpenMP, else without.
-_THREADS = (["-fopenmp"], ["-fopenmp-simd"], [])
+_THREADS: tuple[list[str], ...] = (["-fopenmp"], ["-fopenmp-simd"], [])
 _log = logging.getLogger("transpike")
 
 _POINTERS = "offset step bound start membrane total out membranes counts".split()

@@ -453,7 +453,8 @@ class _Portion:
         self.x = self.x[:, stay] if self.request.time_axis else self.x[stay]
         for population in self.populations.values():
             population.keep(stay)
-        for held in (self.sums, self.readout, self.static):
+        caches: list[dict[str, Any]] = [self.sums, self.readout, self.static]
+        for held in caches:
             for name, value in held.items():
                 parts = isinstance(value, list | tuple)
                 held[name] = [part[stay] for part in value] if parts else value[stay]

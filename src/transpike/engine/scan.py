@@ -203,7 +203,7 @@ def _part(constants: Constants, columns: slice) -> Constants:
 
 
 def _drive(
-    constants: Constants, chunk: Chunk, index: int, block: tuple[slice, ...] = (...,)
+    constants: Constants, chunk: Chunk, index: int, block: tuple[slice, ...] = ()
 ) -> Tensor:
     """Current of one timestep in units of the step."""
     current, other = chunk.current, chunk.other
