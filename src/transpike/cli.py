@@ -272,13 +272,21 @@ def train(
     width: Annotated[
         int | None, typer.Option("--width", min=1, help="Channels of the U-Net's first stage.")
     ] = None,
+    validation: Annotated[
+        int | None, typer.Option("--validation", min=1, help="CIFAR-10 images held out.")
+    ] = None,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
 ) -> None:
     """Train a network of the zoo; writes checkpoints, weights and a card into a folder."""
     from transpike.train import run
 
-    given = {"epochs": epochs, "batch_size": batch_size, "width": width}
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "width": width,
+        "validation": validation,
+    }
     settings = {name: value for name, value in given.items() if value is not None}
     with _progress(f"train {recipe}", None) as progress:
         result = run(

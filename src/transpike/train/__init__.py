@@ -44,27 +44,27 @@ def run(
         FileError: a file is missing, damaged or cannot be written.
         DataError: the data do not suit the recipe, or the loss is not finite.
     """
+    try:
+        import lightning  # noqa: F401
+    except ImportError as error:
+        raise ArgumentError(
+            "lightning is not installed: install it with pip install 'transpike[train]'."
+        ) from error
     if recipe == "vgg-cifar":
         from transpike.train.vgg_cifar import VGGSettings, train_vgg_cifar
 
+        chosen = _settings(recipe, VGGSettings, settings)
+        images = open_data(data)
         return train_vgg_cifar(
-            open_data(data),
-            folder,
-            _settings(recipe, VGGSettings, settings),
-            resume=resume,
-            progress=progress,
-            report=report,
+            images, folder, chosen, resume=resume, progress=progress, report=report
         )
     if recipe == "unet-lucchi":
         from transpike.train.unet_lucchi import UNetSettings, train_unet_lucchi
 
+        chosen = _settings(recipe, UNetSettings, settings)
+        volumes = open_volumes(data)
         return train_unet_lucchi(
-            open_volumes(data),
-            folder,
-            _settings(recipe, UNetSettings, settings),
-            resume=resume,
-            progress=progress,
-            report=report,
+            volumes, folder, chosen, resume=resume, progress=progress, report=report
         )
     raise ArgumentError(f"unknown recipe {recipe!r}: needed vgg-cifar or unet-lucchi.")
 

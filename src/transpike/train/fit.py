@@ -11,17 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from transpike.errors import ArgumentError, DataError, FileError
-
-try:
-    from lightning.pytorch import Callback, LightningModule, Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint
-except ImportError as missing:
-    raise ArgumentError(
-        "lightning is not installed: install it with pip install 'transpike[train]'."
-    ) from missing
 
 _LAST = "last"
 _BEST = "best"
