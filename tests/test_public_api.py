@@ -55,6 +55,7 @@ ORDER = [
     "until",
     "engine",
     "simulate",
+    "stopping",
     "receptive",
     "tiled",
     "evaluate",

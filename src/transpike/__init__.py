@@ -37,6 +37,7 @@ from transpike.thresholds import MaxAbs as MaxAbs
 from transpike.thresholds import Percentile as Percentile
 from transpike.tiled import TiledSimulation as TiledSimulation
 from transpike.tiled import simulate_tiled as simulate_tiled
+from transpike.stopping import fit_until as fit_until
 from transpike.until import Until as Until
 
 __version__ = "0.1.0"

@@ -8,14 +8,21 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 from typer.core import TyperGroup
 
@@ -23,9 +30,10 @@ import transpike as tp
 from transpike import demo as demonstration
 from transpike.data import Dataset, Split, open_data
 from transpike.models import build_model
-from transpike.specs import parse_neuron, parse_shape, parse_threshold
+from transpike.specs import parse_neuron, parse_shape, parse_threshold, parse_until
 
 USER_ERROR = 2  # exit code, the same that wrong options give
+_INTERRUPTED = 130  # the shell's code for Ctrl-C
 _CONFIG_FILE = "config.json"  # what a saved network is recognised by
 _DEFAULT_SHAPES: Mapping[str, tuple[int, ...]] = {"resnet20": (3, 32, 32), "digits_cnn": (1, 8, 8)}
 _IMAGENET_SHAPE = (3, 224, 224)
@@ -228,12 +236,28 @@ def evaluate(
     seed: SeedOption = 0,
     batch_size: BatchOption = 128,
     device: DeviceOption = "cpu",
-    precision: Annotated[str, typer.Option("--precision", help="exact is the only one.")] = "exact",
+    precision: Annotated[
+        str,
+        typer.Option("--precision", help="exact, fast (bfloat16 products) or split (on CUDA)."),
+    ] = "exact",
+    compare_exact: Annotated[
+        bool,
+        typer.Option("--compare-exact", help="Also run exact and say how many predictions agree."),
+    ] = False,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until",
+            help="Stop a settled image: margin:0.9 or entropy:0.1; margin or entropy alone take "
+            "their threshold from the calibration images.",
+        ),
+    ] = None,
+    memory: Annotated[
+        int | None, typer.Option("--memory", min=1, help="MiB for values and states.")
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Measure accuracy at every timestep of a model, converted now, or of a saved folder."""
-    if precision != "exact":
-        raise tp.ArgumentError(f"--precision: needed exact, got {precision!r}.")
     choices = _Choices(
         weights, num_classes, neuron, threshold, granularity, initial_membrane, calibration_size
     )
@@ -246,13 +270,24 @@ def evaluate(
     run = _Run(open_data(data), _device(device), batch_size, seed)
     snn = tp.load(model).to(run.device) if saved else run.convert(model, choices, timesteps)
     test = run.data.test if limit is None else run.data.test.subset(limit, seed)
-    with _progress("evaluate", len(test)) as progress:
+    rule = run.stopping_rule(snn, until, timesteps, calibration_size)
+    with _progress("evaluate (images x timesteps)", len(test) * timesteps) as progress:
         result = tp.evaluate(
-            snn, run.batches(test), timesteps, precision=precision, progress=progress
+            snn,
+            run.batches(test),
+            timesteps,
+            precision=precision,
+            compare_exact=compare_exact,
+            until=rule,
+            memory_budget=None if memory is None else memory * 2**20,
+            progress=progress,
         )
     typer.echo(str(result))
     record = run.record(model, data, None if saved else choices, snn)
-    _write_json(json_file, {**result.to_dict(), "limit": limit, **record})
+    stopping = None if rule is None else asdict(rule)
+    _write_json(json_file, {**result.to_dict(), "limit": limit, "until": stopping, **record})
+    if result.interrupted:
+        raise typer.Exit(_INTERRUPTED)
 
 
 @app.command()
@@ -386,6 +421,18 @@ class _Run:
         wanted = choices.calibration_size or demonstration.CALIBRATION_SIZE
         return self.data.train.subset(wanted, self.seed)
 
+    def stopping_rule(
+        self, snn: tp.SpikingNetwork, text: str | None, timesteps: int, images: int
+    ) -> tp.Until | None:
+        """The rule of `--until`, its threshold taken from training images where none is given."""
+        if text is None:
+            return None
+        rule, threshold = parse_until(text)
+        if threshold is not None:
+            return tp.Until(rule, threshold)
+        train = self.data.train.subset(min(images, len(self.data.train)), self.seed)
+        return tp.fit_until(snn, self.batches(train), timesteps, rule=rule)
+
     def record(
         self, model: str, data: str, choices: _Choices | None, snn: tp.SpikingNetwork
     ) -> dict[str, Any]:
@@ -435,7 +482,11 @@ def _progress(task: str, total: int | None) -> Iterator[ProgressCallback]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
-        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
     ) as bar:
         handle = bar.add_task(task, total=total)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from transpike.calibrate import pairs_of
 from transpike.convert import SpikingNetwork, quantized_ann
+from transpike.engine.run import Engine, Outcome, Request
 from transpike.errors import ArgumentError, DataError
 from transpike.network import Network, Value, check_timesteps
 from transpike.ops import packet
-from transpike.reference import Simulation
-from transpike.simulate import simulate
+from transpike.simulate import check_portion
+from transpike.until import Until
 
 Interval = tuple[float, float]
 Z95 = 1.959963984540054
@@ -57,6 +58,13 @@ class Evaluation:
         precision: arithmetic used.
         metric: value of the given metric after t = 1..T, or None.
         ann_metric: the same for the analog network.
+        exact_agreement: fraction of predictions at t = 1..T equal to those of precision "exact", if
+            that was asked for.
+        decided_timesteps: with a stopping rule: mean over samples of the timestep of the decision,
+            or t where that comes first, at t = 1..T. What `accuracy` at t has to be set against.
+        computed_timesteps: with a stopping rule: mean timesteps computed per sample.
+        interrupted: the run was stopped from the keyboard; everything holds for the first `samples`
+            samples.
         settings: how the network was made.
     """
 
@@ -77,6 +85,10 @@ class Evaluation:
     precision: str
     metric: list[Any] | None = None
     ann_metric: Any = None
+    exact_agreement: list[float] | None = None
+    decided_timesteps: list[float] | None = None
+    computed_timesteps: float | None = None
+    interrupted: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,7 +100,8 @@ class Evaluation:
         low, high = self.ann_accuracy_interval
         lines = [
             f"ANN {100 * self.ann_accuracy:.2f} % [{100 * low:.2f}, {100 * high:.2f}], "
-            f"n={self.n}, K={self.max_count}, {self.neurons} neurons, {self.precision}",
+            f"n={self.n}, K={self.max_count}, {self.neurons} neurons, {self.precision}"
+            + (", interrupted" if self.interrupted else ""),
             f"{'t':>4} {'SNN %':>7} {'95 %':>16} {'loss':>7} {'agree %':>8} {'ceiling %':>10} "
             f"{'spikes/neuron':>14}",
         ]
@@ -99,6 +112,16 @@ class Evaluation:
                 f"{f'[{100 * low:.2f}, {100 * high:.2f}]':>16} {100 * self.loss[t - 1]:7.2f} "
                 f"{100 * self.agreement[t - 1]:8.2f} {100 * self.ceiling[str(t)]:10.2f} "
                 f"{self.spikes_per_neuron[t - 1]:14.3f}"
+            )
+        if self.decided_timesteps is not None:
+            lines.append(
+                f"early stopping: {self.decided_timesteps[-1]:.2f} timesteps to the decision, "
+                f"{self.computed_timesteps:.2f} computed, mean over samples"
+            )
+        if self.exact_agreement is not None:
+            lines.append(
+                f"predictions equal to precision 'exact': {100 * self.exact_agreement[-1]:.2f} % "
+                f"at t={self.timesteps}, at least {100 * min(self.exact_agreement):.2f} %"
             )
         return "\n".join(lines)
 
@@ -116,43 +139,71 @@ def evaluate(
     *,
     metric: Metric | None = None,
     precision: str = "exact",
+    compare_exact: bool = False,
+    until: Until | None = None,
+    memory_budget: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Evaluation:
     """Evaluate a whole accuracy-against-timesteps curve in one run.
 
     Predictions are the largest output along axis 1; where there is one channel, output > 0
     (logits), or > 0.5 behind a sigmoid. Targets are class indices of the remaining shape.
+    Outputs are counted as they come, so memory does not grow with T. An interrupt from the keyboard
+    ends the run early: the result then holds for the batches that were finished.
 
     Args:
         snn: the converted network; its output must be one tensor.
         batches: (input, target) pairs, such as a DataLoader of test data.
         timesteps: T.
         metric: a torchmetrics-style metric; copies of it get (output, target) at every t, and
-            the analog network's.
+            the analog network's; a batch may come in several portions.
         precision: see `simulate`.
-        progress: called with (samples done, samples in all or None).
+        compare_exact: also run precision "exact" and report how many predictions agree.
+        until: stop a sample when its output is settled; its output is held for the rest.
+        memory_budget: see `simulate`.
+        progress: called with timesteps x samples done, and in all (None where unknown).
 
     Returns:
         The curve with intervals, agreement, spikes and ceiling.
 
     Raises:
+        ArgumentError: an argument is out of range.
         DataError: no data, no targets, or shapes that do not fit.
+        KeyboardInterrupt: interrupted before the first batch was finished.
     """
     check_timesteps(timesteps)
-    tally = _Tally(snn, timesteps, metric)
+    check_portion(None, memory_budget)
     total = _sample_count(batches)
-    for x, target in pairs_of(batches):
-        if target is None:
-            raise DataError("evaluate: needed (input, target) pairs, got inputs without targets.")
-        if not isinstance(target, Tensor):
-            raise DataError(f"evaluate: needed targets as a tensor, got {type(target).__name__}.")
-        count = len(target) if target.ndim else 0
-        if count != len(x):
-            raise DataError(f"evaluate: got {len(x)} inputs but {count} targets.")
-        tally.add(x.to(snn.network.device), target.to(snn.network.device), precision)
+
+    def report(done: int, _: int) -> None:
         if progress is not None:
-            progress(tally.samples, total)
-    return tally.result()
+            in_all = None if total is None else total * timesteps
+            progress(tally.samples * timesteps + done, in_all)
+
+    every = tuple(range(1, timesteps + 1))
+    request = Request(timesteps, every, until=until, memory_budget=memory_budget, progress=report)
+    tally = _Tally(snn, request, metric, precision, compare_exact)
+    interrupted = False
+    try:
+        for x, target in pairs_of(batches):
+            tally.add(*_checked_pair(snn, x, target))
+    except KeyboardInterrupt:
+        if not tally.samples:
+            raise
+        interrupted = True
+    return tally.result(interrupted)
+
+
+def _checked_pair(snn: SpikingNetwork, x: Tensor, target: Any) -> tuple[Tensor, Tensor]:
+    if target is None:
+        raise DataError("evaluate: needed (input, target) pairs, got inputs without targets.")
+    if not isinstance(target, Tensor):
+        raise DataError(f"evaluate: needed targets as a tensor, got {type(target).__name__}.")
+    count = len(target) if target.ndim else 0
+    if count != len(x):
+        raise DataError(f"evaluate: got {len(x)} inputs but {count} targets.")
+    device = snn.network.device
+    return x.to(device), target.to(device)
 
 
 def _sample_count(batches: Iterable[Any]) -> int | None:
@@ -163,96 +214,161 @@ def _sample_count(batches: Iterable[Any]) -> int | None:
 
 
 class _Tally:
-    """Running sums over batches."""
+    """Running sums over batches; a batch that was not finished leaves no trace."""
 
-    def __init__(self, snn: SpikingNetwork, timesteps: int, metric: Metric | None) -> None:
-        self.snn, self.timesteps = snn, timesteps
+    def __init__(
+        self,
+        snn: SpikingNetwork,
+        request: Request,
+        metric: Metric | None,
+        precision: str,
+        compare_exact: bool,
+    ) -> None:
+        self.snn, self.request, self.timesteps = snn, request, request.timesteps
+        self.engine = Engine(snn, precision)
+        self.exact = Engine(snn, "exact") if compare_exact else None
+        self.precision = precision
         self.cut = _cut(snn.network)
         self.samples = self.n = 0
-        self.correct = torch.zeros(timesteps, dtype=torch.int64)
-        self.agree = torch.zeros(timesteps, dtype=torch.int64)
-        # Pairs where only the ANN is right, and where only the SNN is.
-        self.lost = torch.zeros(timesteps, dtype=torch.int64)
-        self.won = torch.zeros(timesteps, dtype=torch.int64)
-        self.ann_correct = 0
-        self.spikes = torch.zeros(timesteps, dtype=torch.float64)
-        self.ceiling = dict.fromkeys(curve_points(timesteps), 0)
-        self.precision = ""
+        self.sums: dict[str, Tensor] = {}
+        self.ceiling = dict.fromkeys(curve_points(self.timesteps), 0)
         self.metrics = None
         if metric is not None:
-            self.metrics = [copy.deepcopy(metric) for _ in range(timesteps + 1)]
+            self.metrics = [copy.deepcopy(metric) for _ in range(self.timesteps + 1)]
 
-    def add(self, x: Tensor, target: Tensor, precision: str) -> None:
-        run = simulate(self.snn, x, self.timesteps, precision=precision)
-        self.precision = run.precision
+    def add(self, x: Tensor, target: Tensor) -> None:
+        self.snn.network.check_input(x)
         with torch.inference_mode():
             ann = _single(self.snn.network(x))
         ann_guess = _prediction(ann, self.cut)
         if ann.shape[1] == 1 and target.shape == ann.shape:
             target = target.squeeze(1)  # masks with a channel axis
-        if ann_guess.shape != target.shape:
+        self._check_target(target, ann_guess, ann)
+        ceiling = {
+            t: int((_prediction(_single(quantized_ann(self.snn, x, t)), self.cut) == target).sum())
+            for t in self.ceiling
+        }
+        metrics = copy.deepcopy(self.metrics)
+        found = self._simulated(x, target, ann_guess, metrics)
+        found["ann_correct"] = (ann_guess == target).sum().reshape(1)
+        for name, value in found.items():
+            before = self.sums.get(name)
+            self.sums[name] = value.cpu() if before is None else before + value.cpu()
+        for t, right in ceiling.items():
+            self.ceiling[t] += right
+        self.samples += len(target)
+        self.n += target.numel()
+        if metrics is not None:
+            metrics[-1].update(_squeezed(ann), target)
+            self.metrics = metrics
+
+    def _check_target(self, target: Tensor, guess: Tensor, output: Tensor) -> None:
+        if guess.shape != target.shape:
             raise DataError(
-                f"target shape: needed {tuple(ann_guess.shape)} for an output of shape "
-                f"{tuple(ann.shape)}, got {tuple(target.shape)}."
+                f"target shape: needed {tuple(guess.shape)} for an output of shape "
+                f"{tuple(output.shape)}, got {tuple(target.shape)}."
             )
-        classes = max(2, ann.shape[1])
+        classes = max(2, output.shape[1])
         if not bool(((target >= 0) & (target < classes) & (target == target.floor())).all()):
             raise DataError(
                 f"target: needed class indices 0..{classes - 1}, got values from "
                 f"{target.min().item()} to {target.max().item()}."
             )
-        self._count(run, ann_guess, target)
-        for t in self.ceiling:
-            guess = _prediction(_single(quantized_ann(self.snn, x, t)), self.cut)
-            self.ceiling[t] += int((guess == target).sum())
-        if self.metrics is not None:
-            for metric, output in zip(self.metrics, [*_single(run.output), ann], strict=True):
-                metric.update(output.squeeze(1) if ann.shape[1] == 1 else output, target)
 
-    def _count(self, run: Simulation, ann_guess: Tensor, target: Tensor) -> None:
-        self.samples += len(target)
-        self.n += target.numel()
+    def _simulated(
+        self, x: Tensor, target: Tensor, ann_guess: Tensor, metrics: list[Metric] | None
+    ) -> dict[str, Tensor]:
+        """Sums over one batch, each (T,): correct, agreeing, and pairs where one side is right."""
+        names = ("correct", "agree", "lost", "won")
+        sums = {
+            name: torch.zeros(self.timesteps, dtype=torch.int64, device=x.device) for name in names
+        }
+        guesses: dict[int, Tensor] = {}
         ann_right = ann_guess == target
-        self.ann_correct += int(ann_right.sum())
-        for index, output in enumerate(_single(run.output)):
-            guess = _prediction(output, self.cut)
-            right = guess == target
-            self.correct[index] += int(right.sum())
-            self.agree[index] += int((guess == ann_guess).sum())
-            self.lost[index] += int((ann_right & ~right).sum())
-            self.won[index] += int((right & ~ann_right).sum())
-        self.spikes += run.spikes_per_neuron.cpu() * len(target)
 
-    def result(self) -> Evaluation:
+        def count(rows: slice | Tensor, t: int, outputs: list[Tensor]) -> None:
+            output = _single(self.engine.network.structured(outputs))
+            guess = _prediction(output, self.cut)
+            right, truth = guess == target[rows], ann_right[rows]
+            sums["correct"][t - 1] += right.sum()
+            sums["agree"][t - 1] += (guess == ann_guess[rows]).sum()
+            # Pairs where only the ANN is right, and where only the SNN is.
+            sums["lost"][t - 1] += (truth & ~right).sum()
+            sums["won"][t - 1] += (right & ~truth).sum()
+            if metrics is not None:
+                metrics[t - 1].update(_squeezed(output), target[rows])
+            if self.exact is not None:
+                guesses.setdefault(t, torch.empty_like(target, dtype=guess.dtype))[rows] = guess
+
+        outcome = self.engine.run(x, self.request, count)
+        sums["spikes"] = torch.stack([c.sum(dim=1) for c in outcome.counts.values()]).sum(dim=0)
+        if self.request.until is not None:
+            sums |= _stopped(outcome, self.timesteps)
+        if self.exact is not None:
+            sums["exact"] = self._agreement_with_exact(x, guesses)
+        return sums
+
+    def _agreement_with_exact(self, x: Tensor, guesses: dict[int, Tensor]) -> Tensor:
+        assert self.exact is not None
+        equal = torch.zeros(self.timesteps, dtype=torch.int64, device=x.device)
+
+        def count(rows: slice | Tensor, t: int, outputs: list[Tensor]) -> None:
+            exact = _prediction(outputs[0], self.cut)
+            equal[t - 1] += (exact == guesses[t][rows]).sum()
+
+        self.exact.run(x, replace(self.request, progress=None), count)
+        return equal
+
+    def result(self, interrupted: bool) -> Evaluation:
         if self.n == 0:
             raise DataError("evaluate: needed at least one batch of data, got none.")
-        n = self.n
-        accuracy = [int(c) / n for c in self.correct]
-        ann = self.ann_correct / n
+        n, sums = self.n, self.sums
+        accuracy = [int(c) / n for c in sums["correct"]]
+        ann_correct = int(sums["ann_correct"])
+        ann = ann_correct / n
         *values, ann_value = [_plain(m.compute()) for m in self.metrics] if self.metrics else [None]
+        decided = sums.get("decided")
         return Evaluation(
             timesteps=self.timesteps,
             n=n,
             samples=self.samples,
             accuracy=accuracy,
-            accuracy_interval=[wilson_interval(int(c), n) for c in self.correct],
+            accuracy_interval=[wilson_interval(int(c), n) for c in sums["correct"]],
             ann_accuracy=ann,
-            ann_accuracy_interval=wilson_interval(self.ann_correct, n),
+            ann_accuracy_interval=wilson_interval(ann_correct, n),
             loss=[ann - value for value in accuracy],
             loss_interval=[
                 paired_interval(int(lost), int(won), n)
-                for lost, won in zip(self.lost, self.won, strict=True)
+                for lost, won in zip(sums["lost"], sums["won"], strict=True)
             ],
-            agreement=[int(a) / n for a in self.agree],
-            spikes_per_neuron=[float(s) / self.samples for s in self.spikes],
+            agreement=[int(a) / n for a in sums["agree"]],
+            spikes_per_neuron=(
+                sums["spikes"].cumsum(0) / (self.samples * self.engine.network.neurons)
+            ).tolist(),
             ceiling={str(t): right / n for t, right in self.ceiling.items()},
             max_count=self.snn.max_count,
-            neurons=self.snn.network.neurons,
+            neurons=self.engine.network.neurons,
             precision=self.precision,
             metric=values if self.metrics else None,
             ann_metric=ann_value,
+            exact_agreement=[int(e) / n for e in sums["exact"]] if "exact" in sums else None,
+            decided_timesteps=None if decided is None else (decided / self.samples).tolist(),
+            computed_timesteps=(None if decided is None else int(sums["computed"]) / self.samples),
+            interrupted=interrupted,
             settings=dict(self.snn.settings),
         )
+
+
+def _stopped(outcome: Outcome, timesteps: int) -> dict[str, Tensor]:
+    """Sums over samples of the timestep of the decision, up to t = 1..T, and of those computed."""
+    every = torch.arange(1, timesteps + 1, device=outcome.decided_at.device)
+    decided = torch.minimum(outcome.decided_at[:, None], every).sum(dim=0)
+    return {"decided": decided, "computed": outcome.computed.sum().reshape(1)}
+
+
+def _squeezed(output: Tensor) -> Tensor:
+    """What a metric gets: one-channel outputs without their channel axis."""
+    return output.squeeze(1) if output.shape[1] == 1 else output
 
 
 def _single(output: Any) -> Tensor:

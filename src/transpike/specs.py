@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Literal
+
 from transpike.errors import ArgumentError
 from transpike.neuron import IF, Burst, Neuron, Signed, Telescoped
 from transpike.thresholds import Granularity, LeastSquares, MaxAbs, Percentile, ThresholdRule
 
 NEURON_FORMS = "if, burst:5, burst:8:resolution, signed:1, telescoped:8"
+UNTIL_FORMS = "margin, margin:0.9, entropy, entropy:0.1"
 THRESHOLD_FORMS = "percentile:99.9, max, lsq, lsq:16"
 GRANULARITIES = ("channel", "layer")
 
@@ -101,3 +105,23 @@ def _percent(text: str, number: str) -> float:
 
 
 __all__ = ["parse_neuron", "parse_shape", "parse_threshold"]
+
+
+def parse_until(text: str) -> tuple[Literal["margin", "entropy"], float | None]:
+    """Reads a stopping rule.
+
+    Args:
+        text: `margin` or `entropy`, alone or with a threshold, as in `margin:0.9`.
+
+    Returns:
+        The rule, and its threshold if one is given.
+
+    Raises:
+        ArgumentError: the form is unknown or the threshold not a number.
+    """
+    rule, *settings = text.split(":")
+    with contextlib.suppress(ValueError):
+        if rule in ("margin", "entropy") and len(settings) <= 1:
+            threshold = float(settings[0]) if settings else None
+            return ("margin" if rule == "margin" else "entropy"), threshold
+    raise ArgumentError(f"unknown stopping rule {text!r}: needed a form like {UNTIL_FORMS}.")

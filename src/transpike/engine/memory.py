@@ -12,7 +12,7 @@ from transpike.errors import ArgumentError
 DEFAULT_CHUNK = 8
 # Bytes of the largest value of a portion. On a CPU values then stay in the last-level cache and
 # below the size from which the allocator returns memory to the system at every release.
-_CPU_VALUE = 4 * 2**20
+_CPU_VALUE = 8 * 2**20
 _ACCELERATOR_VALUE = 512 * 2**20
 
 
