@@ -1,0 +1,97 @@
+"""SpikingJelly's converted networks as contestants; runs in the peers' environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from contestants import Curve
+from spikingjelly.activation_based import ann2snn, functional, neuron
+from torch import Tensor, nn
+
+CALIBRATION_BATCH = 64
+LTB_BATCH, LTB_PASSES = 8, 8  # its thresholds need many updates
+VARIANTS = {
+    "max": {"mode": "Max"},
+    "p99.9": {"mode": "99.9%"},
+    "channel-half": {"mode": "99.9%", "channel_wise": True, "half_threshold": True},
+    "channel-half-pool": {
+        "mode": "99.9%",
+        "channel_wise": True,
+        "half_threshold": True,
+        "pre_spike_maxpool": True,
+    },
+    "ltb": None,  # local threshold balancing
+}
+
+
+class SpikingJelly:
+    """A network converted by `ann2snn`, in single- or multi-step mode.
+
+    Args:
+        model: module form; left unchanged by the converter.
+        images: calibration images (N, C, H, W).
+        variant: one of VARIANTS.
+        multi_step: all timesteps as one call, otherwise one call per timestep.
+        device: where it runs.
+    """
+
+    def __init__(
+        self, model: nn.Module, images: Tensor, variant: str, multi_step: bool, device: str
+    ) -> None:
+        options = VARIANTS[variant]
+        if options is None:
+            batches = [b for _ in range(LTB_PASSES) for b in images.split(LTB_BATCH)]
+            recipe = ann2snn.LocalThresholdBalancingRecipe(_pairs(batches))
+        else:
+            recipe = ann2snn.RateCodingRecipe(_pairs(images.split(CALIBRATION_BATCH)), **options)
+        self.net = ann2snn.Converter(recipe, device=device).convert(model).eval()
+        self.variant, self.multi_step = variant, multi_step
+        functional.set_step_mode(self.net, "m" if multi_step else "s")
+        self.neurons = [m for m in self.net.modules() if isinstance(m, neuron.BaseNode)]
+        if not self.neurons:
+            raise RuntimeError("SpikingJelly: the converted network has no spiking neuron.")
+
+    def run(self, x: Tensor, timesteps: int) -> Tensor:
+        functional.reset_net(self.net)
+        with torch.inference_mode():
+            if self.multi_step:
+                sequence = x.expand(timesteps, *x.shape)
+                return self.net(sequence).sum(dim=0) / timesteps
+            total = self.net(x)
+            for _ in range(timesteps - 1):
+                total = total + self.net(x)
+            return total / timesteps
+
+    def curve(self, x: Tensor, at: list[int]) -> Curve:
+        """Always in single-step mode, in which spikes can be counted step by step."""
+        functional.set_step_mode(self.net, "s")
+        functional.reset_net(self.net)
+        spikes = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+
+        def count(_: nn.Module, __: Any, output: Tensor) -> None:
+            spikes.add_(output.flatten(1).sum(dim=1, dtype=torch.float64))
+
+        hooks = [module.register_forward_hook(count) for module in self.neurons]
+        curve, total = Curve({}), torch.zeros(())
+        with torch.inference_mode():
+            for t in range(1, max(at) + 1):
+                total = total.to(x.device) + self.net(x)
+                if t in at:
+                    curve.outputs[t], curve.spikes[t] = total / t, spikes.clone()
+        for hook in hooks:
+            hook.remove()
+        functional.set_step_mode(self.net, "m" if self.multi_step else "s")
+        return curve
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "recipe": "LocalThresholdBalancingRecipe" if self.variant == "ltb" else self.variant,
+            "options": VARIANTS[self.variant],
+            "step_mode": "multi" if self.multi_step else "single",
+            "neurons": f"{len(self.neurons)} layers of {type(self.neurons[0]).__name__}",
+        }
+
+
+def _pairs(batches: Any) -> list[tuple[Tensor, Tensor]]:
+    return [(batch, torch.zeros(len(batch), dtype=torch.long)) for batch in batches]
