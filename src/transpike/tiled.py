@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from transpike.convert import SpikingNetwork
 from transpike.errors import ArgumentError, DataError
 from transpike.receptive import ReceptiveField, receptive_field
-from transpike.simulate import DEFAULT_CHUNK, simulate
+from transpike.simulate import simulate
 
 _WEIGHT_LEVELS = 256
 Array = Any
@@ -81,7 +81,8 @@ def simulate_tiled(
     output: Array | None = None,
     channels: bool = True,
     prepare: Callable[[Any], Tensor] | None = None,
-    chunk: int = DEFAULT_CHUNK,
+    chunk: int | None = None,
+    memory_budget: int | None = None,
     precision: str = "exact",
     progress: Callable[[int, int], None] | None = None,
 ) -> TiledSimulation:
@@ -103,6 +104,7 @@ def simulate_tiled(
         prepare: turns what was read of one tile into the network's input (C, ...), such as
             scaling bytes to the range of the training data; None where it already is that.
         chunk: timesteps computed together, see `simulate`.
+        memory_budget: bytes for values and states of one tile, see `simulate`.
         precision: see `simulate`.
         progress: called with (tiles done, tiles in all).
 
@@ -131,7 +133,13 @@ def simulate_tiled(
         for where, weight in _places(axes):
             x = _read(snn, image, sample, where, channels, prepare)
             run = simulate(
-                snn, x, timesteps, output_at=[timesteps], chunk=chunk, precision=precision
+                snn,
+                x,
+                timesteps,
+                output_at=[timesteps],
+                chunk=chunk,
+                memory_budget=memory_budget,
+                precision=precision,
             )
             (result,) = pytree.tree_leaves(run.output)
             index = (*sample, slice(None), *where)
