@@ -113,7 +113,7 @@ def run_cell(field: Field, cell: dict[str, Any], done: list[dict[str, Any]], pat
     for name in racing:
         results[name]["ann_seconds"] = results["ann"].get("seconds", [])
     path.write_text(json.dumps(cell, indent=1) + "\n")
-    shown = {name: _short(result, timesteps) for name, result in results.items()}
+    shown = {n: _short(result, 1 if n == "ann" else timesteps) for n, result in results.items()}
     print(f"{cell['network']} batch {batch} T={timesteps}: {shown}", flush=True)
 
 
