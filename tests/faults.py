@@ -6,7 +6,9 @@ the fault collapses a residual block, and that the library does not have it.
 
 import torch
 
+import transpike as tp
 from transpike.network import INPUT
+from transpike.reference import Record
 
 
 def simulate_by_module(snn, x, timesteps, *, share=True):
@@ -53,3 +55,55 @@ def simulate_by_module(snn, x, timesteps, *, share=True):
 def _module_of(site_name):
     stem, _, number = site_name.rpartition("_")
     return stem if number.isdigit() else site_name
+
+
+def simulate_shared(snn, x, timesteps, *, output_at=None, record=(), totals=False):
+    """The same fault as `transpike.simulate` would report it: counts, membranes and totals.
+
+    Sites of one module share one membrane; each keeps its own step and reports the membrane it
+    finds. Unsigned neurons, one output tensor.
+    """
+    del totals
+    network = snn.network
+    key = {s.node: _module_of(s.name) for s in network.sites}
+    membranes, cumulated, total = {}, {}, None
+    currents, counts, kept = ({s.name: [] for s in network.sites} for _ in range(3))
+    for _ in range(timesteps):
+        values = {INPUT: x}
+        for node in network.nodes:
+            site = network.site_of.get(node.name)
+            if site is not None:
+                step = site.along_channels(snn.steps[site.name])
+                current = values[node.reads[0]]
+                start = site.along_channels(snn.starts[site.name]) * step
+                v = membranes.get(key[node.name], start) + current
+                n = torch.floor(v / step).clamp(0, snn.neurons[site.name].max_count)
+                membranes[key[node.name]] = v - n * step
+                values[node.name] = n * step
+                currents[site.name].append(current)
+                counts[site.name].append(n)
+                kept[site.name].append(v - n * step)
+            elif node.kind == "cumulative":
+                before, pooled = cumulated.get(node.name, (0, 0))
+                now = before + values[node.reads[0]]
+                after = network.compute(node, {node.reads[0]: now}, len(x))
+                cumulated[node.name] = (now, after)
+                values[node.name] = after - pooled
+            else:
+                values[node.name] = network.compute(node, values, len(x))
+        out = values[network.outputs[0].name]
+        total = out if total is None else total + out
+    sums = {name: torch.stack(series).sum(dim=0) for name, series in counts.items()}
+    return tp.Simulation(
+        output=(total / timesteps).unsqueeze(0),
+        output_at=tuple(output_at or (timesteps,)),
+        timesteps=timesteps,
+        counts_per_timestep={},
+        neurons=network.neurons,
+        precision="shared",
+        records={n: Record(torch.stack(counts[n]), torch.stack(kept[n])) for n in record},
+        totals={
+            name: tp.Totals(torch.stack(currents[name]).sum(dim=0), net, net, net)
+            for name, net in sums.items()
+        },
+    )

@@ -61,6 +61,7 @@ ORDER = [
     "evaluate",
     "fanout",
     "cost",
+    "findings",
     "diagnose",
     "store",
     "figures",

@@ -17,7 +17,7 @@ _CLIPPING_OVER_BEST = 1.5  # ... and over the least possible error with as many 
 _COARSE = 0.05  # the same for the quantisation error
 _COARSE_OVER_BEST = 3.0
 _UNEVEN = 0.6  # unevenness over the rms of the activations ...
-_UNEVEN_OVER_MEDIAN = 3.0  # ... and over the median of all sites
+_UNEVEN_OVER_MEDIAN = 3.0  # ... and over the median of the other sites
 _WEIGHTS = 1e-3  # far above rounding (1e-5), far below any missing tensor
 _CHARGE = 0.05  # steps; rounding stays below 0.01
 _WIDESPREAD = 0.5  # share of sites from which on a misfit is one of calibration
@@ -213,15 +213,16 @@ def _miscalibrated(wrong: list[SiteDiagnosis], total: int, narrow: list[SiteDiag
 
 def _uneven(sites: tuple[SiteDiagnosis, ...]) -> Iterator[Finding]:
     rms = [site.parts["unevenness"].rms for site in sites]
-    median = sorted(rms)[len(rms) // 2]
-    for site, value in zip(sites, rms, strict=True):
+    for index, (site, value) in enumerate(zip(sites, rms, strict=True)):
+        others = sorted(rms[:index] + rms[index + 1 :])
+        median = others[len(others) // 2] if others else 0.0
         if value > max(_UNEVEN, _UNEVEN_OVER_MEDIAN * median):
             yield Finding(
                 site.name,
                 "unevenness",
                 (site.name,),
                 f"spikes that come unevenly make an error of {100 * value:.0f} % here, "
-                f"{100 * median:.0f} % at the median site.",
+                f"{100 * median:.0f} % at the median of the others.",
                 "Signed(K), which takes spikes back, or a larger K in front of this site.",
             )
 
