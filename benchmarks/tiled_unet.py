@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--tile", type=int, nargs=2, default=(768, 624))
     parser.add_argument("--overlap", type=int, help="default: the receptive field")
     parser.add_argument("--timesteps", type=int, default=32)
-    parser.add_argument("--memory-budget", type=float, default=2.5, help="GiB of one tile")
+    parser.add_argument("--memory-budget", type=float, default=2.7, help="GiB of one tile")
     parser.add_argument("--precision", default="exact")
     parser.add_argument("--output", type=Path, default=Path("results/tiled_unet.json"))
     args = parser.parse_args()
