@@ -26,6 +26,7 @@ NAMES = [
     "calibrate",
     "capture",
     "convert",
+    "diagnose",
     "evaluate",
     "inspect",
     "load",

@@ -8,6 +8,8 @@ from transpike.convert import convert as convert
 from transpike.convert import quantized_ann as quantized_ann
 from transpike.cost import Cost as Cost
 from transpike.cost import measure_cost as measure_cost
+from transpike.diagnose import Diagnosis as Diagnosis
+from transpike.diagnose import diagnose as diagnose
 from transpike.errors import ArgumentError as ArgumentError
 from transpike.errors import CheckpointError as CheckpointError
 from transpike.errors import DataError as DataError
@@ -30,6 +32,7 @@ from transpike.reference import Simulation as Simulation
 from transpike.reference import Totals as Totals
 from transpike.reference import simulate_reference as simulate_reference
 from transpike.simulate import simulate as simulate
+from transpike.stopping import fit_until as fit_until
 from transpike.store import load as load
 from transpike.store import save as save
 from transpike.thresholds import LeastSquares as LeastSquares
@@ -37,7 +40,6 @@ from transpike.thresholds import MaxAbs as MaxAbs
 from transpike.thresholds import Percentile as Percentile
 from transpike.tiled import TiledSimulation as TiledSimulation
 from transpike.tiled import simulate_tiled as simulate_tiled
-from transpike.stopping import fit_until as fit_until
 from transpike.until import Until as Until
 
 __version__ = "0.1.0"

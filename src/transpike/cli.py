@@ -29,6 +29,7 @@ from typer.core import TyperGroup
 import transpike as tp
 from transpike import demo as demonstration
 from transpike.data import Dataset, Split, open_data
+from transpike.figures import cost_figure, diagnosis_figure
 from transpike.models import build_model
 from transpike.specs import parse_neuron, parse_shape, parse_threshold, parse_until
 
@@ -97,6 +98,16 @@ MembraneOption = Annotated[
 CalibrationOption = Annotated[
     int | None,
     typer.Option("--calibration-size", min=1, help="Training images used (default 512)."),
+]
+SavedOrModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL|FOLDER", help="A model's name or a saved folder.")
+]
+TimestepsOption = Annotated[int, typer.Option("--timesteps", help="Length of the run.")]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", help="Use a random part of the test images, so many.")
+]
+FigureOption = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Also draw it into this file (.png, .svg).")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of every random choice.")]
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")]
@@ -261,16 +272,10 @@ def evaluate(
     choices = _Choices(
         weights, num_classes, neuron, threshold, granularity, initial_membrane, calibration_size
     )
-    saved = (Path(model) / _CONFIG_FILE).is_file()
-    if saved and choices.given():
-        raise tp.ArgumentError(
-            f"{model!r} is a converted network: {', '.join(choices.given())} cannot change it. "
-            "Leave these options out, or convert again."
-        )
     run = _Run(open_data(data), _device(device), batch_size, seed)
-    snn = tp.load(model).to(run.device) if saved else run.convert(model, choices, timesteps)
+    snn, used = run.loaded_or_converted(model, choices, timesteps)
     test = run.data.test if limit is None else run.data.test.subset(limit, seed)
-    rule = run.stopping_rule(snn, until, timesteps, calibration_size)
+    rule = run.stopping_rule(snn, until, timesteps, choices)
     with _progress("evaluate (images x timesteps)", len(test) * timesteps) as progress:
         result = tp.evaluate(
             snn,
@@ -283,11 +288,84 @@ def evaluate(
             progress=progress,
         )
     typer.echo(str(result))
-    record = run.record(model, data, None if saved else choices, snn)
+    record = run.record(model, data, used, snn)
     stopping = None if rule is None else asdict(rule)
     _write_json(json_file, {**result.to_dict(), "limit": limit, "until": stopping, **record})
     if result.interrupted:
         raise typer.Exit(_INTERRUPTED)
+
+
+@app.command()
+def diagnose(
+    model: SavedOrModelArgument,
+    weights: WeightsOption = None,
+    num_classes: ClassesOption = None,
+    data: DataOption = "digits",
+    neuron: NeuronOption = None,
+    threshold: ThresholdOption = None,
+    granularity: GranularityOption = None,
+    initial_membrane: MembraneOption = None,
+    calibration_size: CalibrationOption = None,
+    timesteps: TimestepsOption = 32,
+    limit: LimitOption = 200,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 50,
+    device: DeviceOption = "cpu",
+    figure: FigureOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Compare the spiking with the analog network site by site; name what is wrong."""
+    choices = _Choices(
+        weights, num_classes, neuron, threshold, granularity, initial_membrane, calibration_size
+    )
+    run = _Run(open_data(data), _device(device), batch_size, seed)
+    snn, used = run.loaded_or_converted(model, choices, timesteps)
+    images = run.test_images(limit)
+    original = None if used is None else build_model(model, weights, num_classes).to(run.device)
+    with _progress("diagnose", len(images)) as progress:
+        result = tp.diagnose(snn, run.batches(images), timesteps, model=original, progress=progress)
+    typer.echo(str(result))
+    _write_figure(figure, diagnosis_figure, result)
+    _write_json(
+        json_file,
+        {**_plain(result.to_dict()), "limit": limit, **run.record(model, data, used, snn)},
+    )
+
+
+@app.command()
+def cost(
+    model: SavedOrModelArgument,
+    weights: WeightsOption = None,
+    num_classes: ClassesOption = None,
+    data: DataOption = "digits",
+    neuron: NeuronOption = None,
+    threshold: ThresholdOption = None,
+    granularity: GranularityOption = None,
+    initial_membrane: MembraneOption = None,
+    calibration_size: CalibrationOption = None,
+    timesteps: TimestepsOption = 32,
+    limit: LimitOption = 200,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 50,
+    device: DeviceOption = "cpu",
+    figure: FigureOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Count spikes, operations and memory; estimate energy beside the analog network's."""
+    choices = _Choices(
+        weights, num_classes, neuron, threshold, granularity, initial_membrane, calibration_size
+    )
+    run = _Run(open_data(data), _device(device), batch_size, seed)
+    snn, used = run.loaded_or_converted(model, choices, timesteps)
+    images = run.test_images(limit)
+    with _progress("cost", len(images)) as progress:
+        result = tp.measure_cost(snn, run.batches(images), timesteps, progress=progress)
+    typer.echo(str(result))
+    _write_figure(figure, cost_figure, result)
+    _write_json(
+        json_file,
+        {**_plain(result.to_dict()), "limit": limit, **run.record(model, data, used, snn)},
+    )
 
 
 @app.command()
@@ -416,13 +494,33 @@ class _Run:
             network, calibration, neuron=neuron, threshold=threshold, timesteps=timesteps
         )
 
+    def loaded_or_converted(
+        self, model: str, choices: _Choices, timesteps: int
+    ) -> tuple[tp.SpikingNetwork, _Choices | None]:
+        """A saved network, or the model converted now with these choices."""
+        if not (Path(model) / _CONFIG_FILE).is_file():
+            return self.convert(model, choices, timesteps), choices
+        if choices.given():
+            raise tp.ArgumentError(
+                f"{model!r} is a converted network: {', '.join(choices.given())} cannot change it. "
+                "Leave these options out, or convert again."
+            )
+        return tp.load(model).to(self.device), None
+
+    def test_images(self, limit: int | None) -> Split:
+        """A random part of the test images, at most `limit`."""
+        count = len(self.data.test)
+        return (
+            self.data.test if limit is None else self.data.test.subset(min(limit, count), self.seed)
+        )
+
     def calibration_images(self, choices: _Choices) -> Split:
         """A random part of the training images."""
         wanted = choices.calibration_size or demonstration.CALIBRATION_SIZE
         return self.data.train.subset(wanted, self.seed)
 
     def stopping_rule(
-        self, snn: tp.SpikingNetwork, text: str | None, timesteps: int, images: int
+        self, snn: tp.SpikingNetwork, text: str | None, timesteps: int, choices: _Choices
     ) -> tp.Until | None:
         """The rule of `--until`, its threshold taken from training images where none is given."""
         if text is None:
@@ -430,8 +528,8 @@ class _Run:
         rule, threshold = parse_until(text)
         if threshold is not None:
             return tp.Until(rule, threshold)
-        train = self.data.train.subset(min(images, len(self.data.train)), self.seed)
-        return tp.fit_until(snn, self.batches(train), timesteps, rule=rule)
+        images = self.batches(self.calibration_images(choices))
+        return tp.fit_until(snn, images, timesteps, rule=rule)
 
     def record(
         self, model: str, data: str, choices: _Choices | None, snn: tp.SpikingNetwork
@@ -503,6 +601,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _write_figure(file: Path | None, draw: Callable[[Any], Any], result: Any) -> None:
+    if file is None:
+        return
+    figure = draw(result)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, dpi=150)
+    except (OSError, ValueError) as error:
+        raise tp.FileError(f"cannot write {str(file)!r}: {error}.") from error
 
 
 def _write_json(file: Path | None, content: dict[str, Any]) -> None:

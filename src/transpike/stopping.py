@@ -73,11 +73,11 @@ def _laxest(clear: Tensor, changed: Tensor, most_changed: float) -> float:
     """
     ordered = clear[clear >= 0].sort().values
     places = torch.linspace(0, len(ordered) - 1, min(513, len(ordered))).long()
-    for threshold in ordered[places].unique().tolist():
+    for threshold in sorted(set(ordered[places].tolist())):
         reached = clear >= threshold
         first = reached.int().argmax(dim=0)
         stops = reached.any(dim=0)
         moved = changed.gather(0, first[None])[0] & stops
         if float(moved.double().mean()) <= most_changed:
-            return min(1.0, max(0.0, threshold))
+            return float(min(1.0, max(0.0, threshold)))
     return 1.0
