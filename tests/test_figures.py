@@ -3,10 +3,11 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
 
 import transpike as tp
 from transpike.data import open_digits
-from transpike.figures import accuracy_figure
+from transpike.figures import accuracy_figure, cost_figure, diagnosis_figure
 from transpike.models import build_model
 
 
@@ -44,3 +45,34 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(tp.ArgumentError, match=r"pip install 'transpike\[plot\]'"):
         accuracy_figure({"IF": result})
+
+
+def _network() -> tuple[tp.SpikingNetwork, torch.Tensor]:
+    data = open_digits()
+    snn = tp.convert(build_model("digits_cnn"), data.train.subset(32, 0).batches(16))
+    return snn, next(data.test.subset(20, 0).batches(20))[0]
+
+
+def test_diagnosis_figure_holds_the_numbers_and_the_verdict() -> None:
+    snn, x = _network()
+    found = tp.diagnose(snn, [x], 8)
+    upper, middle, lower = diagnosis_figure(found).axes[:3]
+    whole = next(line for line in upper.get_lines() if line.get_label() == "whole error")
+    assert list(whole.get_ydata()) == [site.relative_error for site in found.sites]
+    (line,) = middle.get_lines()
+    assert list(line.get_ydata()) == [site.correlation for site in found.sites]
+    assert [label.get_text() for label in lower.get_xticklabels()] == [s.name for s in found.sites]
+    verdict = "healthy" if found.first is None else found.first.cause
+    assert verdict in upper.get_title()
+
+
+def test_cost_figure_holds_the_numbers() -> None:
+    snn, x = _network()
+    cost = tp.measure_cost(snn, [x], 4)
+    left, right = cost_figure(cost).axes
+    heights = sum(bar.get_height() for bar in left.patches) * 1e6
+    rows = [row.counts for row in cost.operations if row.counts.ann_macs > 0]
+    macs = sum(row.macs_input + row.macs_readout + row.macs_current for row in rows)
+    assert heights == pytest.approx(macs + sum(row.accumulates for row in rows))
+    snn_bars = [bar.get_height() for bar in right.containers[0]]
+    assert snn_bars == pytest.approx([row.snn_pj / row.ann_pj for row in cost.energy])

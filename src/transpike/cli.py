@@ -104,7 +104,8 @@ SavedOrModelArgument = Annotated[
 ]
 TimestepsOption = Annotated[int, typer.Option("--timesteps", help="Length of the run.")]
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", help="Use a random part of the test images, so many.")
+    int | None,
+    typer.Option("--limit", help="Use a random part of the test images, at most so many."),
 ]
 FigureOption = Annotated[
     Path | None, typer.Option("-o", "--output", help="Also draw it into this file (.png, .svg).")
@@ -321,7 +322,8 @@ def diagnose(
     run = _Run(open_data(data), _device(device), batch_size, seed)
     snn, used = run.loaded_or_converted(model, choices, timesteps)
     images = run.test_images(limit)
-    original = None if used is None else build_model(model, weights, num_classes).to(run.device)
+    # Without a file of weights the model would be built anew with other random ones.
+    original = build_model(model, weights, num_classes) if used and weights else None
     with _progress("diagnose", len(images)) as progress:
         result = tp.diagnose(snn, run.batches(images), timesteps, model=original, progress=progress)
     typer.echo(str(result))

@@ -109,6 +109,36 @@ def test_saved_folder_gives_the_same_numbers(tmp_path: Path) -> None:
         assert a[key] == b[key]
 
 
+def test_diagnose_prints_draws_and_writes_json(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(build_model("digits_cnn").state_dict(), tmp_path / "w.pt")
+    figure, file = tmp_path / "d.png", tmp_path / "d.json"
+    result = ok("diagnose", "digits_cnn", "--weights", tmp_path / "w.pt", "--timesteps", "8",
+                "--limit", "30", "-o", figure, "--json", file, *SMALL)  # fmt: skip
+    content = json.loads(file.read_text())
+    assert content["n"] == 30 and content["timesteps"] == 8 and content["against"] == "the model"
+    assert [site["name"] for site in content["sites"]][-1] == "block.relu_1"
+    assert all(site["parts"]["weights"]["rms"] < 1e-4 for site in content["sites"])
+    assert "block.relu_1" in result.stdout and "most would help" in result.stdout
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert {"command", "seed", "versions", "calibration", "limit"} <= set(content)
+
+
+def test_cost_of_a_saved_folder(saved: Path, tmp_path: Path) -> None:
+    figure, file = tmp_path / "c.svg", tmp_path / "c.json"
+    result = ok("cost", saved, "--timesteps", "4", "--limit", "20", "-o", figure, "--json", file)
+    content = json.loads(file.read_text())
+    assert content["n"] == 20 and content["timesteps"] == 4 and content["calibration"] is None
+    assert content["total"]["accumulates"] > 0 and len(content["energy"]) == 2
+    assert "45 nm int8" in result.stdout and "not counted" in result.stdout
+    assert "<svg" in figure.read_text()
+
+
+def test_a_figure_that_cannot_be_written(saved: Path, tmp_path: Path) -> None:
+    message = refused("cost", saved, "--timesteps", "1", "--limit", "4", "-o", tmp_path / "c.xyz")
+    assert "cannot write" in message
+
+
 @pytest.mark.parametrize("neuron", ["if", "burst:3", "burst:4:resolution", "telescoped:2"])
 @pytest.mark.parametrize("threshold", ["max", "lsq:8", "percentile:99"])
 def test_every_neuron_meets_every_threshold(neuron: str, threshold: str) -> None:
