@@ -334,3 +334,14 @@ def test_output_array_is_checked(small):
 def test_not_an_array(small):
     with pytest.raises(tp.DataError, match="image: needed an array"):
         tp.simulate_tiled(small, [[0.0]], 2)
+
+
+def test_chunk_and_memory_budget_reach_the_engine(small):
+    image = dyadic_input(1, 24, 24)
+    whole = tp.simulate_tiled(small, image, 4)
+    for options in ({"chunk": 1}, {"memory_budget": 2**20}):
+        np.testing.assert_array_equal(
+            tp.simulate_tiled(small, image, 4, **options).output, whole.output
+        )
+    with pytest.raises(tp.ArgumentError, match="memory_budget: one sample of this network needs"):
+        tp.simulate_tiled(small, image, 4, memory_budget=100)
