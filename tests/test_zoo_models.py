@@ -131,3 +131,21 @@ def test_weights_in_half_precision_load(tmp_path: Path) -> None:
     for name, value in other.state_dict().items():
         assert value.dtype == model.state_dict()[name].dtype
         assert torch.allclose(value.float(), model.state_dict()[name].float(), atol=1e-3)
+
+
+ZOO = Path(__file__).parents[1] / "zoo"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "shape"),
+    [
+        ("vgg-cifar", "vgg-cifar", (3, 32, 32)),
+        ("unet:16", "unet-lucchi-w16", (1, 32, 32)),
+        ("unet-sigmoid:16", "unet-lucchi-w16", (1, 32, 32)),
+    ],
+)
+def test_the_zoo_loads_and_has_cards(name: str, file: str, shape: tuple[int, ...]) -> None:
+    model = build_model(name, ZOO / f"{file}.safetensors")
+    assert torch.isfinite(model(torch.randn(2, *shape))).all()
+    card = (ZOO / f"{file}.md").read_text()
+    assert "Apache-2.0" in card and "n = " in card and f"zoo/{file}.safetensors" in card
