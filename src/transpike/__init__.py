@@ -35,7 +35,9 @@ from transpike.simulate import simulate as simulate
 from transpike.stopping import fit_until as fit_until
 from transpike.store import load as load
 from transpike.store import save as save
+from transpike.thresholds import GaussianIteration as GaussianIteration
 from transpike.thresholds import LeastSquares as LeastSquares
+from transpike.thresholds import LocalThresholdBalancing as LocalThresholdBalancing
 from transpike.thresholds import MaxAbs as MaxAbs
 from transpike.thresholds import Percentile as Percentile
 from transpike.tiled import TiledSimulation as TiledSimulation

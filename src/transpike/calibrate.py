@@ -107,21 +107,68 @@ class Histogram:
         return torch.where(target < 0, torch.zeros_like(value), value)
 
 
+@dataclass
+class Moments:
+    """Mean and variance of the currents of every channel, before the activation.
+
+    Sums are kept in float64; another order or batching of the values changes them by rounding only.
+
+    Attributes:
+        channels: number of channels.
+        total: values seen per channel.
+        sums: (C,) sum of the values.
+        squares: (C,) sum of the squared values.
+    """
+
+    channels: int
+    total: int = 0
+    sums: Tensor = field(init=False, repr=False)
+    squares: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.sums = torch.zeros(self.channels, dtype=torch.float64)
+        self.squares = torch.zeros(self.channels, dtype=torch.float64)
+
+    def update(self, values: Tensor) -> None:
+        """Add values of shape (C, N)."""
+        self.total += values.shape[1]
+        self.sums += values.sum(dim=1, dtype=torch.float64).cpu()
+        self.squares += values.square().sum(dim=1, dtype=torch.float64).cpu()
+
+    def merged(self) -> Moments:
+        """All channels as one."""
+        one = Moments(1, self.total * self.channels)
+        one.sums, one.squares = self.sums.sum().reshape(1), self.squares.sum().reshape(1)
+        return one
+
+    @property
+    def mean(self) -> Tensor:
+        """(C,), activation units."""
+        return self.sums / max(1, self.total)
+
+    @property
+    def variance(self) -> Tensor:
+        """(C,), activation units squared."""
+        return (self.squares / max(1, self.total) - self.mean.square()).clamp(min=0)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Statistics of a network's activations on calibration data.
 
     Attributes:
-        histograms: one per site name.
+        histograms: of the activations, one per site name.
         n: samples seen.
         sites: the sites they belong to.
         fingerprint: of the network's weights.
+        moments: of the currents before the activation, one per site name.
     """
 
     histograms: Mapping[str, Histogram] = field(repr=False)
     n: int
     sites: tuple[Site, ...]
     fingerprint: str = field(repr=False)
+    moments: Mapping[str, Moments] = field(default_factory=dict, repr=False)
 
 
 def calibrate(
@@ -146,12 +193,13 @@ def calibrate(
         DataError: no data, wrong shape, dtype or device, or NaN.
     """
     histograms = {site.name: Histogram(site.channels) for site in network.sites}
+    moments = {site.name: Moments(site.channels) for site in network.sites}
 
     def observe(site: Site, z: Tensor) -> Tensor:
-        activation = site.activate(z)
-        rows = activation.movedim(site.channel_axis, 0).flatten(1)
-        histograms[site.name].update(rows)
-        return activation
+        rows = z.movedim(site.channel_axis, 0).flatten(1)
+        moments[site.name].update(rows)
+        histograms[site.name].update(site.activate(rows))
+        return site.activate(z)
 
     n = 0
     total = None
@@ -165,7 +213,7 @@ def calibrate(
                 progress(done, total)
     if n == 0:
         raise DataError("calibration: needed at least one batch of data, got none.")
-    return Calibration(histograms, n, network.sites, network.fingerprint)
+    return Calibration(histograms, n, network.sites, network.fingerprint, moments)
 
 
 def inputs_of(batches: Iterable[Any]) -> Iterator[Tensor]:

@@ -195,6 +195,7 @@ def convert(
         values = threshold_of(
             rule,
             histogram,
+            moments=statistics.moments.get(site.name),
             levels=levels,
             initial_membrane=neuron.initial_membrane,
             range_factor=neuron.range_factor,
