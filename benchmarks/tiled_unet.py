@@ -22,7 +22,7 @@ from memory import base_memory, peak_over
 from networks import UNet
 
 import transpike as tp
-from transpike.convert import SpikingNetwork
+from transpike.spiking import SpikingNetwork
 
 CALIBRATION_TILE = 128  # pixels; thresholds need no more of random images
 

@@ -8,8 +8,8 @@ from torch import nn
 
 import transpike as tp
 from nets import Fn, dyadic_input, make_dyadic, make_steps_dyadic
-from transpike.convert import SpikingNetwork
 from transpike.receptive import receptive_field
+from transpike.spiking import SpikingNetwork
 
 TIMESTEPS = 5
 

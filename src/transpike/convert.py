@@ -2,153 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from transpike.calibrate import Calibration, calibrate, inputs_of
+from transpike.calibrate import Calibration, inputs_of
+from transpike.calibrate import calibrate as collect
 from transpike.capture import capture
-from transpike.errors import ArgumentError, DataError, TranspikeError
-from transpike.network import Network, Site, check_timesteps
-from transpike.neuron import IF, Neuron, level_limit
+from transpike.errors import ArgumentError, DataError
+from transpike.network import Network, check_timesteps
+from transpike.neuron import IF, Neuron
+from transpike.passes import CalibrationPass, apply_pass, joined_inputs
+from transpike.spiking import Coding, SpikingNetwork
 from transpike.thresholds import Percentile, ThresholdRule
 from transpike.thresholds import threshold as threshold_of
-
-Coding = Literal["rate", "differential"]
-
-
-class SpikingNetwork(nn.Module):
-    """A converted network: the folded analog graph, and a neuron with its steps at every site.
-
-    At timestep t a site with step d charges V += current / d + offset, from V = start. In rate
-    coding input, biases and offsets come at every timestep and the readout is a time average; in
-    differential coding they come at t = 1 only, a time-varying input as its differences, and the
-    readout is the running sum.
-
-    It is data, not a forward pass: `transpike.simulate(snn, x, timesteps)` runs it, with state
-    made anew for every call. `.to()`, `.double()` and `state_dict()` work as on any module.
-
-    Attributes:
-        neurons: neuron settings by site name.
-        settings: how it was made (threshold rule, calibration size, ...), JSON-ready.
-        readout_start: outputs at t average the timesteps readout_start + 1 .. t where t is larger,
-            else 1 .. t; every timestep still counts in T.
-        coding: "rate" or "differential".
-
-    Raises:
-        ArgumentError: neurons and coding, or coding and readout_start, do not go together.
-    """
-
-    def __init__(
-        self,
-        network: Network,
-        neurons: Mapping[str, Neuron],
-        steps: Mapping[str, Tensor],
-        settings: Mapping[str, Any],
-        *,
-        starts: Mapping[str, Tensor] | None = None,
-        offsets: Mapping[str, Tensor] | None = None,
-        readout_start: int = 0,
-        coding: Coding = "rate",
-    ) -> None:
-        super().__init__()
-        _check_coding(neurons, readout_start, coding)
-        self.readout_start = readout_start
-        self.coding: Coding = coding
-        self._graph = network.with_tensors({}, network.input_dtype)
-        self.neurons = dict(neurons)
-        self.settings = dict(settings)
-        self._weights = _tensor_holder(network.tensors)
-        self._steps = _tensor_holder(steps)
-        if starts is None:
-            starts = {
-                name: torch.full_like(step, neurons[name].initial_membrane)
-                for name, step in steps.items()
-            }
-        self._starts = _tensor_holder(starts)
-        if offsets is None:
-            offsets = {name: torch.zeros_like(step) for name, step in steps.items()}
-        self._offsets = _tensor_holder(offsets)
-
-    @property
-    def network(self) -> Network:
-        """The folded analog network."""
-        tensors = {_dotted(name): t for name, t in self._weights.named_buffers()}
-        return self._graph.with_tensors(tensors, next(iter(self.steps.values())).dtype)
-
-    @property
-    def steps(self) -> dict[str, Tensor]:
-        """Step per site name, shape (C,), activation units."""
-        return {_dotted(name): tensor for name, tensor in self._steps.named_buffers()}
-
-    @property
-    def starts(self) -> dict[str, Tensor]:
-        """Initial membrane per site name, shape (C,), in units of the step; any real number."""
-        return {_dotted(name): tensor for name, tensor in self._starts.named_buffers()}
-
-    @property
-    def offsets(self) -> dict[str, Tensor]:
-        """Extra current per site name, shape (C,), in units of the step; zero unless calibrated."""
-        return {_dotted(name): tensor for name, tensor in self._offsets.named_buffers()}
-
-    @property
-    def max_count(self) -> int:
-        """Largest count per timestep over all sites."""
-        return max(neuron.max_count for neuron in self.neurons.values())
-
-    def forward(self, *_: object) -> Tensor:
-        """Refused: a spiking network needs a number of timesteps."""
-        raise TranspikeError(
-            "a SpikingNetwork is not called directly; use transpike.simulate(snn, x, timesteps=T)."
-        )
-
-    def extra_repr(self) -> str:
-        """Sites with their neurons."""
-        return "\n".join(
-            f"{site.name}: {self.neurons[site.name].name}, {site.neurons} neurons"
-            for site in self._graph.sites
-        )
-
-
-def _check_coding(neurons: Mapping[str, Neuron], readout_start: int, coding: str) -> None:
-    if coding not in ("rate", "differential"):
-        raise ArgumentError(f"coding: needed 'rate' or 'differential', got {coding!r}.")
-    unfit = [n for n, neuron in neurons.items() if (neuron.levels is None) == (coding != "rate")]
-    if unfit:
-        needed = "levels of every neuron" if coding == "differential" else "neurons without levels"
-        raise ArgumentError(
-            f"coding: {coding} coding needs {needed}, which {unfit[:3]} lack. Use one neuron, such "
-            "as Differential(8) or Signed(1), at every site."
-        )
-    if isinstance(readout_start, bool) or not isinstance(readout_start, int) or readout_start < 0:
-        raise ArgumentError(f"readout_start: needed an integer >= 0, got {readout_start!r}.")
-    if readout_start and coding == "differential":
-        raise ArgumentError(
-            "readout_start: differential coding reads a running sum, from which no timestep can be "
-            "left out. Use readout_start=0."
-        )
-
-
-def _tensor_holder(tensors: Mapping[str, Tensor]) -> nn.Module:
-    holder = nn.Module()
-    for name, tensor in tensors.items():
-        if tensor.ndim == 4:  # the order convolutions run fastest in
-            tensor = tensor.contiguous(memory_format=torch.channels_last)
-        holder.register_buffer(_buffer_name(name), tensor)
-    return holder
-
-
-def _buffer_name(name: str) -> str:
-    """Buffers may have no dots; the leading slash keeps clear of a module's own attributes."""
-    return "/" + name.replace("%", "%25").replace("/", "%2F").replace(".", "/")
-
-
-def _dotted(buffer: str) -> str:
-    name = buffer.removeprefix("/").replace("/", ".")
-    return name.replace("%2F", "/").replace("%25", "%")
 
 
 def convert(
@@ -158,6 +27,8 @@ def convert(
     neuron: Neuron | None = None,
     threshold: ThresholdRule | None = None,
     timesteps: int | None = None,
+    calibrate: Sequence[CalibrationPass] = (),
+    batches: Iterable[Any] | None = None,
 ) -> SpikingNetwork:
     """Turn a trained network into a spiking one.
 
@@ -166,7 +37,10 @@ def convert(
         calibration: from `calibrate`, or batches of training data.
         neuron: settings of every site; default `IF()`.
         threshold: rule; default `Percentile(99.9, granularity="channel")`.
-        timesteps: the number of timesteps `LeastSquares(levels=None)` is to be best for.
+        timesteps: the number of timesteps that rules with `levels=None` and calibration passes are
+            to be best for.
+        calibrate: calibration passes such as `BiasCorrection()`, done one after the other.
+        batches: training data for the passes; default: the batches of `calibration`.
 
     Returns:
         The spiking network. The model is left unchanged.
@@ -184,6 +58,15 @@ def convert(
         raise ArgumentError(f"threshold: needed a rule such as Percentile(99.9), got {rule!r}.")
     if timesteps is not None:
         check_timesteps(timesteps)
+    passes = _checked_passes(calibrate, timesteps)
+    if passes and batches is None:
+        if isinstance(calibration, Calibration):
+            raise ArgumentError(
+                "calibrate: passes need training inputs, which a Calibration does not keep. Give "
+                "them as batches=..., or give batches in place of the Calibration."
+            )
+        calibration = list(inputs_of(calibration))
+        batches = calibration
     network, statistics = _captured_and_calibrated(model, calibration)
     levels = neuron.levels
     if levels is None and timesteps is not None:
@@ -213,7 +96,26 @@ def convert(
     }
     neurons = {site.name: neuron for site in network.sites}
     coding: Coding = "rate" if neuron.levels is None else "differential"
-    return SpikingNetwork(network, neurons, steps, settings, coding=coding)
+    snn = SpikingNetwork(network, neurons, steps, settings, coding=coding)
+    if passes and batches is not None and timesteps is not None:
+        images = joined_inputs(batches).to(network.device)
+        for one in passes:
+            snn = apply_pass(one, snn, images, timesteps)
+    return snn
+
+
+def _checked_passes(
+    calibrate: Sequence[CalibrationPass], timesteps: int | None
+) -> list[CalibrationPass]:
+    passes = list(calibrate)
+    for one in passes:
+        if not isinstance(one, CalibrationPass):
+            raise ArgumentError(f"calibrate: needed passes such as BiasCorrection(), got {one!r}.")
+    if passes and timesteps is None:
+        raise ArgumentError(
+            "calibrate: a pass is for one number of timesteps. Give convert(..., timesteps=...)."
+        )
+    return passes
 
 
 def _captured_and_calibrated(
@@ -243,67 +145,4 @@ def _captured_and_calibrated(
         if first is None:
             raise DataError("calibration: needed at least one batch of data, got none.")
         model = capture(model, first)
-    return model, calibrate(model, batches)
-
-
-def site_bounds(snn: SpikingNetwork) -> dict[str, Tensor | None]:
-    """c/d of every site whose activation is clamp(x, 0, c), shaped to broadcast over (B, ...)."""
-    steps = snn.steps
-    return {
-        site.name: None
-        if site.upper_bound is None
-        else site.along_channels(site.upper_bound / steps[site.name])
-        for site in snn.network.sites
-    }
-
-
-def site_starts(snn: SpikingNetwork) -> dict[str, Tensor]:
-    """Initial membrane of every site in units of the step, shaped to broadcast over (B, ...)."""
-    starts = snn.starts
-    return {site.name: site.along_channels(starts[site.name]) for site in snn.network.sites}
-
-
-def site_offsets(snn: SpikingNetwork) -> dict[str, Tensor | None]:
-    """Offset of every site in units of the step, as `site_starts`; None where all are zero."""
-    offsets = snn.offsets
-    return {
-        site.name: site.along_channels(offsets[site.name])
-        if bool(offsets[site.name].any())
-        else None
-        for site in snn.network.sites
-    }
-
-
-def quantized_ann(snn: SpikingNetwork, x: Tensor, timesteps: int) -> Any:
-    """The quantised analog network with K T levels: the ceiling of the spiking network at T.
-
-    Every site becomes d/T clamp(floor(T (z/d + offset) + start), 0, K T) with the spiking
-    network's own step d, offset, start and max count K; a bounded site stays within
-    floor(c T/d + start). In differential coding every site becomes
-    d clamp(floor(z/d + offset + start), 0, L), whatever T. It is a reference, not an upper bound.
-
-    Args:
-        snn: the converted network.
-        x: input, shape (B, ...).
-        timesteps: T.
-
-    Returns:
-        The output in the model's structure.
-    """
-    check_timesteps(timesteps)
-    steps, bounds = snn.steps, site_bounds(snn)
-    starts, offsets = site_starts(snn), site_offsets(snn)
-    scale = timesteps if snn.coding == "rate" else 1
-
-    def quantize(site: Site, z: Tensor) -> Tensor:
-        neuron, bound, offset = snn.neurons[site.name], bounds[site.name], offsets[site.name]
-        step = site.along_channels(steps[site.name])
-        drive = z / step
-        if offset is not None:
-            drive = drive + offset
-        level = torch.floor(drive * scale + starts[site.name]).clamp_(min=0)
-        limit = level_limit(neuron, timesteps, bound, starts[site.name])
-        return torch.minimum(level, torch.as_tensor(limit)) * (step / scale)
-
-    with torch.inference_mode():
-        return snn.network.run(x, quantize)
+    return model, collect(model, batches)

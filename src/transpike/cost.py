@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from transpike.calibrate import inputs_of
-from transpike.convert import SpikingNetwork
 from transpike.errors import DataError
 from transpike.fanout import Activity, Counts, Operation, count_operations, is_copy
 from transpike.network import INPUT, Network, Node, check_timesteps
 from transpike.neuron import Neuron
 from transpike.reference import Simulation, bits_set, frontier
 from transpike.simulate import simulate
+from transpike.spiking import SpikingNetwork
 
 _RECORD_BYTES = 256 * 2**20  # of counts over time kept at once, for the changes of max-pools
 _PICO_PER_MICRO = 1e6

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from transpike.calibrate import calibrate
 from transpike.capture import capture
-from transpike.convert import SpikingNetwork
 from transpike.convert import convert as convert_network
 from transpike.data import Dataset, open_data
 from transpike.errors import FileError
@@ -19,6 +18,7 @@ from transpike.evaluate import Evaluation
 from transpike.figures import accuracy_figure
 from transpike.models import digits_cnn
 from transpike.neuron import IF, Burst, Neuron, Signed
+from transpike.spiking import SpikingNetwork
 from transpike.train import train_classifier
 
 CALIBRATION_SIZE = 512  # training images; quantiles of the digits no longer move beyond this

@@ -33,13 +33,13 @@ from torch.utils import _pytree as pytree
 
 from transpike.calibrate import Histogram, inputs_of
 from transpike.capture import capture
-from transpike.convert import SpikingNetwork, site_bounds, site_offsets, site_starts
 from transpike.errors import ArgumentError, DataError
 from transpike.findings import Finding, OutputDiagnosis, Part, SiteDiagnosis, advice, findings
 from transpike.network import Network, Site, check_timesteps
 from transpike.neuron import Neuron, level_limit
 from transpike.reference import Simulation, Totals
 from transpike.simulate import simulate
+from transpike.spiking import SpikingNetwork, site_bounds, site_offsets, site_starts
 from transpike.thresholds import LeastSquares, threshold
 
 RATE_BINS = 10

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from transpike.calibrate import pairs_of
-from transpike.convert import SpikingNetwork, quantized_ann
 from transpike.engine.run import Engine, Outcome, Request
 from transpike.errors import ArgumentError, DataError
 from transpike.network import Network, Value, check_timesteps
 from transpike.ops import packet
 from transpike.simulate import check_portion
+from transpike.spiking import SpikingNetwork, quantized_ann
 from transpike.until import Until
 
 Interval = tuple[float, float]

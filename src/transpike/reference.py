@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transpike.convert import SpikingNetwork, site_bounds, site_offsets, site_starts
 from transpike.errors import ArgumentError, DataError
 from transpike.increments import increments
 from transpike.network import INPUT, Network, Node, Value, check_timesteps, leaves
 from transpike.neuron import Neuron, State, fire, initial_state
+from transpike.spiking import SpikingNetwork, site_bounds, site_offsets, site_starts
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from transpike.convert import SpikingNetwork
 from transpike.engine.memory import DEFAULT_CHUNK as DEFAULT_CHUNK
 from transpike.engine.run import Engine, Request
 from transpike.errors import ArgumentError
 from transpike.reference import Simulation, check_request
+from transpike.spiking import SpikingNetwork
 from transpike.until import Until
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from transpike.calibrate import inputs_of
-from transpike.convert import SpikingNetwork
 from transpike.errors import ArgumentError, DataError
 from transpike.network import check_timesteps
 from transpike.simulate import simulate
+from transpike.spiking import SpikingNetwork
 from transpike.until import Until, clearness
 
 

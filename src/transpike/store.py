@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from transpike import ops
-from transpike.convert import SpikingNetwork
 from transpike.errors import ArgumentError, FileError
 from transpike.network import Argument, Batch, Network, Node, Site, Value, Weight, leaves
 from transpike.neuron import Neuron
+from transpike.spiking import SpikingNetwork
 
 SCHEMA = 2
 FORMAT = "transpike"

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from transpike.convert import SpikingNetwork
 from transpike.errors import ArgumentError, DataError
 from transpike.receptive import ReceptiveField, receptive_field
 from transpike.simulate import simulate
+from transpike.spiking import SpikingNetwork
 
 _WEIGHT_LEVELS = 256
 Array = Any

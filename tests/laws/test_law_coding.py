@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 import nets
 import oracle
 import transpike as tp
-from transpike.convert import SpikingNetwork
 from transpike.increments import increments
+from transpike.spiking import SpikingNetwork
 
 
 def _changed(snn, starts=None, offsets=None, readout_start=0):

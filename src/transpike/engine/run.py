@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transpike.convert import SpikingNetwork, site_bounds, site_offsets, site_starts
 from transpike.engine.memory import portion
 from transpike.engine.plan import Plan, Step, dense, flat, plan, room
 from transpike.engine.precision import Arithmetic, Call, arithmetic, tensor_cores
@@ -17,6 +16,7 @@ from transpike.engine.scan import Chunk, Constants, Population, scan
 from transpike.increments import increments
 from transpike.network import INPUT, Network, Node, Site
 from transpike.reference import Record, Totals, add_totals, mean_of, read_out
+from transpike.spiking import SpikingNetwork, site_bounds, site_offsets, site_starts
 from transpike.until import Until
 
 Output = Callable[[slice | Tensor, int, list[Tensor]], None]
