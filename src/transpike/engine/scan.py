@@ -202,9 +202,7 @@ def _part(constants: Constants, columns: slice) -> Constants:
     return Constants(constants.neuron, step, start, cut(constants.offset), cut(constants.bound))
 
 
-def _drive(
-    constants: Constants, chunk: Chunk, index: int, block: tuple[slice, ...] = ()
-) -> Tensor:
+def _drive(constants: Constants, chunk: Chunk, index: int, block: tuple[slice, ...] = ()) -> Tensor:
     """Current of one timestep in units of the step."""
     current, other = chunk.current, chunk.other
     kept = constants.step.dtype
