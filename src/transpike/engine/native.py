@@ -68,9 +68,7 @@ def kernel() -> ctypes.CDLL | None:
         library, reason = _built(compiler)
         if library is not None:
             return library
-    _log.warning(
-        "transpike: neurons are updated by slower torch code with the same results: %s", reason
-    )
+    _log.warning("neurons are updated by slower torch code, with the same results: %s", reason)
     return None
 
 
