@@ -197,7 +197,7 @@ def simulate_reference(
 class _Stepwise:
     """State of one reference run."""
 
-    def __init__(self, snn: SpikingNetwork, record: tuple[str, ...], totals: bool) -> None:
+    def __init__(self, snn: SpikingNetwork, record: tuple[str, ...], totals: bool = False) -> None:
         self.network = snn.network
         self.neurons = snn.neurons
         self.steps = {
