@@ -441,3 +441,24 @@ def test_a_plan_names_every_dead_value_once():
     assert not set(dead) & set(made.readout)
     read = {name for step in made.steps for name in step.reads}
     assert read - set(made.readout) <= set(dead) | made.kept
+
+
+@pytest.mark.parametrize("time_axis", [False, True])
+@pytest.mark.parametrize("name", ["conv2d", "conv1d", "grouped"])
+def test_one_pass_of_telescoped_neurons_equals_the_stepwise_reference(name, time_axis):
+    network, calibration = nets.captured(name, torch.float64)
+    snn = tp.convert(network, calibration, neuron=tp.Telescoped(3))
+    lead = (6, 3) if time_axis else (3,)
+    x = torch.randn(*lead, *nets.NETS[name][1], dtype=torch.float64)
+    at = {"time_axis": time_axis, "output_at": [1, 2, 5, 6]}
+    slow = tp.simulate_reference(snn, x, 6, **at)
+    fast = tp.simulate(snn, x, 6, spikes=False, **at)
+    torch.testing.assert_close(fast.output, slow.output, rtol=1e-9, atol=1e-11)
+    assert fast.output_at == slow.output_at and not fast.counts_per_timestep
+    with pytest.raises(tp.DataError, match="spikes=True"):
+        _ = fast.spikes_per_neuron
+
+
+def test_neurons_that_depend_on_the_way_are_simulated_even_without_spikes():
+    snn, x = _classifier()
+    nets.same_simulation(tp.simulate(snn, x, 5, spikes=False), tp.simulate(snn, x, 5))

@@ -116,7 +116,13 @@ class Simulation:
 
     @cached_property
     def spikes_per_neuron(self) -> Tensor:
-        """(T,): spikes summed up to t over all sites, per neuron, mean over the batch."""
+        """(T,): spikes summed up to t over all sites, per neuron, mean over the batch.
+
+        Raises:
+            DataError: spikes were not counted.
+        """
+        if not self.counts_per_timestep:
+            raise DataError("spikes were not counted: simulate with spikes=True.")
         total = torch.stack([c.double().mean(dim=1) for c in self.counts_per_timestep.values()])
         return total.sum(dim=0).cumsum(dim=0) / self.neurons
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,6 +22,7 @@ Precision = Literal["exact", "fast", "split"]
 _PRODUCTS = frozenset(
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear".split()
 )
+_log = logging.getLogger("transpike")
 Call = Callable[[Mapping[str, Any], int], Any]
 
 
@@ -75,6 +79,8 @@ def arithmetic(precision: str, network: Network) -> Arithmetic:
             "precision='exact'."
         )
     if precision == "fast":
+        if network.device.type == "cpu" and not _has_bfloat16_units():
+            _say_slow()
         return Arithmetic("fast", kept, torch.bfloat16)
     if network.device.type != "cuda":
         raise ArgumentError(
@@ -82,6 +88,23 @@ def arithmetic(precision: str, network: Network) -> Arithmetic:
             f"{network.device}. Use 'exact' or 'fast'."
         )
     return Arithmetic("split", kept, kept)
+
+
+@cache
+def _has_bfloat16_units() -> bool:
+    """Whether the processor multiplies bfloat16; unknown systems count as having it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return True
+    words = set(cpuinfo.read_text().split())
+    return not words.isdisjoint({"amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16"})
+
+
+@cache
+def _say_slow() -> None:
+    _log.warning(
+        "precision 'fast' is slower than 'exact' here: the processor has no bfloat16 units"
+    )
 
 
 def _in_type(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
