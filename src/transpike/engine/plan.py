@@ -77,9 +77,10 @@ class Plan:
         live: dict[str, int] = {}
         most = 0
         for step in self.steps:
-            live[step.node.name] = size[step.node.name] * (3 if step.kind == "cumulative" else 1)
-            most = max(most, sum(live.values()))
             live[step.node.name] = size[step.node.name]
+            # The running sums of what is pooled, and the pooled sums.
+            sums = size[step.reads[0]] + size[step.node.name] if step.kind == "cumulative" else 0
+            most = max(most, sum(live.values()) + sums)
             for name in step.dead:
                 live.pop(name, None)
         return max(most, 1) * itemsize
