@@ -11,11 +11,12 @@ from torch import nn
 
 import nets
 import transpike as tp
-from transpike.engine import native
+from transpike.engine import convolve, native
 from transpike.engine import scan as scans
 from transpike.engine.memory import portion
 from transpike.engine.plan import plan
 from transpike.engine.precision import arithmetic, tf32_terms
+from transpike.engine.run import Engine
 from transpike.engine.scan import Chunk, Constants, Population
 from transpike.until import clearness
 
@@ -462,3 +463,120 @@ def test_one_pass_of_telescoped_neurons_equals_the_stepwise_reference(name, time
 def test_neurons_that_depend_on_the_way_are_simulated_even_without_spikes():
     snn, x = _classifier()
     nets.same_simulation(tp.simulate(snn, x, 5, spikes=False), tp.simulate(snn, x, 5))
+
+
+needs_gathering = pytest.mark.skipif(native.convolution() is None, reason="no C compiler")
+
+
+@needs_gathering
+@settings(max_examples=40)
+@given(
+    images=st.integers(1, 5),
+    size=st.tuples(st.integers(3, 12), st.integers(3, 40)),
+    channels=st.integers(1, 20),
+    lanes=st.integers(1, 19),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.integers(1, 3),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    density=st.sampled_from([0.0, 0.05, 0.2, 1.0]),
+    bias=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_gathered_convolution_equals_torch(
+    images, size, channels, lanes, kernel, stride, padding, density, bias, seed
+):
+    """On dyadic values every order of summation gives the same result, bit for bit."""
+    torch.manual_seed(seed)
+    if size[0] + 2 * padding[0] < kernel[0] or size[1] + 2 * padding[1] < kernel[1]:
+        return
+    convolution = nn.Conv2d(channels, 8 * lanes, kernel, stride, padding, bias=bias)
+    with torch.no_grad():
+        for parameter in convolution.parameters():
+            parameter.copy_(torch.round(parameter * 64) / 64)
+    x = torch.round(torch.randn(images, channels, *size) * 4) / 4
+    x = x * (torch.rand_like(x) < density)
+    network = tp.capture(nn.Sequential(convolution, nn.ReLU()), torch.randn(2, channels, *size))
+    node = next(n for n in network.nodes if "conv2d" in n.op)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolve, "_LEAST_PRODUCTS", 0)
+        patch.setattr(convolve, "_LEAST_POSITIONS", 0)
+        patch.setattr(convolve, "_DENSEST", 1.0)
+        shape = convolve.geometry(network, node)
+        call = convolve.SparseConvolution(network, node, shape, _never)
+        found = call({node.reads[0]: x}, images)
+    with torch.no_grad():
+        assert torch.equal(found, convolution(x))
+
+
+def _never(values, rows):
+    raise AssertionError("computed densely")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(32, 32, 3, groups=2),
+        nn.Conv2d(32, 32, 3, dilation=2),
+        nn.Conv2d(32, 32, 3, stride=(1, 2)),
+        nn.Conv2d(32, 36, 3),
+        nn.Conv2d(32, 32, 1),
+        nn.Conv2d(32, 16, 3),
+        nn.Conv2d(32, 32, 3, padding="same"),
+        nn.ConvTranspose2d(32, 32, 3),
+    ],
+)
+def test_what_cannot_be_gathered_is_left_to_torch(layer):
+    network = tp.capture(nn.Sequential(layer, nn.ReLU()), torch.randn(2, 32, 9, 9))
+    node = next(n for n in network.nodes if n.kind == "linear")
+    assert convolve.geometry(network, node) is None
+
+
+@needs_gathering
+def test_dense_signals_go_to_the_dense_convolution():
+    network = tp.capture(nn.Sequential(nn.Conv2d(32, 32, 3), nn.ReLU()), torch.randn(2, 32, 9, 9))
+    node = next(n for n in network.nodes if "conv2d" in n.op)
+    calls = []
+
+    def fallback(values, rows):
+        calls.append(rows)
+        return network.compute(node, values, rows)
+
+    call = convolve.SparseConvolution(network, node, convolve.geometry(network, node), fallback)
+    x = torch.randn(4, 32, 9, 9)
+    sparse = x * (torch.rand_like(x) < 0.1)
+    name = node.reads[0]
+    torch.testing.assert_close(call({name: x}, 4), network.compute(node, {name: x}, 4))
+    assert calls == [4]
+    found = call({name: sparse}, 4)
+    assert calls == [4]
+    torch.testing.assert_close(found, network.compute(node, {name: sparse}, 4))
+
+
+@needs_gathering
+@pytest.mark.parametrize("neuron", [tp.IF(), tp.Signed(2), tp.Telescoped(2)])
+def test_gathering_engine_equals_reference_spike_for_spike(neuron, monkeypatch):
+    """A residual network with max-pooling whose every convolution is gathered."""
+    monkeypatch.setattr(convolve, "_DENSEST", 1.0)
+    monkeypatch.setattr(convolve, "_LEAST_PRODUCTS", 0)
+
+    def forward(m, x):
+        a = F.max_pool2d(F.relu(m.c(x)), 2)
+        a = F.relu(m.e(F.relu(m.f(a))) + a)
+        return m.d(a).mean([2, 3])
+
+    parts = {
+        "c": nets.conv(2, 32),
+        "d": nets.conv(32, 8),
+        "e": nets.conv(32, 32),
+        "f": nets.conv(32, 32),
+    }
+    snn = nets.dyadic_snn(nets.Fn(forward, **parts), (2, 12, 12), neuron)
+    engine = Engine(snn, "exact")
+    gathered = [
+        node.name
+        for node in snn.network.nodes
+        if isinstance(engine.first.call(node), convolve.SparseConvolution)
+    ]
+    assert len(gathered) == 4
+    x = nets.dyadic_input(3, 2, 12, 12)
+    nets.same_counts(tp.simulate_reference(snn, x, 7), tp.simulate(snn, x, 7, chunk=3))

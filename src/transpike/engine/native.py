@@ -1,7 +1,8 @@
-"""The neuron update in C: compiled once by the system's own compiler, kept in the user's cache.
+"""Two kernels in C, compiled once by the system's own compiler, kept in the user's cache.
 
-Why not torch.compile on the CPU: Inductor writes the counts of a chunk in a second pass with every
-intermediate stored, needs seconds per shape class, and reaches a third of this kernel's speed.
+scan.c is the neuron update, convolve.c the convolution of sparse signals. Why not torch.compile for
+the update on a CPU: Inductor writes the counts of a chunk in a second pass with every intermediate
+stored, needs seconds per class of shapes, and reaches a third of the kernel's speed.
 """
 
 from __future__ import annotations
@@ -16,22 +17,28 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("scan.c")
+_FOLDER = Path(__file__).parent
 MOST_COUNTS = 2**20
 """Largest count a neuron may send in one timestep: sums of a block stay within 32 bits."""
-_FLAGS = (
-    "-O3 -march=native -std=c11 -ffp-contract=off -fno-math-errno -fno-trapping-math -shared -fPIC"
-).split()
+_FLAGS = "-O3 -march=native -std=c11 -fno-math-errno -fno-trapping-math -shared -fPIC".split()
+# The neuron update rounds after every operation, as torch does; products of weights may fuse.
+_CONTRACTION = {"scan": "-ffp-contract=off", "convolve": "-ffp-contract=fast"}
 # With threads where the compiler has OpenMP, else without.
 _THREADS: tuple[list[str], ...] = (["-fopenmp"], ["-fopenmp-simd"], [])
 _log = logging.getLogger("transpike")
 
 _POINTERS = "offset step bound start membrane total out membranes counts".split()
 _SIZES = "length batch neurons first".split()
+_ARRAYS = "x weight bias out channel value count".split()
+_EXTENTS = (
+    "images height width channels outs out_height out_width kernel_height kernel_width stride "
+    "pad_height pad_width"
+).split()
 _SWITCHES = "kind binary half_current half_other half_out threads".split()
 
 
@@ -51,6 +58,16 @@ class Scan(ctypes.Structure):
     ]
 
 
+class Convolution(ctypes.Structure):
+    """The arguments of `transpike_list` and `transpike_convolve`, as in convolve.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in _ARRAYS),
+        *((name, ctypes.c_int64) for name in _EXTENTS),
+        ("threads", ctypes.c_int32),
+    ]
+
+
 def pointer(tensor: Tensor | None) -> int | None:
     """Address of a tensor's first value, for a field of `Scan`."""
     return None if tensor is None else tensor.data_ptr()
@@ -58,41 +75,65 @@ def pointer(tensor: Tensor | None) -> int | None:
 
 @cache
 def kernel() -> ctypes.CDLL | None:
-    """The compiled kernel, or None where it cannot be built; then one message says so."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    """The compiled neuron update, or None where it cannot be built; then one message says so."""
+    library, reason = _library("scan")
+    if library is None:
+        _log.warning("neurons are updated by slower torch code, with the same results: %s", reason)
+        return None
+    library.transpike_scan.argtypes = [ctypes.POINTER(Scan)]
+    library.transpike_scan.restype = None
+    _check_size(library.transpike_scan_size, Scan)
+    return library
+
+
+@cache
+def convolution() -> ctypes.CDLL | None:
+    """The compiled convolution of sparse signals, or None where it cannot be built."""
+    library, _ = _library("convolve")
+    if library is None:
+        return None
+    library.transpike_list.argtypes = [ctypes.POINTER(Convolution)]
+    library.transpike_list.restype = ctypes.c_int64
+    library.transpike_sample.argtypes = [ctypes.POINTER(Convolution), ctypes.c_int64]
+    library.transpike_sample.restype = ctypes.c_int64
+    library.transpike_convolve.argtypes = [ctypes.POINTER(Convolution)]
+    library.transpike_convolve.restype = None
+    _check_size(library.transpike_convolution_size, Convolution)
+    return library
+
+
+def _check_size(size: Any, structure: type[ctypes.Structure]) -> None:
+    size.restype = ctypes.c_int64
+    assert size() == ctypes.sizeof(structure), f"{structure.__name__} differs from its C form"
+
+
+def _library(name: str) -> tuple[ctypes.CDLL | None, str]:
+    """A kernel's library, or None and the reason."""
     if os.environ.get("TRANSPIKE_NATIVE") == "0":
-        reason = "TRANSPIKE_NATIVE=0"
-    elif compiler is None:
-        reason = "no C compiler was found (install gcc or clang, or set CC)"
-    else:
-        library, reason = _built(compiler)
-        if library is not None:
-            return library
-    _log.warning("neurons are updated by slower torch code, with the same results: %s", reason)
-    return None
-
-
-def _built(compiler: str) -> tuple[ctypes.CDLL | None, str]:
+        return None, "TRANSPIKE_NATIVE=0"
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return None, "no C compiler was found (install gcc or clang, or set CC)"
     reason = ""
     for threads in _THREADS:
-        flags = [*_FLAGS, *threads]
         try:
-            return _loaded(_compiled(compiler, flags)), ""
-        except (OSError, subprocess.SubprocessError, AttributeError) as error:
+            path = _compiled(name, compiler, [*_FLAGS, _CONTRACTION[name], *threads])
+            return ctypes.CDLL(str(path)), ""
+        except (OSError, subprocess.SubprocessError) as error:
             reason = f"{compiler} failed: {getattr(error, 'stderr', None) or error}".strip()
     return None, reason
 
 
-def _compiled(compiler: str, flags: list[str]) -> Path:
+def _compiled(name: str, compiler: str, flags: list[str]) -> Path:
     """Path of the library for this source, compiler and processor; built if it is not there."""
-    source = SOURCE.read_text()
-    identity = "\n".join([source, compiler, *flags, platform.machine(), _processor()])
-    name = f"scan-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
-    target = _cache_folder() / name
+    source = _FOLDER / f"{name}.c"
+    parts = [source.read_text(), compiler, *flags, platform.machine(), _processor()]
+    identity = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    target = _cache_folder() / f"{name}-{identity}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            built = Path(folder) / name
-            command = [compiler, *flags, str(SOURCE), "-o", str(built), "-lm"]
+            built = Path(folder) / target.name
+            command = [compiler, *flags, str(source), "-o", str(built), "-lm"]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
             built.replace(target)  # atomic: several processes may build at once
     return target
@@ -119,16 +160,6 @@ def _cache_folder() -> Path:
     except OSError:
         pass
     return Path(tempfile.mkdtemp(prefix="transpike-"))
-
-
-def _loaded(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
-    library.transpike_scan.argtypes = [ctypes.POINTER(Scan)]
-    library.transpike_scan.restype = None
-    library.transpike_scan_size.restype = ctypes.c_int64
-    if library.transpike_scan_size() != ctypes.sizeof(Scan):
-        raise OSError("the kernel's arguments have another size than expected")
-    return library
 
 
 def run(arguments: Scan) -> None:

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from transpike.engine import native
+from transpike.engine.convolve import SparseConvolution, geometry
 from transpike.engine.plan import bound_call
 from transpike.errors import ArgumentError
 from transpike.network import Network, Node, operation
@@ -58,7 +60,10 @@ class Arithmetic:
             return _split_product(network, node)
         call = bound_call(weights, node)
         if self.signal == self.kept:
-            return call
+            shape = geometry(network, node)
+            if shape is None or native.convolution() is None:
+                return call
+            return SparseConvolution(network, node, shape, call)
         return lambda values, rows: call(_in_type(values, self.signal), rows)
 
 

@@ -178,7 +178,7 @@ class _Ledger:
     def advance(self, rows: int, timesteps: int) -> None:
         """Count timesteps x samples, those that a settled sample does not need included."""
         self.done += rows * timesteps
-        if self.request.progress is not None:
+        if rows * timesteps and self.request.progress is not None:
             self.request.progress(self.done, self.batch * self.request.timesteps)
 
     def outcome(self) -> Outcome:

@@ -1,0 +1,164 @@
+/* Convolution of sparse signals: work in proportion to the values that are not zero.
+ *
+ * Signals are counts times a step, most of them zero. First every pixel gets the list of its
+ * channels that are not zero; then each output pixel gathers, per kernel position, the rows of the
+ * weights that its list names. Layouts: x (I, H, W, C), out (I, OH, OW, O), weight (KH, KW, C, O).
+ */
+#include <stdint.h>
+#include <string.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+typedef struct {
+  const float *x, *weight, *bias; /* bias may be NULL */
+  float *out;
+  uint16_t *channel; /* (I, H, W, C) channels that are not zero, first ones of each pixel */
+  float *value;      /* the same places */
+  uint16_t *count;   /* (I, H, W) entries of each list */
+  int64_t images, height, width, channels;
+  int64_t outs, out_height, out_width;
+  int64_t kernel_height, kernel_width, stride, pad_height, pad_width;
+  int32_t threads;
+} Convolution;
+
+typedef float Lane __attribute__((vector_size(32), aligned(4)));
+enum { LANE = 8 };
+/* Output pixels per strip: their sums and one kernel position's weights stay in the cache. */
+enum { STRIP = 128 };
+
+int64_t transpike_convolution_size(void) { return (int64_t)sizeof(Convolution); }
+
+/* How many values of every `every`-th pixel are not zero. */
+int64_t transpike_sample(const Convolution *c, int64_t every) {
+  const int64_t pixels = c->images * c->height * c->width;
+  int64_t total = 0;
+  for (int64_t p = 0; p < pixels; p += every) {
+    const float *x = c->x + p * c->channels;
+    int32_t here = 0;
+#pragma omp simd reduction(+ : here)
+    for (int64_t j = 0; j < c->channels; j++) here += x[j] != 0.0f;
+    total += here;
+  }
+  return total;
+}
+
+/* Fill the lists; returns how many values are not zero. */
+int64_t transpike_list(const Convolution *c) {
+  const int64_t pixels = c->images * c->height * c->width;
+  int64_t total = 0;
+#pragma omp parallel for schedule(static) num_threads(c->threads) reduction(+ : total)
+  for (int64_t p = 0; p < pixels; p++) {
+    const float *x = c->x + p * c->channels;
+    uint16_t *channel = c->channel + p * c->channels;
+    float *value = c->value + p * c->channels;
+    int64_t n = 0, j = 0;
+#ifdef __AVX2__
+    for (; j + LANE <= c->channels; j += LANE) {
+      const __m256 lane = _mm256_loadu_ps(x + j);
+      const __m256 other = _mm256_cmp_ps(lane, _mm256_setzero_ps(), _CMP_NEQ_UQ);
+      for (unsigned left = (unsigned)_mm256_movemask_ps(other); left; left &= left - 1) {
+        const int64_t at = j + __builtin_ctz(left);
+        channel[n] = (uint16_t)at;
+        value[n++] = x[at];
+      }
+    }
+#endif
+    for (; j < c->channels; j++) {
+      channel[n] = (uint16_t)j;
+      value[n] = x[j];
+      n += x[j] != 0.0f;
+    }
+    c->count[p] = (uint16_t)n;
+    total += n;
+  }
+  return total;
+}
+
+/* One kernel position for output pixels [left, right) of one row: `lanes` lanes of outputs. */
+static inline __attribute__((always_inline)) void gather(const Convolution *c, int64_t image,
+                                                         int64_t row, int64_t out_row,
+                                                         int64_t left, int64_t right, int64_t kx,
+                                                         const float *weight, int64_t low,
+                                                         const int lanes) {
+  for (int64_t ox = left; ox < right; ox++) {
+    const int64_t p = (image * c->height + row) * c->width + ox * c->stride + kx - c->pad_width;
+    const int64_t n = c->count[p];
+    if (n == 0) continue;
+    const uint16_t *channel = c->channel + p * c->channels;
+    const float *value = c->value + p * c->channels;
+    float *out = c->out + ((image * c->out_height + out_row) * c->out_width + ox) * c->outs + low;
+    Lane sum[8];
+    for (int i = 0; i < lanes; i++) sum[i] = *(const Lane *)(out + i * LANE);
+    for (int64_t j = 0; j < n; j++) {
+      const float *w = weight + (int64_t)channel[j] * c->outs + low;
+      const float v = value[j];
+      for (int i = 0; i < lanes; i++) sum[i] += v * *(const Lane *)(w + i * LANE);
+    }
+    for (int i = 0; i < lanes; i++) *(Lane *)(out + i * LANE) = sum[i];
+  }
+}
+
+/* Smallest and one past the largest output place whose input place lies inside. */
+static inline int64_t first_inside(int64_t k, int64_t pad, int64_t stride) {
+  return k >= pad ? 0 : (pad - k + stride - 1) / stride;
+}
+static inline int64_t end_inside(int64_t k, int64_t pad, int64_t stride, int64_t size, int64_t outs) {
+  const int64_t last = size - 1 + pad - k;
+  const int64_t end = last < 0 ? 0 : last / stride + 1;
+  return end < outs ? end : outs;
+}
+
+static inline __attribute__((always_inline)) void strip(const Convolution *c, int64_t image,
+                                                        int64_t end_image, int64_t top,
+                                                        int64_t bottom, int64_t low,
+                                                        const int lanes) {
+  for (int64_t ky = 0; ky < c->kernel_height; ky++) {
+    int64_t y0 = first_inside(ky, c->pad_height, c->stride);
+    int64_t y1 = end_inside(ky, c->pad_height, c->stride, c->height, c->out_height);
+    if (y0 < top) y0 = top;
+    if (y1 > bottom) y1 = bottom;
+    for (int64_t kx = 0; kx < c->kernel_width; kx++) {
+      const int64_t x0 = first_inside(kx, c->pad_width, c->stride);
+      const int64_t x1 = end_inside(kx, c->pad_width, c->stride, c->width, c->out_width);
+      const float *weight = c->weight + (ky * c->kernel_width + kx) * c->channels * c->outs;
+      for (int64_t i = image; i < end_image; i++)
+        for (int64_t oy = y0; oy < y1; oy++)
+          gather(c, i, oy * c->stride + ky - c->pad_height, oy, x0, x1, kx, weight, low, lanes);
+    }
+  }
+}
+
+/* All outputs of rows [top, bottom) of some images. */
+static void rows(const Convolution *c, int64_t image, int64_t end_image, int64_t top,
+                 int64_t bottom) {
+  for (int64_t i = image; i < end_image; i++)
+    for (int64_t p = top * c->out_width; p < bottom * c->out_width; p++) {
+      float *out = c->out + (i * c->out_height * c->out_width + p) * c->outs;
+      if (c->bias)
+        memcpy(out, c->bias, (size_t)c->outs * sizeof(float));
+      else
+        memset(out, 0, (size_t)c->outs * sizeof(float));
+    }
+  int64_t low = 0;
+  for (; low + 8 * LANE <= c->outs; low += 8 * LANE) strip(c, image, end_image, top, bottom, low, 8);
+  for (; low + 4 * LANE <= c->outs; low += 4 * LANE) strip(c, image, end_image, top, bottom, low, 4);
+  for (; low + 2 * LANE <= c->outs; low += 2 * LANE) strip(c, image, end_image, top, bottom, low, 2);
+  for (; low < c->outs; low += LANE) strip(c, image, end_image, top, bottom, low, 1);
+}
+
+/* The convolution from lists that `transpike_list` filled; outs is a multiple of 8. */
+void transpike_convolve(const Convolution *c) {
+  const int64_t map = c->out_height * c->out_width;
+  const int64_t together = map >= STRIP ? 1 : (STRIP * 4 + map - 1) / map;
+  const int64_t tall = map >= STRIP ? (STRIP + c->out_width - 1) / c->out_width : c->out_height;
+  const int64_t groups = (c->images + together - 1) / together;
+  const int64_t strips = (c->out_height + tall - 1) / tall;
+#pragma omp parallel for schedule(dynamic, 4) num_threads(c->threads) if (c->threads > 1)
+  for (int64_t task = 0; task < groups * strips; task++) {
+    const int64_t image = task / strips * together, top = task % strips * tall;
+    const int64_t end = image + together < c->images ? image + together : c->images;
+    const int64_t bottom = top + tall < c->out_height ? top + tall : c->out_height;
+    rows(c, image, end, top, bottom);
+  }
+}

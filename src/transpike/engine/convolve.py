@@ -1,0 +1,118 @@
+"""Convolution of sparse signals, in proportion to the values that are not zero."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transpike.engine import native
+from transpike.engine.plan import dense, room
+from transpike.network import Network, Node, Value
+
+# Share of values that are not zero up to which gathering beats the dense convolution.
+_DENSEST = 0.3
+# Every so many pixels are looked at before the lists are made.
+_SAMPLED = 13
+# Fewer multiplications per pixel and kernel position, or fewer positions, are not worth a list.
+_LEAST_PRODUCTS = 1024
+_LEAST_POSITIONS = 4
+_LANE = 8
+_MOST_CHANNELS = 2**16 - 1
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Stride and padding of a convolution that can be gathered."""
+
+    stride: int
+    pad_height: int
+    pad_width: int
+
+
+def geometry(network: Network, node: Node) -> Geometry | None:
+    """Stride and padding of a node, or None where it has to be computed densely."""
+    if node.op != "aten.conv2d.default" or node.kwargs or not isinstance(node.args[0], Value):
+        return None
+    arguments: tuple[Any, ...] = (*node.args, *_DEFAULTS[len(node.args) :])
+    _, weight, _, stride, padding, dilation, groups = arguments
+    tensor = network.resolve(weight, {}, 0)
+    if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32:
+        return None
+    numbers = all(isinstance(value, tuple) for value in (stride, padding, dilation))
+    plain = numbers and set(dilation) == {1} and groups == 1 and len(set(stride)) == 1
+    outs, channels = tensor.shape[0], tensor.shape[1]
+    positions = tensor.shape[2] * tensor.shape[3]
+    worth = outs * channels >= _LEAST_PRODUCTS and positions >= _LEAST_POSITIONS
+    worth = worth and outs % _LANE == 0 and channels <= _MOST_CHANNELS
+    if not plain or not worth or tensor.device.type != "cpu":
+        return None
+    pads = (padding[0], padding[-1])
+    return Geometry(stride[0], *pads)
+
+
+_DEFAULTS: tuple[Any, ...] = (None, None, None, (1, 1), (0, 0), (1, 1), 1)
+
+
+class SparseConvolution:
+    """A convolution that looks at its input first: few values are gathered, many go to `fallback`.
+
+    The sums are the same but for their order.
+    """
+
+    def __init__(self, network: Network, node: Node, shape: Geometry, fallback: Any) -> None:
+        self.source, self.shape, self.fallback = node.args[0].name, shape, fallback
+        weight = network.resolve(node.args[1], {}, 0)
+        self.size = tuple(weight.shape[2:])
+        self.weight = weight.permute(2, 3, 1, 0).contiguous()
+        self.bias = network.resolve(node.args[2], {}, 0) if len(node.args) > 2 else None
+
+    def __call__(self, values: Mapping[str, Any], rows: int) -> Tensor:
+        """The convolution of (rows, C, H, W)."""
+        x = dense(values[self.source])
+        images, channels, height, width = x.shape
+        pixels, outs = images * height * width, self.weight.shape[-1]
+        high, wide = self._extent(height, 0), self._extent(width, 1)
+        arguments = native.Convolution(
+            x=x.data_ptr(),
+            weight=self.weight.data_ptr(),
+            bias=native.pointer(self.bias),
+            images=images,
+            height=height,
+            width=width,
+            channels=channels,
+            outs=outs,
+            out_height=high,
+            out_width=wide,
+            kernel_height=self.size[0],
+            kernel_width=self.size[1],
+            stride=self.shape.stride,
+            pad_height=self.shape.pad_height,
+            pad_width=self.shape.pad_width,
+            threads=torch.get_num_threads(),
+        )
+        library = native.convolution()
+        assert library is not None
+        sampled = -(-pixels // _SAMPLED) * channels
+        found = library.transpike_sample(ctypes.byref(arguments), _SAMPLED)
+        if found > _DENSEST * sampled:
+            result: Tensor = self.fallback({self.source: x}, rows)
+            return result
+        channel = torch.empty(pixels * channels, dtype=torch.int16)
+        value = torch.empty(pixels * channels)
+        count = torch.empty(pixels, dtype=torch.int16)
+        out = room(images, x.new_empty((0, outs, high, wide)), x.dtype)
+        arguments.channel, arguments.value = channel.data_ptr(), value.data_ptr()
+        arguments.count, arguments.out = count.data_ptr(), out.data_ptr()
+        library.transpike_list(ctypes.byref(arguments))
+        library.transpike_convolve(ctypes.byref(arguments))
+        return out
+
+    def _extent(self, size: int, axis: int) -> int:
+        pad = self.shape.pad_height if axis == 0 else self.shape.pad_width
+        inside = size + 2 * pad - int(self.size[axis])
+        return inside // self.shape.stride + 1
