@@ -3,6 +3,9 @@
 from transpike.calibrate import Calibration as Calibration
 from transpike.calibrate import calibrate as calibrate
 from transpike.capture import capture as capture
+from transpike.compare import Comparison as Comparison
+from transpike.compare import compare as compare
+from transpike.compare import methods as methods
 from transpike.convert import convert as convert
 from transpike.cost import Cost as Cost
 from transpike.cost import measure_cost as measure_cost
@@ -31,6 +34,7 @@ from transpike.passes import MembraneCorrection as MembraneCorrection
 from transpike.passes import SiteSearch as SiteSearch
 from transpike.preflight import Preflight as Preflight
 from transpike.preflight import inspect as inspect
+from transpike.recipe import Recipe as Recipe
 from transpike.reference import Simulation as Simulation
 from transpike.reference import Totals as Totals
 from transpike.reference import simulate_reference as simulate_reference
@@ -47,6 +51,8 @@ from transpike.thresholds import MaxAbs as MaxAbs
 from transpike.thresholds import Percentile as Percentile
 from transpike.tiled import TiledSimulation as TiledSimulation
 from transpike.tiled import simulate_tiled as simulate_tiled
+from transpike.tune import Tuning as Tuning
+from transpike.tune import tune as tune
 from transpike.until import Until as Until
 
 __version__ = "0.1.0"

@@ -31,13 +31,20 @@ from transpike import demo as demonstration
 from transpike.data import Dataset, Split, open_data
 from transpike.figures import cost_figure, diagnosis_figure
 from transpike.models import build_model
-from transpike.specs import parse_neuron, parse_shape, parse_threshold, parse_until
+from transpike.specs import (
+    parse_neuron,
+    parse_passes,
+    parse_shape,
+    parse_threshold,
+    parse_until,
+)
 
 USER_ERROR = 2  # exit code, the same that wrong options give
 _INTERRUPTED = 130  # the shell's code for Ctrl-C
 _CONFIG_FILE = "config.json"  # what a saved network is recognised by
 _DEFAULT_SHAPES: Mapping[str, tuple[int, ...]] = {"resnet20": (3, 32, 32), "digits_cnn": (1, 8, 8)}
 _IMAGENET_SHAPE = (3, 224, 224)
+_TIMESTEPS = 32  # of a run where neither the user nor a recipe says
 
 ProgressCallback = Callable[[int, int | None], None]
 
@@ -81,12 +88,14 @@ DataOption = Annotated[
 NeuronOption = Annotated[
     str | None,
     typer.Option(
-        "--neuron", help="if (default), burst:5, burst:8:resolution, signed:1 or telescoped:8."
+        "--neuron",
+        help="if (default), burst:5, burst:8:resolution, signed:1, multi:3, differential:8 or "
+        "telescoped:8.",
     ),
 ]
 ThresholdOption = Annotated[
     str | None,
-    typer.Option("--threshold", help="percentile:99.9 (default), max, lsq or lsq:LEVELS."),
+    typer.Option("--threshold", help="percentile:99.9 (default), max, lsq, gauss, ltb."),
 ]
 GranularityOption = Annotated[
     str | None, typer.Option("--granularity", help="One threshold per channel (default) or layer.")
@@ -98,6 +107,15 @@ MembraneOption = Annotated[
 CalibrationOption = Annotated[
     int | None,
     typer.Option("--calibration-size", min=1, help="Training images used (default 512)."),
+]
+PassesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--calibrate", help="Passes, in order: bias, membrane, search, delay, allocate:SPIKES."
+    ),
+]
+RecipeOption = Annotated[
+    Path | None, typer.Option("--recipe", help="A file written by transpike tune.")
 ]
 SavedOrModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL|FOLDER", help="A model's name or a saved folder.")
@@ -129,6 +147,8 @@ class _Choices:
     granularity: str | None
     initial_membrane: float | None
     calibration_size: int | None
+    calibrate: str | None = None
+    recipe: Path | None = None
 
     def given(self) -> list[str]:
         """The options that were given, by name."""
@@ -193,8 +213,13 @@ def convert(
     granularity: GranularityOption = None,
     initial_membrane: MembraneOption = None,
     calibration_size: CalibrationOption = None,
+    calibrate: PassesOption = None,
+    recipe: RecipeOption = None,
     timesteps: Annotated[
-        int | None, typer.Option("--timesteps", help="Needed by --threshold lsq only.")
+        int | None,
+        typer.Option(
+            "--timesteps", help="Needed by --threshold lsq and gauss, and by --calibrate."
+        ),
     ] = None,
     seed: SeedOption = 0,
     batch_size: BatchOption = 128,
@@ -203,7 +228,15 @@ def convert(
 ) -> None:
     """Convert a model and save the spiking network in a folder."""
     choices = _Choices(
-        weights, num_classes, neuron, threshold, granularity, initial_membrane, calibration_size
+        weights,
+        num_classes,
+        neuron,
+        threshold,
+        granularity,
+        initial_membrane,
+        calibration_size,
+        calibrate,
+        recipe,
     )
     run = _Run(open_data(data), _device(device), batch_size, seed)
     snn = run.convert(model, choices, timesteps)
@@ -241,7 +274,12 @@ def evaluate(
     granularity: GranularityOption = None,
     initial_membrane: MembraneOption = None,
     calibration_size: CalibrationOption = None,
-    timesteps: Annotated[int, typer.Option("--timesteps", help="Length of the run.")] = 32,
+    calibrate: PassesOption = None,
+    recipe: RecipeOption = None,
+    timesteps: Annotated[
+        int | None,
+        typer.Option("--timesteps", help="Length of the run (default: the recipe's, or 32)."),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", help="Use a random part of the test images.")
     ] = None,
@@ -271,9 +309,19 @@ def evaluate(
 ) -> None:
     """Measure accuracy at every timestep of a model, converted now, or of a saved folder."""
     choices = _Choices(
-        weights, num_classes, neuron, threshold, granularity, initial_membrane, calibration_size
+        weights,
+        num_classes,
+        neuron,
+        threshold,
+        granularity,
+        initial_membrane,
+        calibration_size,
+        calibrate,
+        recipe,
     )
     run = _Run(open_data(data), _device(device), batch_size, seed)
+    if timesteps is None:
+        timesteps = _TIMESTEPS if recipe is None else tp.Recipe.load(recipe).timesteps
     snn, used = run.loaded_or_converted(model, choices, timesteps)
     test = run.data.test if limit is None else run.data.test.subset(limit, seed)
     rule = run.stopping_rule(snn, until, timesteps, choices)
@@ -368,6 +416,88 @@ def cost(
         json_file,
         {**_plain(result.to_dict()), "limit": limit, **run.record(model, data, used, snn)},
     )
+
+
+@app.command()
+def tune(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File for the recipe (JSON).")],
+    timesteps: TimestepsOption,
+    weights: WeightsOption = None,
+    num_classes: ClassesOption = None,
+    data: DataOption = "digits",
+    max_count: Annotated[
+        int, typer.Option("--max-count", min=1, help="Largest count per timestep.")
+    ] = 1,
+    spikes: Annotated[
+        float | None, typer.Option("--spikes", help="Budget: spikes per neuron over all timesteps.")
+    ] = None,
+    signed: Annotated[
+        bool | None,
+        typer.Option("--signed/--unsigned", help="Only signed, or only unsigned neurons."),
+    ] = None,
+    calibration_size: CalibrationOption = None,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 128,
+    device: DeviceOption = "cpu",
+    json_file: JsonOption = None,
+) -> None:
+    """Choose the recipe for a budget by fidelity on held-out training images; needs no labels."""
+    choices = _Choices(weights, num_classes, None, None, None, None, calibration_size)
+    run = _Run(open_data(data), _device(device), batch_size, seed)
+    network, images = run.captured(model, choices)
+    with _progress("tune", None) as progress:
+        result = tp.tune(
+            network,
+            images,
+            timesteps=timesteps,
+            max_count=max_count,
+            spikes=spikes,
+            signed=signed,
+            seed=seed,
+            progress=progress,
+        )
+    result.recipe.save(output)
+    command = ["transpike", "evaluate", model, "--recipe", str(output), "--data", data]
+    command += [] if weights is None else ["--weights", str(weights)]
+    command += [] if num_classes is None else ["--num-classes", str(num_classes)]
+    typer.echo(f"{result}\n\nsaved {output}\nuse it with: {shlex.join(command)}")
+    content = {"model": model, "data": data, **result.to_dict(), **_provenance(seed)}
+    _write_json(json_file, _plain(content))
+
+
+@app.command()
+def compare(
+    model: ModelArgument,
+    timesteps: TimestepsOption,
+    weights: WeightsOption = None,
+    num_classes: ClassesOption = None,
+    data: DataOption = "digits",
+    max_count: Annotated[
+        int, typer.Option("--max-count", min=1, help="K of the methods that have one.")
+    ] = 1,
+    recipe: Annotated[
+        list[Path] | None, typer.Option("--recipe", help="Also this recipe; may be repeated.")
+    ] = None,
+    calibration_size: CalibrationOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 128,
+    device: DeviceOption = "cpu",
+    json_file: JsonOption = None,
+) -> None:
+    """Print one table of methods on one network, all on the same test images."""
+    choices = _Choices(weights, num_classes, None, None, None, None, calibration_size)
+    run = _Run(open_data(data), _device(device), batch_size, seed)
+    network, images = run.captured(model, choices)
+    recipes = tp.methods(timesteps, max_count)
+    recipes |= {f"recipe {file}": tp.Recipe.load(file) for file in recipe or []}
+    test = list(run.batches(run.test_images(limit)))
+    with _progress("compare", len(recipes)) as progress:
+        result = tp.compare(network, images, test, recipes, progress=progress)
+    typer.echo(str(result))
+    content = {**result.to_dict(), "limit": limit, **run.record(model, data, choices, None)}
+    _write_json(json_file, _plain(content))
 
 
 @app.command()
@@ -481,20 +611,52 @@ class _Run:
 
     def convert(self, name: str, choices: _Choices, timesteps: int | None) -> tp.SpikingNetwork:
         """Builds, captures, calibrates and converts the model `name`."""
-        membrane = 0.5 if choices.initial_membrane is None else choices.initial_membrane
-        neuron = parse_neuron(choices.neuron or "if", membrane)
-        threshold = parse_threshold(
-            choices.threshold or "percentile:99.9", choices.granularity or "channel"
-        )
+        recipe = self.recipe(choices, timesteps)
         model = build_model(name, choices.weights, choices.num_classes).to(self.device)
         images = self.calibration_images(choices)
         example, _ = next(self.batches(images))
         network = tp.capture(model, example)
         with _progress("calibrate", self.count(len(images))) as progress:
             calibration = tp.calibrate(network, self.batches(images), progress=progress)
+        inputs = [x for x, _ in self.batches(images)] if recipe.calibrate else None
         return tp.convert(
-            network, calibration, neuron=neuron, threshold=threshold, timesteps=timesteps
+            network,
+            calibration,
+            neuron=recipe.neuron,
+            threshold=recipe.threshold,
+            timesteps=recipe.timesteps if choices.recipe or timesteps else None,
+            calibrate=recipe.calibrate,
+            batches=inputs,
         )
+
+    def recipe(self, choices: _Choices, timesteps: int | None) -> tp.Recipe:
+        """The recipe of `--recipe`, or what the other options say."""
+        if choices.recipe is not None:
+            fixed = "neuron threshold granularity initial_membrane calibrate".split()
+            clash = [f"--{n.replace('_', '-')}" for n in fixed if getattr(choices, n) is not None]
+            if clash:
+                raise tp.ArgumentError(
+                    f"--recipe: {', '.join(clash)} cannot change a recipe. Leave these options out."
+                )
+            return tp.Recipe.load(choices.recipe)
+        membrane = 0.5 if choices.initial_membrane is None else choices.initial_membrane
+        passes = () if choices.calibrate is None else parse_passes(choices.calibrate)
+        if passes and timesteps is None:
+            raise tp.ArgumentError("--calibrate: a pass is for one T. Give --timesteps.")
+        return tp.Recipe(
+            timesteps or 1,
+            parse_neuron(choices.neuron or "if", membrane),
+            parse_threshold(
+                choices.threshold or "percentile:99.9", choices.granularity or "channel"
+            ),
+            passes,
+        )
+
+    def captured(self, name: str, choices: _Choices) -> tuple[tp.Network, list[Tensor]]:
+        """The captured model `name`, and batches of calibration images."""
+        model = build_model(name, choices.weights, choices.num_classes).to(self.device)
+        images = [x for x, _ in self.batches(self.calibration_images(choices))]
+        return tp.capture(model, images[0]), images
 
     def loaded_or_converted(
         self, model: str, choices: _Choices, timesteps: int
@@ -534,7 +696,7 @@ class _Run:
         return tp.fit_until(snn, images, timesteps, rule=rule)
 
     def record(
-        self, model: str, data: str, choices: _Choices | None, snn: tp.SpikingNetwork
+        self, model: str, data: str, choices: _Choices | None, snn: tp.SpikingNetwork | None
     ) -> dict[str, Any]:
         """What a result needs to be repeated; a saved network keeps its own calibration."""
         calibration: dict[str, Any] | None = None

@@ -6,12 +6,40 @@ import contextlib
 from typing import Literal
 
 from transpike.errors import ArgumentError
-from transpike.neuron import IF, Burst, Neuron, Signed, Telescoped
-from transpike.thresholds import Granularity, LeastSquares, MaxAbs, Percentile, ThresholdRule
+from transpike.neuron import (
+    IF,
+    Burst,
+    Differential,
+    MultiThreshold,
+    Neuron,
+    Signed,
+    Telescoped,
+)
+from transpike.passes import (
+    AllocateCounts,
+    BiasCorrection,
+    CalibrationPass,
+    DelayedReadout,
+    MembraneCorrection,
+    SiteSearch,
+)
+from transpike.thresholds import (
+    GaussianIteration,
+    Granularity,
+    LeastSquares,
+    LocalThresholdBalancing,
+    MaxAbs,
+    Percentile,
+    ThresholdRule,
+)
 
-NEURON_FORMS = "if, burst:5, burst:8:resolution, signed:1, telescoped:8"
+NEURON_FORMS = (
+    "if, burst:5, burst:8:resolution, signed:1, multi:3, multi:3:signed, differential:8:1, "
+    "telescoped:8"
+)
 UNTIL_FORMS = "margin, margin:0.9, entropy, entropy:0.1"
-THRESHOLD_FORMS = "percentile:99.9, max, lsq, lsq:16"
+THRESHOLD_FORMS = "percentile:99.9, max, lsq, lsq:16, gauss, gauss:16, ltb, ltb:1000"
+PASS_FORMS = "bias, membrane, search, delay, allocate:2.5"
 GRANULARITIES = ("channel", "layer")
 
 _DEFAULT_PERCENTILE = 99.9
@@ -22,7 +50,9 @@ def parse_neuron(text: str, initial_membrane: float = 0.5) -> Neuron:
 
     Args:
         text: `if`, `burst:K`, `burst:K:range`, `burst:K:resolution`, `signed:K` or
-            `telescoped:K`, with K spikes per timestep at most; the preset's own K where left out.
+            `telescoped:K`, with K spikes per timestep at most; `multi:BITS` or `multi:BITS:signed`
+            (K = 2^BITS - 1, counts sent in binary); `differential:LEVELS:K`. The preset's own
+            numbers where left out.
         initial_membrane: membrane at the start, a fraction of the step.
 
     Raises:
@@ -40,6 +70,12 @@ def parse_neuron(text: str, initial_membrane: float = 0.5) -> Neuron:
         return Signed(_count(text, settings, 1), initial_membrane=initial_membrane)
     if kind == "telescoped" and len(settings) <= 1:
         return Telescoped(_count(text, settings, 1), initial_membrane=initial_membrane)
+    if kind == "multi" and len(settings) <= 2 and settings[1:] in ([], ["signed"]):
+        bits = _count(text, settings, 2)
+        return MultiThreshold(bits, signed=len(settings) == 2, initial_membrane=initial_membrane)
+    if kind == "differential" and len(settings) <= 2:
+        levels, count = _count(text, settings, 8), _count(text, settings[1:], 1)
+        return Differential(levels, count, initial_membrane=initial_membrane)
     raise ArgumentError(f"unknown neuron {text!r}: needed a form like {NEURON_FORMS}.")
 
 
@@ -47,8 +83,8 @@ def parse_threshold(text: str, granularity: str = "channel") -> ThresholdRule:
     """Reads a threshold rule.
 
     Args:
-        text: `percentile:P` with P in percent, `max`, `lsq` (levels follow from the neuron and
-            the timesteps) or `lsq:LEVELS`.
+        text: `percentile:P` with P in percent, `max`, `lsq` or `gauss` (levels follow from the
+            neuron and the timesteps), `lsq:LEVELS`, `gauss:LEVELS`, or `ltb:ITERATIONS`.
         granularity: `channel` or `layer`.
 
     Raises:
@@ -68,7 +104,40 @@ def parse_threshold(text: str, granularity: str = "channel") -> ThresholdRule:
     if kind == "lsq" and len(settings) <= 1:
         levels = _whole_number(text, settings[0]) if settings else None
         return LeastSquares(levels=levels, granularity=scope)
+    if kind == "gauss" and len(settings) <= 1:
+        levels = _whole_number(text, settings[0]) if settings else None
+        return GaussianIteration(levels=levels, granularity=scope)
+    if kind == "ltb" and len(settings) <= 1:
+        return LocalThresholdBalancing(_count(text, settings, 1000), granularity=scope)
     raise ArgumentError(f"unknown threshold {text!r}: needed a form like {THRESHOLD_FORMS}.")
+
+
+def parse_passes(text: str) -> tuple[CalibrationPass, ...]:
+    """Reads calibration passes, in order.
+
+    Args:
+        text: `bias`, `membrane`, `search`, `delay` and `allocate:SPIKES` (spikes per neuron),
+            joined by commas.
+
+    Raises:
+        ArgumentError: a form is unknown, or a number is out of range.
+    """
+    plain = {
+        "bias": BiasCorrection,
+        "membrane": MembraneCorrection,
+        "search": SiteSearch,
+        "delay": DelayedReadout,
+    }
+    passes: list[CalibrationPass] = []
+    for part in text.split(","):
+        kind, *settings = part.strip().split(":")
+        if kind in plain and not settings:
+            passes.append(plain[kind]())
+        elif kind == "allocate" and len(settings) == 1:
+            passes.append(AllocateCounts(_number(part, settings[0])))
+        else:
+            raise ArgumentError(f"unknown pass {part!r}: needed forms like {PASS_FORMS}.")
+    return tuple(passes)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -104,7 +173,11 @@ def _percent(text: str, number: str) -> float:
         raise ArgumentError(f"{text!r}: needed a number in percent, got {number!r}.") from None
 
 
-__all__ = ["parse_neuron", "parse_shape", "parse_threshold"]
+def _number(text: str, number: str) -> float:
+    try:
+        return float(number)
+    except ValueError:
+        raise ArgumentError(f"{text!r}: needed a number, got {number!r}.") from None
 
 
 def parse_until(text: str) -> tuple[Literal["margin", "entropy"], float | None]:

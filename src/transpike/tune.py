@@ -1,0 +1,346 @@
+"""Choose a recipe for a budget by fidelity to the analog network on held-out training inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from transpike.calibrate import Calibration, calibrate
+from transpike.capture import capture
+from transpike.errors import ArgumentError, DataError
+from transpike.network import Network, check_timesteps
+from transpike.neuron import Burst, Neuron, Signed
+from transpike.passes import (
+    AllocateCounts,
+    BiasCorrection,
+    CalibrationPass,
+    DelayedReadout,
+    MembraneCorrection,
+    SiteSearch,
+    joined_inputs,
+)
+from transpike.recipe import Recipe
+from transpike.simulate import simulate
+from transpike.spiking import SpikingNetwork
+from transpike.thresholds import GaussianIteration, LeastSquares, Percentile, ThresholdRule
+
+# Fraction of the inputs that is held out from calibration.
+_HELD_OUT = 1 / 3
+# Inputs per round (calibration and held out alike); each round keeps the best third.
+_ROUNDS = (48, 128, 512)
+_KEPT = 1 / 3
+_BATCH = 64
+# Excess over the budget of spikes that held-out inputs may show, relative.
+_TOLERANCE = 0.02
+_SMALLEST = 6  # inputs that tuning needs at least
+
+_RULES: tuple[ThresholdRule, ...] = (
+    Percentile(99.9),
+    LeastSquares(),
+    GaussianIteration(),
+    LeastSquares(granularity="layer"),
+)
+_PASSES: tuple[tuple[CalibrationPass, ...], ...] = (
+    (),
+    (BiasCorrection(),),
+    (MembraneCorrection(),),
+    (SiteSearch(),),
+    (SiteSearch(), BiasCorrection()),
+    (SiteSearch(), DelayedReadout()),
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recipe, measured.
+
+    Attributes:
+        recipe: the recipe.
+        divergence: of the spiking from the analog network's output at T, mean over held-out
+            inputs: Kullback-Leibler in nats for class scores, else squared distance relative to
+            the analog output.
+        agreement: fraction of equal predictions (largest output along axis 1).
+        spikes_per_neuron: over all T timesteps.
+        n: held-out inputs.
+        within: the budget of spikes is kept.
+    """
+
+    recipe: Recipe
+    divergence: float
+    agreement: float
+    spikes_per_neuron: float
+    n: int
+    within: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        numbers = {key: value for key, value in vars(self).items() if key != "recipe"}
+        return {"recipe": self.recipe.to_dict(), "name": self.recipe.name, **numbers}
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What `tune` found.
+
+    Attributes:
+        recipe: the best one within the budget, `found` filled in.
+        trials: every recipe as last measured, best first; recipes dropped early were measured on
+            fewer inputs (`Trial.n`).
+        pareto: trials of the last round that no other beats: none is at least as good in divergence
+            and in spikes, and better in one.
+    """
+
+    recipe: Recipe
+    trials: tuple[Trial, ...]
+    pareto: tuple[Trial, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "trials": [trial.to_dict() for trial in self.trials],
+            "pareto": [trial.to_dict() for trial in self.pareto],
+        }
+
+    def __str__(self) -> str:
+        """The best recipe, runners-up, and the Pareto front."""
+        head = f"{'divergence':>10} {'agree %':>8} {'spikes/neuron':>14} {'n':>5}  recipe"
+        lines = [f"best: {self.recipe.name}, T={self.recipe.timesteps}", "", head]
+        lines += [_row(trial) for trial in self.trials[:8]]
+        lines += ["", "Pareto front (divergence against spikes):", head]
+        return "\n".join([*lines, *(_row(trial) for trial in self.pareto)])
+
+
+def _row(trial: Trial) -> str:
+    over = "" if trial.within else "  (over the budget)"
+    return (
+        f"{trial.divergence:10.4f} {100 * trial.agreement:8.2f} {trial.spikes_per_neuron:14.3f} "
+        f"{trial.n:>5}  {trial.recipe.name}{over}"
+    )
+
+
+def tune(
+    network: nn.Module | Network,
+    batches: Iterable[Any],
+    *,
+    timesteps: int,
+    max_count: int = 1,
+    spikes: float | None = None,
+    signed: bool | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Tuning:
+    """Choose neuron, threshold rule, granularity, passes and counts for a budget.
+
+    Candidates are converted on one part of the inputs and compared with the analog network on the
+    rest, in rounds of more and more inputs that each keep the best third (successive halving).
+    Labels are not used.
+
+    Args:
+        network: a captured network, or a module.
+        batches: training data, never test data. A third is held out from calibration.
+        timesteps: T, every timestep counted.
+        max_count: K, largest count per timestep of any neuron.
+        spikes: budget of spikes per neuron over all T timesteps, or None.
+        signed: only signed neurons (True), only unsigned ones (False), or both (None).
+        seed: of the draw of held-out inputs.
+        progress: called with (candidates done, candidates in all).
+
+    Returns:
+        The best recipe, all trials, and the Pareto front.
+
+    Raises:
+        ArgumentError: an argument is out of range, or no candidate keeps the budget.
+        DataError: too few inputs.
+
+    Source: Karnin et al. 2013 (successive halving).
+    """
+    check_timesteps(timesteps)
+    if spikes is not None and not 0 < spikes < float("inf"):
+        raise ArgumentError(f"spikes: needed a number > 0, got {spikes!r}.")
+    candidates = _candidates(timesteps, max_count, spikes, signed)
+    images = joined_inputs(batches)
+    if len(images) < _SMALLEST:
+        raise DataError(f"tune: needed at least {_SMALLEST} inputs, got {len(images)}.")
+    if not isinstance(network, Network):
+        network = capture(network, images[:2])
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    cut = max(1, round(len(images) * _HELD_OUT))
+    held, used = images[order[:cut]], images[order[cut:]]
+    jury = _Jury(network, used.to(network.device), held.to(network.device), spikes)
+    sizes = _sizes(max(len(used), len(held)))
+    total = _work(len(candidates), len(sizes))
+    done, measured = 0, {}
+    for size in sizes:
+        trials = []
+        for recipe in candidates:
+            trials.append(jury.trial(recipe, size))
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        measured.update({trial.recipe: trial for trial in trials if trial is not None})
+        ranked = sorted((t for t in trials if t is not None), key=_rank)
+        candidates = [trial.recipe for trial in ranked[: _keep(len(ranked))]]
+    return _result(ranked, list(measured.values()), spikes, seed, len(used), max_count)
+
+
+def _candidates(
+    timesteps: int, max_count: int, spikes: float | None, signed: bool | None
+) -> list[Recipe]:
+    neurons: list[Neuron] = []
+    if signed is not False:
+        neurons.append(Signed(max_count))
+    if signed is not True:
+        neurons.append(Burst(max_count, mode="resolution"))
+    shared: tuple[CalibrationPass, ...] = ()
+    if spikes is not None and max_count > 1:
+        shared = (AllocateCounts(spikes),)
+    return [
+        Recipe(timesteps, neuron, rule, (*shared, *passes))
+        for neuron in neurons
+        for rule in _RULES
+        for passes in _PASSES
+    ]
+
+
+def _keep(count: int) -> int:
+    return max(2, round(count * _KEPT))
+
+
+def _sizes(available: int) -> list[int]:
+    """Inputs per round; a round that would see nothing new is left out."""
+    return [size for i, size in enumerate(_ROUNDS) if i == 0 or _ROUNDS[i - 1] < available]
+
+
+def _work(count: int, rounds: int) -> int:
+    """Candidates over all rounds."""
+    total = 0
+    for _ in range(rounds):
+        total += count
+        count = min(count, _keep(count))
+    return total
+
+
+def _rank(trial: Trial) -> tuple[bool, float]:
+    return not trial.within, trial.divergence
+
+
+@dataclass
+class _Jury:
+    """Converts and judges recipes on growing parts of the same inputs."""
+
+    network: Network
+    used: Tensor
+    held: Tensor
+    spikes: float | None
+
+    def __post_init__(self) -> None:
+        self._statistics: dict[int, Calibration] = {}
+
+    def trial(self, recipe: Recipe, size: int) -> Trial | None:
+        """One recipe on at most `size` inputs; None where it cannot keep the budget."""
+        used = self.used[:size]
+        if len(used) not in self._statistics:
+            self._statistics[len(used)] = calibrate(self.network, _batches(used))
+        statistics = self._statistics[len(used)]
+        batches = _batches(used)
+        try:
+            snn = recipe.convert(self.network, batches, calibration=statistics)
+        except ArgumentError:
+            if any(isinstance(one, AllocateCounts) for one in recipe.calibrate):
+                return None
+            raise
+        divergence, agreement, rate = judge(snn, self.held[:size], recipe.timesteps)
+        # The budget is kept on calibration inputs; others may need a little more.
+        within = self.spikes is None or rate <= self.spikes * (1 + _TOLERANCE)
+        return Trial(recipe, divergence, agreement, rate, len(self.held[:size]), within)
+
+
+def _batches(images: Tensor) -> list[Tensor]:
+    return list(torch.split(images, _BATCH))
+
+
+def judge(snn: SpikingNetwork, images: Tensor, timesteps: int) -> tuple[float, float, float]:
+    """(divergence, agreement, spikes per neuron) at T, as in `Trial`.
+
+    Raises:
+        ArgumentError: the network has several outputs.
+    """
+    gap = size = same = predictions = rate = 0.0
+    scores = True
+    for part in _batches(images):
+        run = simulate(snn, part, timesteps, output_at=[timesteps])
+        with torch.inference_mode():
+            analog = snn.network(part)
+        if not isinstance(analog, Tensor):
+            raise ArgumentError(
+                f"tune: needed a model with one output tensor, got {type(analog).__name__}. Wrap "
+                "the model to return one tensor."
+            )
+        (found,) = pytree.tree_leaves(run.output)
+        spiking = found[0]
+        scores = analog.ndim >= 2 and analog.shape[1] > 1
+        if scores:
+            gap += float(_divergence(analog, spiking))
+            size += analog.numel() / analog.shape[1]
+            equal = analog.argmax(dim=1) == spiking.argmax(dim=1)
+        else:
+            gap += float((analog - spiking).double().square().sum())
+            size += float(analog.double().square().sum())
+            equal = (analog > 0) == (spiking > 0)
+        same += float(equal.sum())
+        predictions += equal.numel()
+        rate += float(run.spikes_per_neuron[-1]) * len(part)
+    tiny = torch.finfo(torch.float64).tiny
+    return gap / max(size, tiny), same / predictions, rate / len(images)
+
+
+def _divergence(analog: Tensor, spiking: Tensor) -> Tensor:
+    """Sum of the Kullback-Leibler divergences of the softmax along axis 1, nats."""
+    wanted = F.log_softmax(analog.double(), dim=1)
+    found = F.log_softmax(spiking.double(), dim=1)
+    return (wanted.exp() * (wanted - found)).sum()
+
+
+def _beats(one: Trial, other: Trial) -> bool:
+    """At least as good in divergence and in spikes, and better in one of them."""
+    mine = (one.divergence, one.spikes_per_neuron)
+    its = (other.divergence, other.spikes_per_neuron)
+    return mine != its and mine[0] <= its[0] and mine[1] <= its[1]
+
+
+def _result(
+    last: list[Trial],
+    measured: list[Trial],
+    spikes: float | None,
+    seed: int,
+    calibrated: int,
+    max_count: int,
+) -> Tuning:
+    if not last or not last[0].within:
+        raise ArgumentError(
+            f"tune: no candidate keeps {spikes} spikes per neuron. Raise spikes, or lower "
+            "timesteps."
+        )
+    best = last[0]
+    found = {
+        "by": "transpike.tune",
+        "divergence": best.divergence,
+        "agreement": best.agreement,
+        "spikes_per_neuron": best.spikes_per_neuron,
+        "held_out": best.n,
+        "calibration_inputs": min(calibrated, _ROUNDS[-1]),
+        "seed": seed,
+        "max_count": max_count,
+        "spikes": spikes,
+    }
+    front = [trial for trial in last if not any(_beats(other, trial) for other in last)]
+    rest = sorted(measured, key=lambda trial: (-trial.n, _rank(trial)))
+    pareto = tuple(sorted(front, key=lambda trial: trial.spikes_per_neuron))
+    return Tuning(replace(best.recipe, found=found), tuple(rest), pareto)
