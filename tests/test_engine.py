@@ -1,6 +1,8 @@
 """The engine: kernels against each other, fused sums, portions, early stopping, precision."""
 
+import copy
 import logging
+import pickle
 
 import pytest
 import torch
@@ -580,3 +582,30 @@ def test_gathering_engine_equals_reference_spike_for_spike(neuron, monkeypatch):
     assert len(gathered) == 4
     x = nets.dyadic_input(3, 2, 12, 12)
     nets.same_counts(tp.simulate_reference(snn, x, 7), tp.simulate(snn, x, 7, chunk=3))
+
+
+@pytest.mark.parametrize("part", ["weight", "step", "start", "neuron"])
+def test_a_changed_network_is_prepared_anew(part):
+    snn, x = _classifier()
+    before = tp.simulate(snn, x, 4)
+    nets.same_simulation(before, tp.simulate(snn, x, 4))
+    name = snn.network.sites[0].name
+    if part == "weight":
+        next(iter(snn.network.tensors.values())).data.mul_(0.5)
+    elif part == "step":
+        snn.steps[name].data[0] *= 2
+    elif part == "start":
+        snn.starts[name].data[0] += 0.25
+    else:
+        snn.neurons[name] = tp.Signed(1)
+    found = tp.simulate(snn, x, 4)
+    assert not torch.equal(found.output, before.output)
+    torch.testing.assert_close(found.output, tp.simulate_reference(snn, x, 4).output)
+
+
+def test_a_simulated_network_can_be_copied_pickled_and_moved():
+    snn, x = _classifier()
+    run = tp.simulate(snn, x, 4)
+    for other in (copy.deepcopy(snn), pickle.loads(pickle.dumps(snn))):
+        nets.same_simulation(run, tp.simulate(other, x, 4))
+    assert tp.simulate(snn.double(), x.double(), 4).output.dtype == torch.float64

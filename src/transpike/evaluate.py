@@ -16,7 +16,7 @@ from transpike.engine.run import Engine, Outcome, Request
 from transpike.errors import ArgumentError, DataError
 from transpike.network import Network, Value, check_timesteps
 from transpike.ops import packet
-from transpike.simulate import check_portion
+from transpike.simulate import check_portion, prepared
 from transpike.spiking import SpikingNetwork, quantized_ann
 from transpike.until import Until
 
@@ -225,7 +225,7 @@ class _Tally:
         compare_exact: bool,
     ) -> None:
         self.snn, self.request, self.timesteps = snn, request, request.timesteps
-        self.engine = Engine(snn, precision)
+        self.engine = prepared(snn, precision)
         self.exact = Engine(snn, "exact") if compare_exact else None
         self.precision = precision
         self.cut = _cut(snn.network)

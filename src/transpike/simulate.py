@@ -36,9 +36,9 @@ def simulate(
 
     Layer by layer over chunks of timesteps: linear operations see time and batch as one axis, what
     is constant in time is computed once, and memory does not grow with T, but for the outputs
-    (`output_at`), spikes per sample and timestep, and records. On a CPU, 2-d convolutions of signals
-    that are mostly zero cost in proportion to their spikes; their sums are taken in another order
-    there, which is exact on dyadic numbers and may else move a spike (law: at most 1 in 10^5).
+    (`output_at`), spikes per sample and timestep, and records. On a CPU, 2-d convolutions of mostly
+    silent signals cost in proportion to their spikes; their sums are taken in another order there,
+    which is exact on dyadic numbers and may move a rare spike on others.
 
     Args:
         snn: the converted network.
@@ -79,7 +79,7 @@ def simulate(
         )
     if not spikes and _path_independent(snn, precision) and not (record or totals or until):
         return _in_one_pass(snn, x, timesteps, wanted, time_axis)
-    engine = Engine(snn, precision)
+    engine = prepared(snn, precision)
     request = Request(
         timesteps=timesteps,
         output_at=wanted,
@@ -114,6 +114,25 @@ def simulate(
         decided_at=outcome.decided_at if until is not None else None,
         computed=outcome.computed if until is not None else None,
     )
+
+
+def prepared(snn: SpikingNetwork, precision: str) -> Engine:
+    """The engine of a network, made anew only where something of the network has changed.
+
+    Weights are compared by their sums and norms, so that no way of changing them goes unnoticed.
+    """
+    numbers = [
+        (name, tensor.data_ptr(), tensor.dtype, float(tensor.sum()), float(tensor.norm()))
+        for name, tensor in snn.named_buffers()
+        if tensor.is_floating_point()
+    ]
+    state = (precision, snn.coding, snn.readout_start, tuple(snn.neurons.items()), tuple(numbers))
+    held = snn.__dict__.get("_prepared")
+    if held is None or held[0] != state:
+        held = (state, Engine(snn, precision))
+        snn.__dict__["_prepared"] = held
+    engine: Engine = held[1]
+    return engine
 
 
 def _path_independent(snn: SpikingNetwork, precision: str) -> bool:
