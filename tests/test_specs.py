@@ -3,9 +3,22 @@ from __future__ import annotations
 import pytest
 
 from transpike.errors import ArgumentError
-from transpike.neuron import IF, Burst, Neuron, Signed, Telescoped
-from transpike.specs import parse_neuron, parse_shape, parse_threshold
-from transpike.thresholds import LeastSquares, MaxAbs, Percentile
+from transpike.neuron import IF, Burst, Differential, MultiThreshold, Neuron, Signed, Telescoped
+from transpike.passes import (
+    AllocateCounts,
+    BiasCorrection,
+    DelayedReadout,
+    MembraneCorrection,
+    SiteSearch,
+)
+from transpike.specs import parse_neuron, parse_passes, parse_shape, parse_threshold
+from transpike.thresholds import (
+    GaussianIteration,
+    LeastSquares,
+    LocalThresholdBalancing,
+    MaxAbs,
+    Percentile,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +32,12 @@ from transpike.thresholds import LeastSquares, MaxAbs, Percentile
         ("signed", Signed(max_count=1)),
         ("signed:4", Signed(max_count=4)),
         ("telescoped:8", Telescoped(max_count=8)),
+        ("multi", MultiThreshold(2)),
+        ("multi:3", MultiThreshold(3)),
+        ("multi:3:signed", MultiThreshold(3, signed=True)),
+        ("differential", Differential(8)),
+        ("differential:16", Differential(16)),
+        ("differential:16:2", Differential(16, 2)),
     ],
 )
 def test_neuron_forms(text: str, neuron: Neuron) -> None:
@@ -26,11 +45,14 @@ def test_neuron_forms(text: str, neuron: Neuron) -> None:
 
 
 def test_initial_membrane_reaches_every_neuron() -> None:
-    for text in ("if", "burst:5", "burst:5:resolution", "signed:1", "telescoped:8"):
+    forms = ["if", "burst:5", "burst:5:resolution", "signed:1", "telescoped:8"]
+    for text in [*forms, "multi:2", "differential:8"]:
         assert parse_neuron(text, 0.0).initial_membrane == 0.0
 
 
-@pytest.mark.parametrize("text", ["lif", "if:1", "burst:5:fast", "signed:1:2", "burst:5:"])
+@pytest.mark.parametrize(
+    "text", ["lif", "if:1", "burst:5:fast", "signed:1:2", "burst:5:", "multi:2:3"]
+)
 def test_unknown_neuron_shows_the_forms(text: str) -> None:
     with pytest.raises(ArgumentError, match="needed a form like if, burst:5"):
         parse_neuron(text)
@@ -57,6 +79,10 @@ def test_neuron_count_must_be_positive(text: str) -> None:
         ("percentile:99", "layer", Percentile(99.0, granularity="layer")),
         ("lsq", "channel", LeastSquares()),
         ("lsq:16", "layer", LeastSquares(levels=16, granularity="layer")),
+        ("gauss", "channel", GaussianIteration()),
+        ("gauss:8", "layer", GaussianIteration(8, granularity="layer")),
+        ("ltb", "channel", LocalThresholdBalancing()),
+        ("ltb:50", "layer", LocalThresholdBalancing(50, granularity="layer")),
     ],
 )
 def test_threshold_forms(text: str, granularity: str, rule: object) -> None:
@@ -85,6 +111,29 @@ def test_threshold_out_of_range(text: str) -> None:
 def test_unknown_granularity() -> None:
     with pytest.raises(ArgumentError, match="needed channel or layer"):
         parse_threshold("max", "pixel")
+
+
+def test_pass_forms() -> None:
+    assert parse_passes("bias") == (BiasCorrection(),)
+    assert parse_passes("allocate:2.5, search,membrane,delay") == (
+        AllocateCounts(2.5),
+        SiteSearch(),
+        MembraneCorrection(),
+        DelayedReadout(),
+    )
+
+
+@pytest.mark.parametrize("text", ["", "weights", "bias:2", "allocate", "bias,,delay"])
+def test_unknown_pass_shows_the_forms(text: str) -> None:
+    with pytest.raises(ArgumentError, match="needed forms like bias, membrane"):
+        parse_passes(text)
+
+
+def test_budget_of_a_pass() -> None:
+    with pytest.raises(ArgumentError, match="needed a number, got 'few'"):
+        parse_passes("allocate:few")
+    with pytest.raises(ArgumentError, match="spikes_per_neuron: needed a number > 0"):
+        parse_passes("allocate:0")
 
 
 def test_shapes() -> None:

@@ -45,6 +45,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_timesteps(self.timesteps)
+        object.__setattr__(self, "calibrate", tuple(self.calibrate))
 
     @property
     def name(self) -> str:

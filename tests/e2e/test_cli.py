@@ -139,6 +139,89 @@ def test_a_figure_that_cannot_be_written(saved: Path, tmp_path: Path) -> None:
     assert "cannot write" in message
 
 
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with weights, the recipe tuned for them, and tune's results as text and JSON."""
+    folder = tmp_path_factory.mktemp("tuned")
+    torch.manual_seed(0)
+    torch.save(build_model("digits_cnn").state_dict(), folder / "w.pt")
+    result = ok("tune", "digits_cnn", "-o", folder / "r.json", "--timesteps", "3", "--signed",
+                "--weights", folder / "w.pt", "--json", folder / "t.json", "--seed", "1",
+                "--calibration-size", "12", "--batch-size", "12")  # fmt: skip
+    (folder / "stdout.txt").write_text(result.stdout)
+    return folder
+
+
+def test_tune_writes_a_recipe_and_how_to_use_it(tuned: Path) -> None:
+    recipe = tp.Recipe.load(tuned / "r.json")
+    content = json.loads((tuned / "t.json").read_text())
+    assert recipe.timesteps == 3 and recipe.neuron == tp.Signed(1) and recipe.found["seed"] == 1
+    assert content["recipe"] == recipe.to_dict() and content["pareto"]
+    assert {"command", "seed", "versions", "model", "data", "trials"} <= set(content)
+    text = (tuned / "stdout.txt").read_text()
+    assert f"best: {recipe.name}, T=3" in text and "Pareto front" in text
+    command = text.splitlines()[-1].partition(": transpike ")[2].split()
+    assert "--weights" in command
+    assert "n=20" in ok(*command, "--limit", "20", *SMALL).stdout
+
+
+def test_a_recipe_decides_evaluate_and_convert(tuned: Path, tmp_path: Path) -> None:
+    given = ["--weights", tuned / "w.pt", "--recipe", tuned / "r.json", *SMALL]
+    ok("evaluate", "digits_cnn", *given, "--limit", "30", "--json", tmp_path / "a.json")
+    ok("convert", "digits_cnn", *given, "-o", tmp_path / "snn")
+    ok("evaluate", tmp_path / "snn", "--batch-size", "32", "--timesteps", "3", "--limit", "30",
+       "--json", tmp_path / "b.json")  # fmt: skip
+    a, b = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
+    recipe = tp.Recipe.load(tuned / "r.json")
+    assert a["timesteps"] == 3  # the recipe's, as none is given
+    assert a["settings"]["threshold"]["rule"] == type(recipe.threshold).__name__
+    assert len(a["settings"].get("passes", [])) == len(recipe.calibrate)
+    for key in ("accuracy", "ann_accuracy", "ceiling", "spikes_per_neuron", "settings"):
+        assert a[key] == b[key]
+    longer = ok("evaluate", "digits_cnn", *given, "--limit", "30", "--timesteps", "4")
+    assert longer.stdout.splitlines()[-1].split()[0] == "4"
+
+
+def test_a_recipe_cannot_be_changed(tuned: Path) -> None:
+    message = refused("evaluate", "digits_cnn", "--recipe", tuned / "r.json", "--neuron", "if",
+                      "--calibrate", "bias")  # fmt: skip
+    assert "--neuron, --calibrate cannot change a recipe" in message
+    assert "not a recipe" in refused("evaluate", "digits_cnn", "--recipe", tuned / "t.json")
+
+
+def test_tune_keeps_a_budget_or_refuses(tmp_path: Path) -> None:
+    message = refused("tune", "digits_cnn", "-o", tmp_path / "r.json", "--timesteps", "1",
+                      "--spikes", "1e-9", "--unsigned", "--calibration-size", "6")  # fmt: skip
+    assert "no candidate keeps 1e-09 spikes" in message and not (tmp_path / "r.json").exists()
+
+
+def test_passes_by_name_reach_the_network(tmp_path: Path) -> None:
+    command = ["convert", "digits_cnn", "-o", tmp_path / "snn", "--neuron", "signed:1",
+               "--threshold", "gauss", *SMALL]  # fmt: skip
+    passes = ["--calibrate", "search,bias, membrane,delay"]
+    assert "Give --timesteps" in refused(*command, *passes)
+    ok(*command, *passes, "--timesteps", "4", "--json", tmp_path / "c.json")
+    done = ["SiteSearch", "BiasCorrection", "MembraneCorrection", "DelayedReadout"]
+    content = json.loads((tmp_path / "c.json").read_text())
+    snn = tp.load(tmp_path / "snn")
+    assert [entry["pass"] for entry in snn.settings["passes"]] == done
+    assert [entry["pass"] for entry in content["settings"]["passes"]] == done
+    assert any(bool(offset.any()) for offset in snn.offsets.values())
+
+
+def test_compare_prints_one_table(tuned: Path, tmp_path: Path) -> None:
+    result = ok("compare", "digits_cnn", "--weights", tuned / "w.pt", "--timesteps", "2", "--limit",
+                "20", "--recipe", tuned / "r.json", "--json", tmp_path / "c.json",
+                *SMALL)  # fmt: skip
+    content = json.loads((tmp_path / "c.json").read_text())
+    names = [*tp.methods(2), f"recipe {tuned / 'r.json'}"]
+    assert [row["name"] for row in content["rows"]] == names
+    assert all(row["evaluation"]["n"] == 20 for row in content["rows"])
+    assert all(name in result.stdout for name in names)
+    assert content["calibration"]["n"] == content["calibration_n"] == 32
+    assert {"command", "seed", "versions", "limit"} <= set(content)
+
+
 @pytest.mark.parametrize("neuron", ["if", "burst:3", "burst:4:resolution", "telescoped:2"])
 @pytest.mark.parametrize("threshold", ["max", "lsq:8", "percentile:99"])
 def test_every_neuron_meets_every_threshold(neuron: str, threshold: str) -> None:
@@ -165,6 +248,8 @@ def test_convert_with_lsq_needs_timesteps_and_works_with_them(tmp_path: Path) ->
         (["evaluate", "digits_cnn", "--weights", "absent.pt"], "no file 'absent.pt'"),
         (["evaluate", "digits_cnn", "--neuron", "lif"], "needed a form like if"),
         (["evaluate", "digits_cnn", "--threshold", "mean"], "needed a form like percentile"),
+        (["evaluate", "digits_cnn", "--calibrate", "weights"], "needed forms like bias, membrane"),
+        (["evaluate", "digits_cnn", "--recipe", "absent.json"], "cannot read the recipe"),
         (["evaluate", "digits_cnn", "--granularity", "pixel"], "needed channel or layer"),
         (["evaluate", "digits_cnn", "--initial-membrane", "2"], "initial_membrane"),
         (["evaluate", "digits_cnn", "--timesteps", "0"], "timesteps"),

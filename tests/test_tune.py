@@ -1,0 +1,216 @@
+"""Tuning: what it promises about the recipe it returns."""
+
+import importlib
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import nets
+import transpike as tp
+
+# `tp.tune` is the function, which hides the module of the same name.
+tuning = importlib.import_module("transpike.tune")
+FEW = (tp.Percentile(99.9), tp.LeastSquares())
+SHORT = ((), (tp.BiasCorrection(),))
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Fewer candidates, so that a test takes no time; the whole list has its own tests."""
+    monkeypatch.setattr(tuning, "_RULES", FEW)
+    monkeypatch.setattr(tuning, "_PASSES", SHORT)
+
+
+def _inputs(name="linear", count=30):
+    torch.manual_seed(5)
+    return torch.randn(count, *nets.NETS[name][1], dtype=torch.float64)
+
+
+def _network(name="linear"):
+    return nets.captured(name)[0]
+
+
+def test_the_whole_list_of_candidates_is_tried_and_ranked():
+    x = _inputs()
+    seen = []
+    result = tp.tune(
+        _network(), [x], timesteps=3, progress=lambda done, total: seen.append((done, total))
+    )
+    count = 2 * len(tuning._RULES) * len(tuning._PASSES)
+    assert len(result.trials) == len({trial.recipe for trial in result.trials}) == count
+    assert seen[-1][0] == seen[-1][1] == len(seen) == count  # 30 inputs are seen in one round
+    divergences = [trial.divergence for trial in result.trials]
+    assert divergences == sorted(divergences)
+    assert result.recipe == result.trials[0].recipe
+    plain = tp.Recipe(3, tp.Signed(1), tp.Percentile(99.9))
+    (unchanged,) = [trial for trial in result.trials if trial.recipe == plain]
+    assert result.trials[0].divergence < unchanged.divergence
+
+
+def test_what_was_found_is_what_the_recipe_gives(few):
+    """By hand, with the slow reference, on the inputs that were held out."""
+    network, x = _network(), _inputs()
+    result = tp.tune(network, [x], timesteps=3, seed=7)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(7))
+    held, used = x[order[:10]], x[order[10:]]
+    run = tp.simulate_reference(result.recipe.convert(network, [used]), held, 3)
+    wanted = network(held).softmax(1)
+    found = run.output[-1].softmax(1)
+    found_log, wanted_log = found.log(), wanted.log()
+    divergence = float((wanted * (wanted_log - found_log)).sum(1).mean())
+    agreement = float((found.argmax(1) == wanted.argmax(1)).double().mean())
+    counts = sum(float(count.sum()) for count in run.spike_counts.values())
+    assert result.recipe.found["divergence"] == pytest.approx(divergence, rel=1e-6)
+    assert result.recipe.found["agreement"] == agreement
+    assert result.recipe.found["spikes_per_neuron"] == pytest.approx(counts / 10 / network.neurons)
+    assert (result.recipe.found["held_out"], result.recipe.found["calibration_inputs"]) == (10, 20)
+
+
+def test_inputs_that_judge_are_never_calibrated_on(few, monkeypatch):
+    calibrated, judged = set(), set()
+
+    def rows(images):
+        return {tuple(row.flatten().tolist()) for row in images}
+
+    calibrate, judge, convert = tuning.calibrate, tuning.judge, tp.Recipe.convert
+
+    def calibrating(network, batches):
+        calibrated.update(*map(rows, batches))
+        return calibrate(network, batches)
+
+    def converting(recipe, network, batches, **keywords):
+        calibrated.update(*map(rows, batches))
+        return convert(recipe, network, batches, **keywords)
+
+    def judging(snn, images, timesteps):
+        judged.update(rows(images))
+        return judge(snn, images, timesteps)
+
+    monkeypatch.setattr(tuning, "calibrate", calibrating)
+    monkeypatch.setattr(tuning, "judge", judging)
+    monkeypatch.setattr(tp.Recipe, "convert", converting)
+    x = _inputs()
+    tp.tune(_network(), [x], timesteps=2)
+    assert not calibrated & judged
+    assert calibrated | judged == rows(x) and len(judged) == 10
+
+
+def test_labels_are_not_used(few):
+    x = _inputs()
+    labels = torch.arange(30) % 4
+    one = tp.tune(_network(), [(x, labels)], timesteps=2)
+    other = tp.tune(_network(), [(x, labels.flip(0))], timesteps=2)
+    assert one == other == tp.tune(_network(), [x], timesteps=2)
+
+
+def test_repeatable_by_seed_and_leaves_the_random_state(few):
+    x = _inputs()
+    before = torch.get_rng_state()
+    first = tp.tune(_network(), x.split(7), timesteps=2, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    assert first == tp.tune(_network(), x.split(7), timesteps=2, seed=3)
+    assert first.recipe.found == tp.tune(_network(), [x], timesteps=2, seed=3).recipe.found
+    assert first.trials != tp.tune(_network(), x.split(7), timesteps=2, seed=4).trials
+
+
+def test_rounds_grow_and_the_last_one_decides(monkeypatch, few):
+    monkeypatch.setattr(tuning, "_ROUNDS", (6, 12, 500))
+    result = tp.tune(_network(), [_inputs(count=60)], timesteps=2)
+    counts = [trial.n for trial in result.trials]
+    assert counts == [20] * 2 + [12] * 1 + [6] * 5  # 8, then 3, then 2
+    assert result.recipe.found["held_out"] == 20
+    assert all(trial.n == 20 for trial in result.pareto)
+
+
+@pytest.mark.parametrize("available, rounds", [(6, 1), (48, 1), (49, 2), (128, 2), (5000, 3)])
+def test_no_round_that_would_see_the_same_inputs_again(available, rounds):
+    assert len(tuning._sizes(available)) == rounds
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_sign_can_be_fixed(few, signed):
+    result = tp.tune(_network(), [_inputs()], timesteps=2, signed=signed)
+    assert {trial.recipe.neuron.signed for trial in result.trials} == {signed}
+
+
+@pytest.mark.parametrize("max_count", [1, 4])
+def test_budget_of_spikes_is_kept_or_refused(few, max_count):
+    network, x = _network(), _inputs()
+    free = tp.tune(network, [x], timesteps=4, max_count=max_count)
+    least = min(trial.spikes_per_neuron for trial in free.trials)
+    budget = (1.01 if max_count == 1 else 0.7) * least
+    tight = tp.tune(network, [x], timesteps=4, max_count=max_count, spikes=budget)
+    best = tight.trials[0]
+    assert best.within and best.spikes_per_neuron <= budget * 1.02
+    assert tight.recipe.found["spikes"] == budget
+    assert any(isinstance(p, tp.AllocateCounts) for p in tight.recipe.calibrate) == (max_count > 1)
+    with pytest.raises(tp.ArgumentError, match="no candidate keeps 1e-09 spikes.* Raise spikes"):
+        tp.tune(network, [x], timesteps=4, max_count=max_count, spikes=1e-9)
+
+
+def test_front_is_what_nothing_beats(few):
+    result = tp.tune(_network(), [_inputs()], timesteps=4)
+
+    def beats(a, b):
+        return (
+            a.divergence <= b.divergence
+            and a.spikes_per_neuron <= b.spikes_per_neuron
+            and (a.divergence, a.spikes_per_neuron) != (b.divergence, b.spikes_per_neuron)
+        )
+
+    for trial in result.trials:
+        beaten = any(beats(other, trial) for other in result.trials)
+        assert (trial in result.pareto) == (not beaten)
+    spikes = [trial.spikes_per_neuron for trial in result.pareto]
+    assert spikes == sorted(spikes) and result.trials[0] in result.pareto
+
+
+def test_one_channel_is_judged_by_distance_and_sign():
+    network, calibration = nets.captured("unet")
+    snn = tp.convert(network, calibration, neuron=tp.Signed(2))
+    x = _inputs("unet", 70)
+    divergence, agreement, rate = tuning.judge(snn, x, 4)
+    analog, found = network(x), tp.simulate_reference(snn, x, 4).output[-1]
+    assert divergence == pytest.approx(float(F.mse_loss(found, analog) / analog.square().mean()))
+    assert agreement == pytest.approx(float(((found > 0) == (analog > 0)).double().mean()))
+    assert rate == pytest.approx(float(tp.simulate(snn, x, 4).spikes_per_neuron[-1]))
+
+
+def test_a_module_is_captured_and_left_alone(few):
+    model = nets.build("conv2d", torch.float32)
+    before = nets.state_hash(model)
+    result = tp.tune(model, [_inputs("conv2d").float()], timesteps=2)
+    assert nets.state_hash(model) == before
+    assert tp.convert(model, [_inputs("conv2d").float()], neuron=result.recipe.neuron)
+
+
+def test_result_is_readable_and_goes_into_json(few):
+    result = tp.tune(_network(), [_inputs()], timesteps=2)
+    text = str(result)
+    assert text.startswith(f"best: {result.recipe.name}, T=2") and "Pareto front" in text
+    content = json.loads(json.dumps(result.to_dict()))
+    assert content["recipe"] == result.recipe.to_dict()
+    assert content["trials"][0]["divergence"] == result.trials[0].divergence
+    assert len(content["pareto"]) == len(result.pareto)
+
+
+def test_bad_arguments_are_refused(few):
+    x = _inputs()
+    for spikes in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(tp.ArgumentError, match="spikes: needed a number > 0"):
+            tp.tune(_network(), [x], timesteps=2, spikes=spikes)
+    with pytest.raises(tp.ArgumentError, match="timesteps"):
+        tp.tune(_network(), [x], timesteps=0)
+    with pytest.raises(tp.ArgumentError, match="max_count"):
+        tp.tune(_network(), [x], timesteps=2, max_count=0)
+    with pytest.raises(tp.DataError, match="needed at least 6 inputs, got 5"):
+        tp.tune(_network(), [x[:5]], timesteps=2)
+    assert tp.tune(_network(), [x[:6]], timesteps=2)
+
+
+def test_several_outputs_are_refused(few):
+    with pytest.raises(tp.ArgumentError, match="needed a model with one output tensor, got dict"):
+        tp.tune(_network("dict_head"), [_inputs("dict_head")], timesteps=2)
