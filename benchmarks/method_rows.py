@@ -1,0 +1,197 @@
+"""What `method_table.py` measures: every row of its tables, as a recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, replace
+
+import transpike as tp
+from transpike.neuron import Neuron
+from transpike.thresholds import ThresholdRule
+
+Passes = tuple[object, ...]
+
+PERCENTILE = tp.Percentile(99.9)
+BIAS, SEARCH, DELAY = tp.BiasCorrection(), tp.SiteSearch(), tp.DelayedReadout()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A neuron, and the loss in points it may have at every T. K is the maximum everywhere."""
+
+    name: str
+    neuron: Neuron
+    most: dict[int, float]
+
+
+TARGETS = (
+    Target("signed1", tp.Signed(1), {8: 2.0, 16: 0.5, 32: 0.2}),
+    Target("signed4", tp.Signed(4), {2: 1.5, 4: 0.4}),
+    Target("signed8", tp.Signed(8), {2: 0.4, 4: 0.2}),
+    Target("unsigned1", tp.IF(), {32: 1.5}),
+)
+# Recipes of every target; besides these the one that tuning chooses.
+FIXED: dict[str, tuple[ThresholdRule, Passes]] = {
+    "plain": (PERCENTILE, ()),
+    "lsq-bias": (tp.LeastSquares(), (BIAS,)),
+    "search": (tp.LeastSquares(), (SEARCH,)),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        group: table it belongs to: targets, ablation, parts, codes or pooling.
+        name: what the line is called.
+        timesteps: T that is read.
+        recipe: how to convert; None: what tuning chooses for `target`.
+        target: name of the target, where there is one.
+        pooling: "max": as trained; "average": average pooling in place of every max-pooling.
+    """
+
+    group: str
+    name: str
+    timesteps: int
+    recipe: tp.Recipe | None
+    target: str = ""
+    pooling: str = "max"
+
+
+def rows(budget: float) -> list[Row]:
+    """All rows.
+
+    Args:
+        budget: spikes per neuron over T = 2 that the row with allocated counts may have.
+    """
+    return [*_targets(), *_ablation(), *_parts(), *_codes(budget), *_pooling()]
+
+
+def _recipe(t: int, neuron: Neuron, rule: ThresholdRule, *passes: object) -> tp.Recipe:
+    return tp.Recipe(t, neuron, rule, passes)  # type: ignore[arg-type]
+
+
+def _targets() -> list[Row]:
+    found = []
+    for target in TARGETS:
+        for t in target.most:
+            for name, (rule, passes) in FIXED.items():
+                recipe = _recipe(t, target.neuron, rule, *passes)
+                found.append(Row("targets", f"{target.name} {name}", t, recipe, target.name))
+            found.append(Row("targets", f"{target.name} tuned", t, None, target.name))
+    return found
+
+
+def _ablation() -> list[Row]:
+    """Each part added to the one before, from the plainest neuron to the tuned recipe."""
+    bare, lsq = tp.IF(initial_membrane=0.0), tp.LeastSquares()
+    found = []
+    for t in (8, 32):
+        for target, neuron in (("unsigned1", tp.IF()), ("signed1", tp.Signed(1))):
+            if (target, t) == ("unsigned1", 8):
+                continue
+            chain: dict[str, tp.Recipe | None] = {
+                "plainest": _recipe(t, bare, tp.MaxAbs("layer")),
+                "+ percentile": _recipe(t, bare, tp.Percentile(99.9, "layer")),
+                "+ per channel": _recipe(t, bare, PERCENTILE),
+                "+ half a step": _recipe(t, tp.IF(), PERCENTILE),
+            }
+            if neuron.signed:
+                chain["+ signed"] = _recipe(t, neuron, PERCENTILE)
+            chain["+ least squares"] = _recipe(t, neuron, lsq)
+            chain["+ bias correction"] = _recipe(t, neuron, lsq, BIAS)
+            chain["site search in its place"] = _recipe(t, neuron, lsq, SEARCH)
+            chain["tuned"] = None
+            found += [Row("ablation", name, t, recipe, target) for name, recipe in chain.items()]
+    return found
+
+
+def _parts() -> list[Row]:
+    """One threshold rule or pass exchanged at a time."""
+    lsq = tp.LeastSquares()
+    choices: dict[str, tuple[ThresholdRule, Passes]] = {
+        "max": (tp.MaxAbs(), ()),
+        "percentile": (PERCENTILE, ()),
+        "percentile per layer": (tp.Percentile(99.9, "layer"), ()),
+        "local threshold balancing": (tp.LocalThresholdBalancing(), ()),
+        "lsq": (lsq, ()),
+        "lsq per layer": (tp.LeastSquares(granularity="layer"), ()),
+        "Gaussian iteration": (tp.GaussianIteration(), ()),
+        "bias": (lsq, (BIAS,)),
+        "membrane": (lsq, (tp.MembraneCorrection(),)),
+        "search": (lsq, (SEARCH,)),
+        "search, bias": (lsq, (SEARCH, BIAS)),
+        "delay": (lsq, (DELAY,)),
+        "search, delay": (lsq, (SEARCH, DELAY)),
+    }
+    return [
+        Row("parts", name, t, _recipe(t, neuron, rule, *passes))
+        for t, neuron in ((8, tp.Signed(1)), (32, tp.IF()))
+        for name, (rule, passes) in choices.items()
+    ]
+
+
+def _codes(budget: float) -> list[Row]:
+    lsq = tp.LeastSquares()
+    original = _recipe(32, tp.Burst(5, initial_membrane=0.0), tp.Percentile(99, "layer"))
+    return [
+        Row("codes", "burst range K=5, as the original study", 32, original),
+        Row("codes", "burst range K=5", 32, _recipe(32, tp.Burst(5), PERCENTILE)),
+        Row("codes", "burst resolution K=4", 4, _recipe(4, tp.Burst(4, mode="resolution"), lsq)),
+        Row("codes", "multi-threshold, 2 bits", 4, _recipe(4, tp.MultiThreshold(2), lsq)),
+        Row("codes", "multi-threshold, 3 bits", 4, _recipe(4, tp.MultiThreshold(3), lsq)),
+        Row("codes", "differential", 8, _recipe(8, tp.Differential(16, 4), lsq)),
+        Row("codes", "differential", 32, _recipe(32, tp.Differential(16, 1), lsq)),
+        Row("codes", "counts not shared out", 2, _recipe(2, tp.Signed(8), lsq)),
+        Row(
+            "codes",
+            "allocated counts",
+            2,
+            _recipe(2, tp.Signed(8), lsq, tp.AllocateCounts(budget)),
+        ),
+    ]
+
+
+def _pooling() -> list[Row]:
+    return [
+        Row("pooling", f"{pooling} pooling", t, _recipe(t, tp.Signed(1), PERCENTILE), "", pooling)
+        for pooling in ("max", "average")
+        for t in (8, 32)
+    ]
+
+
+def needs_timesteps(recipe: tp.Recipe) -> bool:
+    """Whether the converted network depends on T."""
+    rule = recipe.threshold
+    by_levels = isinstance(rule, (tp.LeastSquares, tp.GaussianIteration)) and rule.levels is None
+    return bool(recipe.calibrate) or (by_levels and recipe.neuron.levels is None)
+
+
+def shared(wanted: list[Row]) -> list[Row]:
+    """The same rows, converted for the longest T asked of the same recipe where T does not matter.
+
+    One run then serves all of them, as it gives every t.
+    """
+    longest: dict[tuple[Neuron, ThresholdRule, str], int] = {}
+    for row in wanted:
+        if row.recipe is not None and not needs_timesteps(row.recipe):
+            key = (row.recipe.neuron, row.recipe.threshold, row.pooling)
+            longest[key] = max(row.timesteps, longest.get(key, 0))
+    found = []
+    for row in wanted:
+        if row.recipe is not None and not needs_timesteps(row.recipe):
+            t = longest[row.recipe.neuron, row.recipe.threshold, row.pooling]
+            row = replace(row, recipe=replace(row.recipe, timesteps=t))
+        found.append(row)
+    return found
+
+
+def key(recipe: tp.Recipe, pooling: str) -> str:
+    """A file name for a conversion, the same for equal ones."""
+    content = {**recipe.to_dict(), "found": {}, "pooling": pooling}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    words = re.sub(r"[^A-Za-z0-9]+", "-", recipe.name).strip("-")
+    return f"{words}-t{recipe.timesteps}-{digest}"

@@ -1,0 +1,269 @@
+"""The method suite on one network: every target with its loss, ceiling and spikes; an ablation.
+
+    python benchmarks/method_table.py --weights WEIGHTS
+    python benchmarks/method_table.py --model vgg-cifar --weights zoo/vgg-cifar.safetensors
+
+Every conversion and calibration seed is kept as results/methods/MODEL/NAME-sSEED.json when it is
+done and is not run again; results/methods/MODEL.md is written from these files after each of them.
+Calibration and tuning see training images only; nothing is chosen by test images. A tuned recipe is
+chosen once per target, on its own draw of training images, kept as
+results/methods/MODEL/recipes/TARGET-tT.json, and calibrated anew with every seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import method_rows
+import method_text
+
+import transpike as tp
+from transpike.data import Dataset, open_data
+from transpike.models import build_model
+
+GROUPS = ("targets", "ablation", "parts", "codes", "pooling")
+_TUNING_DRAW = 1000  # seed of the training images that tuning sees, no calibration seed
+_CALIBRATION_BATCH = 64
+
+
+class Study:
+    """One model and its data; conversions are made when they are needed."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.data: Dataset = open_data(args.data)
+        self.model = build_model(args.model, args.weights)
+        self._networks: dict[str, tp.Network] = {}
+        self._statistics: dict[tuple[str, int], tp.Calibration] = {}
+        self.asked = {
+            "model": args.model,
+            "weights_sha256": hashlib.sha256(Path(args.weights).read_bytes()).hexdigest(),
+            "test_images": len(self.test()),
+            "test_draw": "all" if args.limit is None else f"random, seed {args.test_seed}",
+            "calibration_images": args.calibration_size,
+        }
+
+    def test(self) -> Any:
+        """The test images, or a part of them."""
+        test = self.data.test
+        return (
+            test if self.args.limit is None else test.subset(self.args.limit, self.args.test_seed)
+        )
+
+    def training(self, size: int, seed: int) -> list[Tensor]:
+        """Batches of training images, without labels."""
+        return [x for x, _ in self.data.train.subset(size, seed).batches(_CALIBRATION_BATCH)]
+
+    def network(self, pooling: str) -> tp.Network:
+        """The captured model."""
+        if pooling not in self._networks:
+            model = self.model if pooling == "max" else averaged(self.model)
+            self._networks[pooling] = tp.capture(model, self.training(2, 0)[0])
+        return self._networks[pooling]
+
+    def convert(self, recipe: tp.Recipe, pooling: str, seed: int) -> tp.SpikingNetwork:
+        """A conversion with the training images of a seed."""
+        network, images = self.network(pooling), self.training(self.args.calibration_size, seed)
+        if (pooling, seed) not in self._statistics:
+            self._statistics[pooling, seed] = tp.calibrate(network, images)
+        return recipe.convert(network, images, calibration=self._statistics[pooling, seed])
+
+    def tuned(self, target: str, timesteps: int) -> tp.Recipe:
+        """The recipe of a target, chosen now or before."""
+        file = self.args.output / self.args.model / "recipes" / f"{target}-t{timesteps}.json"
+        if not file.exists():
+            (wanted,) = [one for one in method_rows.TARGETS if one.name == target]
+            start = time.perf_counter()
+            result = tp.tune(
+                self.network("max"),
+                self.training(self.args.tuning_size, _TUNING_DRAW),
+                timesteps=timesteps,
+                max_count=wanted.neuron.max_count,
+                signed=wanted.neuron.signed,
+            )
+            seconds = time.perf_counter() - start
+            print(f"tuned {target} T={timesteps} in {seconds:.0f} s\n{result}", flush=True)
+            found = {**result.recipe.found, "seconds": round(seconds, 1)}
+            replace(result.recipe, found=found).save(file)
+        return tp.Recipe.load(file)
+
+
+def averaged(model: nn.Module) -> nn.Module:
+    """A copy with average pooling in place of max-pooling.
+
+    Raises:
+        ValueError: it has no max-pooling, or one with padding or dilation.
+    """
+    model = copy.deepcopy(model)
+    found = [name for name, part in model.named_modules() if isinstance(part, nn.MaxPool2d)]
+    if not found:
+        raise ValueError("averaged: the model has no nn.MaxPool2d.")
+    for name in found:
+        pool = model.get_submodule(name)
+        assert isinstance(pool, nn.MaxPool2d)
+        if (pool.padding, pool.dilation) != (0, 1):
+            raise ValueError(f"averaged: {name} has padding or dilation.")
+        parent, _, own = name.rpartition(".")
+        average = nn.AvgPool2d(pool.kernel_size, pool.stride, ceil_mode=pool.ceil_mode)
+        setattr(model.get_submodule(parent), own, average)
+    return model
+
+
+def measured(study: Study, recipe: tp.Recipe, pooling: str, seed: int) -> dict[str, Any] | None:
+    """One conversion, evaluated; None if it was interrupted."""
+    start = time.perf_counter()
+    snn = study.convert(recipe, pooling, seed)
+    converted = time.perf_counter()
+    batches = study.test().batches(study.args.batch_size)
+    result = tp.evaluate(snn, batches, recipe.timesteps)
+    if result.interrupted:
+        return None
+    done = time.perf_counter()
+    first, _ = next(iter(study.test().batches(study.args.batch_size)))
+    counts = [neuron.max_count for neuron in snn.neurons.values()]
+    return {
+        "asked": study.asked,
+        "seed": seed,
+        "pooling": pooling,
+        "recipe": {**recipe.to_dict(), "found": {}},
+        "readout_start": snn.readout_start,
+        "max_counts": counts if len(set(counts)) > 1 else counts[:1],
+        "binary_to_unit_spikes": binary_share(snn, first, recipe.timesteps),
+        "binary_on_images": len(first),
+        "seconds": {"convert": round(converted - start, 1), "evaluate": round(done - converted, 1)},
+        "versions": {
+            "transpike": tp.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+        "evaluation": result.to_dict(),
+    }
+
+
+def binary_share(snn: tp.SpikingNetwork, x: Tensor, timesteps: int) -> float:
+    """Spikes in the binary code for one in the unit code."""
+    run = tp.simulate(snn, x, timesteps, output_at=[timesteps], totals=True)
+    unit = sum(float(total.unit.double().sum()) for total in run.totals.values())
+    return sum(float(total.binary.double().sum()) for total in run.totals.values()) / unit
+
+
+def read(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """A result, or None where there is none; another test set or model ends the program."""
+    if not file.exists():
+        return None
+    entry: dict[str, Any] = json.loads(file.read_text())
+    if entry["asked"] != asked:
+        raise SystemExit(
+            f"{file} was made for {entry['asked']}, this run is for {asked}. Remove it, or choose "
+            "another --output."
+        )
+    return entry
+
+
+def write(file: Path, content: str) -> None:
+    """Write all or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    part.write_text(content)
+    part.replace(file)
+
+
+def wanted_rows(study: Study) -> list[method_rows.Row]:
+    """The rows of the groups asked for that the model has."""
+    pools = any(isinstance(part, nn.MaxPool2d) for part in study.model.modules())
+    found = [
+        row
+        for row in method_rows.rows(study.args.budget)
+        if row.group in study.args.groups and (pools or row.group != "pooling")
+    ]
+    return method_rows.shared(found)
+
+
+def recipe_of(study: Study, row: method_rows.Row, make: bool) -> tp.Recipe | None:
+    """The row's recipe; a tuned one is chosen if `make`, else read where it is there."""
+    if row.recipe is not None:
+        return row.recipe
+    file = study.args.output / study.args.model / "recipes" / f"{row.target}-t{row.timesteps}.json"
+    return study.tuned(row.target, row.timesteps) if make or file.exists() else None
+
+
+def lines(study: Study, wanted: list[method_rows.Row]) -> Iterator[method_text.Line]:
+    """What the files hold of every row."""
+    for row in wanted:
+        recipe = recipe_of(study, row, make=False)
+        if recipe is None:
+            continue
+        stem = study.args.output / study.args.model / method_rows.key(recipe, row.pooling)
+        files = [Path(f"{stem}-s{seed}.json") for seed in study.args.seeds]
+        entries = [entry for file in files if (entry := read(file, study.asked)) is not None]
+        if entries:
+            yield method_text.Line(row, recipe, entries)
+
+
+def run(study: Study) -> int:
+    """What is missing, group by group and seed by seed; the exit code."""
+    wanted = wanted_rows(study)
+    table = study.args.output / f"{study.args.model}.md"
+    for group in [] if study.args.only_table else study.args.groups:
+        for seed in study.args.seeds:
+            for row in [row for row in wanted if row.group == group]:
+                recipe = recipe_of(study, row, make=True)
+                assert recipe is not None
+                name = f"{method_rows.key(recipe, row.pooling)}-s{seed}.json"
+                file = study.args.output / study.args.model / name
+                if read(file, study.asked) is not None:
+                    continue
+                try:
+                    entry = measured(study, recipe, row.pooling, seed)
+                except tp.ArgumentError as error:
+                    print(f"{row.name}, T={row.timesteps}, seed {seed}: refused: {error}")
+                    continue
+                if entry is None:
+                    return 130
+                write(file, json.dumps(entry) + "\n")
+                loss = 100 * entry["evaluation"]["loss"][row.timesteps - 1]
+                print(
+                    f"{group}: {row.name}, T={row.timesteps}, seed {seed}: loss {loss:.2f}, "
+                    f"{entry['seconds']}",
+                    flush=True,
+                )
+                write(table, method_text.document(study.asked, list(lines(study, wanted))))
+    write(table, method_text.document(study.asked, list(lines(study, wanted))))
+    return 0
+
+
+def main() -> int:
+    """Run what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--data", default="cifar10:.data/cifar10.npz")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--calibration-size", type=int, default=1024)
+    parser.add_argument("--tuning-size", type=int, default=1024)
+    parser.add_argument("--budget", type=float, default=1.5, help="spikes of allocated counts")
+    parser.add_argument("--limit", type=int, help="random test images instead of all")
+    parser.add_argument("--test-seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--output", type=Path, default=Path("results/methods"))
+    parser.add_argument("--only-table", action="store_true", help="run nothing")
+    return run(Study(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

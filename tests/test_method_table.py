@@ -1,0 +1,170 @@
+"""The table of methods: rows, files that are not made twice, and numbers that are in the files."""
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+import transpike as tp
+from transpike.models import build_model
+
+ROOT = Path(tp.__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import method_rows  # noqa: E402
+import method_table  # noqa: E402
+
+ROWS = method_rows.rows(budget=1.5)
+
+
+def _arguments(folder, **changes):
+    weights = folder / "w.pt"
+    if not weights.exists():
+        torch.manual_seed(0)
+        torch.save(build_model("digits_cnn").state_dict(), weights)
+    values = {
+        "model": "digits_cnn",
+        "weights": weights,
+        "data": "digits",
+        "groups": ["codes"],
+        "seeds": [0, 1],
+        "calibration_size": 16,
+        "tuning_size": 12,
+        "budget": 1.0,
+        "limit": 20,
+        "test_seed": 0,
+        "batch_size": 20,
+        "output": folder / "out",
+        "only_table": False,
+    }
+    return argparse.Namespace(**{**values, **changes})
+
+
+def test_every_target_of_every_neuron_has_all_its_recipes():
+    targets = [row for row in ROWS if row.group == "targets"]
+    assert len(targets) == 8 * 4
+    assert sum(row.recipe is None for row in targets) == 8
+    for row in targets:
+        if row.recipe is not None:
+            assert row.recipe.timesteps == row.timesteps
+            assert row.recipe.neuron.max_count == int(row.target.removeprefix("un")[-1])
+
+
+def test_ablation_goes_from_the_plainest_to_the_tuned_one_part_at_a_time():
+    chain = [row for row in ROWS if row.group == "ablation"][:9]
+    recipes = [row.recipe for row in chain]
+    assert recipes[0] == tp.Recipe(8, tp.IF(initial_membrane=0.0), tp.MaxAbs("layer"))
+    assert recipes[-1] is None
+    for before, after in pairwise(recipes[:-1]):
+        changed = [
+            before.neuron != after.neuron,
+            before.threshold != after.threshold,
+            before.calibrate != after.calibrate,
+        ]
+        assert sum(changed) == 1
+
+
+def test_one_run_serves_every_t_where_the_conversion_is_the_same():
+    shared = method_rows.shared(ROWS)
+    for row, made in zip(ROWS, shared, strict=True):
+        assert (made.name, made.timesteps) == (row.name, row.timesteps)
+        if row.recipe is None or method_rows.needs_timesteps(row.recipe):
+            assert made == row
+        else:
+            assert made.recipe == replace(row.recipe, timesteps=made.recipe.timesteps)
+    plain = {r.recipe.timesteps for r in shared if r.name == "signed1 plain"}
+    assert plain == {32}
+
+
+@pytest.mark.parametrize("rule", [tp.Percentile(99), tp.LeastSquares(8), tp.LeastSquares()])
+def test_what_does_not_need_timesteps_is_the_same_for_all(rule):
+    x = torch.randn(8, 2, 8, 8)
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.ReLU())
+    short, long = tp.Recipe(2, tp.Signed(1), rule), tp.Recipe(9, tp.Signed(1), rule)
+    (a,), (b,) = (recipe.convert(model, [x]).steps.values() for recipe in (short, long))
+    assert torch.equal(a, b) != method_rows.needs_timesteps(short)
+
+
+def test_keys_tell_recipes_apart():
+    recipes = {row.recipe for row in ROWS if row.recipe is not None}
+    keys = {method_rows.key(recipe, "max") for recipe in recipes}
+    assert len(keys) == len(recipes)
+    one = next(iter(recipes))
+    assert method_rows.key(one, "average") not in keys
+    assert method_rows.key(replace(one, found={"by": "hand"}), "max") in keys
+
+
+def test_rows_that_cards_name_exist():
+    names, seen = {row.name for row in ROWS}, 0
+    for card in (ROOT / "docs" / "methods").glob("*.md"):
+        text = " ".join(card.read_text().split())
+        for sentence in re.findall(r"Rows? ((?:`[^`]+`(?: and )?)+) of the table", text):
+            for name in re.findall(r"`([^`]+)`", sentence):
+                assert name in names, (card.name, name)
+                seen += 1
+    assert seen > 20
+
+
+def test_nothing_is_measured_twice_and_the_table_holds_the_files(tmp_path, monkeypatch):
+    study = method_table.Study(_arguments(tmp_path))
+    assert method_table.run(study) == 0
+    files = sorted((tmp_path / "out" / "digits_cnn").glob("*.json"))
+    text = (tmp_path / "out" / "digits_cnn.md").read_text()
+    assert len(files) == 2 * len([row for row in ROWS if row.group == "codes"])
+    entry = json.loads(files[0].read_text())
+    assert entry["asked"]["test_images"] == 20 and entry["evaluation"]["n"] == 20
+    (line,) = [line for line in text.splitlines() if line.startswith("| burst range K=5 |")]
+    (key,) = {method_rows.key(r.recipe, "max") for r in ROWS if r.name == "burst range K=5"}
+    losses = [
+        100 * json.loads(file.read_text())["evaluation"]["loss"][31]
+        for file in files
+        if file.name.startswith(key)
+    ]
+    assert len(losses) == 2 and f"| {sum(losses) / 2:.2f} |" in line and "2 seeds" in line
+    assert "ANN" in text and "n = 20 test images" in text
+
+    def never(*arguments):
+        raise AssertionError("measured twice")
+
+    monkeypatch.setattr(method_table, "measured", never)
+    assert method_table.run(method_table.Study(_arguments(tmp_path))) == 0
+    assert (tmp_path / "out" / "digits_cnn.md").read_text() == text
+    monkeypatch.undo()
+    with pytest.raises(SystemExit, match="this run is for .*Remove it, or choose another --output"):
+        method_table.run(method_table.Study(_arguments(tmp_path, limit=19)))
+
+
+def test_what_a_network_cannot_do_is_said_and_left_out(tmp_path, capsys):
+    study = method_table.Study(_arguments(tmp_path, budget=1e-6, seeds=[0]))
+    assert method_table.run(study) == 0
+    assert "allocated counts, T=2, seed 0: refused: AllocateCounts" in capsys.readouterr().out
+    assert "| allocated counts |" not in (tmp_path / "out" / "digits_cnn.md").read_text()
+
+
+def test_average_pooling_goes_in_the_place_of_max_pooling():
+    torch.manual_seed(0)
+    model = build_model("digits_cnn")
+    changed = method_table.averaged(model)
+    pools = [name for name, m in model.named_modules() if isinstance(m, torch.nn.MaxPool2d)]
+    assert pools
+    for name in pools:
+        old, new = model.get_submodule(name), changed.get_submodule(name)
+        assert isinstance(old, torch.nn.MaxPool2d) and isinstance(new, torch.nn.AvgPool2d)
+        x = torch.randn(2, 3, 8, 8)
+        assert new(x).shape == old(x).shape
+    with pytest.raises(ValueError, match="no nn.MaxPool2d"):
+        method_table.averaged(build_model("resnet20"))
+
+
+def test_binary_share_of_single_spikes_is_one():
+    x = torch.randn(8, 2, 8, 8)
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.ReLU())
+    assert method_table.binary_share(tp.convert(model, [x]), x, 4) == 1.0
+    several = tp.convert(model, [x], neuron=tp.Burst(7, mode="resolution"))
+    assert 0.1 < method_table.binary_share(several, x, 4) < 1.0
