@@ -38,6 +38,7 @@ from transpike.models import build_model
 GROUPS = ("targets", "ablation", "parts", "codes", "pooling")
 _TUNING_DRAW = 1000  # seed of the training images that tuning sees, no calibration seed
 _CALIBRATION_BATCH = 64
+_INTERRUPTED = 130  # the shell's code for Ctrl-C
 
 
 class Study:
@@ -229,11 +230,14 @@ def run(study: Study) -> int:
                     continue
                 try:
                     entry = measured(study, recipe, row.pooling, seed)
+                except KeyboardInterrupt:
+                    entry = None
                 except tp.ArgumentError as error:
                     print(f"{row.name}, T={row.timesteps}, seed {seed}: refused: {error}")
                     continue
                 if entry is None:
-                    return 130
+                    print("interrupted; go on with the same command", flush=True)
+                    return _INTERRUPTED
                 write(file, json.dumps(entry) + "\n")
                 loss = 100 * entry["evaluation"]["loss"][row.timesteps - 1]
                 print(
