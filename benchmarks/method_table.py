@@ -48,6 +48,7 @@ class Study:
         self.args = args
         self.data: Dataset = open_data(args.data)
         self.model = build_model(args.model, args.weights)
+        self.folder: Path = args.output / args.model
         self._networks: dict[str, tp.Network] = {}
         self._statistics: dict[tuple[str, int], tp.Calibration] = {}
         self.asked = {
@@ -85,7 +86,7 @@ class Study:
 
     def tuned(self, target: str, timesteps: int) -> tp.Recipe:
         """The recipe of a target, chosen now or before."""
-        file = self.args.output / self.args.model / "recipes" / f"{target}-t{timesteps}.json"
+        file = self.folder / "recipes" / f"{target}-t{timesteps}.json"
         if not file.exists():
             (wanted,) = [one for one in method_rows.TARGETS if one.name == target]
             start = time.perf_counter()
@@ -124,15 +125,15 @@ def averaged(model: nn.Module) -> nn.Module:
     return model
 
 
-def measured(study: Study, recipe: tp.Recipe, pooling: str, seed: int) -> dict[str, Any] | None:
-    """One conversion, evaluated; None if it was interrupted."""
+def measured(study: Study, recipe: tp.Recipe, pooling: str, seed: int) -> dict[str, Any]:
+    """One conversion, evaluated."""
     start = time.perf_counter()
     snn = study.convert(recipe, pooling, seed)
     converted = time.perf_counter()
     batches = study.test().batches(study.args.batch_size)
     result = tp.evaluate(snn, batches, recipe.timesteps)
     if result.interrupted:
-        return None
+        raise KeyboardInterrupt
     done = time.perf_counter()
     first, _ = next(iter(study.test().batches(study.args.batch_size)))
     counts = [neuron.max_count for neuron in snn.neurons.values()]
@@ -183,70 +184,69 @@ def write(file: Path, content: str) -> None:
     part.replace(file)
 
 
-def wanted_rows(study: Study) -> list[method_rows.Row]:
-    """The rows of the groups asked for that the model has."""
+def possible_rows(study: Study) -> list[method_rows.Row]:
+    """The rows of all groups that the model has."""
     pools = any(isinstance(part, nn.MaxPool2d) for part in study.model.modules())
-    found = [
-        row
-        for row in method_rows.rows(study.args.budget)
-        if row.group in study.args.groups and (pools or row.group != "pooling")
-    ]
-    return method_rows.shared(found)
+    found = method_rows.rows(study.args.budget)
+    return method_rows.shared([row for row in found if pools or row.group != "pooling"])
 
 
 def recipe_of(study: Study, row: method_rows.Row, make: bool) -> tp.Recipe | None:
     """The row's recipe; a tuned one is chosen if `make`, else read where it is there."""
     if row.recipe is not None:
         return row.recipe
-    file = study.args.output / study.args.model / "recipes" / f"{row.target}-t{row.timesteps}.json"
+    file = study.folder / "recipes" / f"{row.target}-t{row.timesteps}.json"
     return study.tuned(row.target, row.timesteps) if make or file.exists() else None
 
 
-def lines(study: Study, wanted: list[method_rows.Row]) -> Iterator[method_text.Line]:
-    """What the files hold of every row."""
-    for row in wanted:
+def lines(study: Study) -> Iterator[method_text.Line]:
+    """What the files hold of every row, with every seed that is there."""
+    for row in possible_rows(study):
         recipe = recipe_of(study, row, make=False)
         if recipe is None:
             continue
-        stem = study.args.output / study.args.model / method_rows.key(recipe, row.pooling)
-        files = [Path(f"{stem}-s{seed}.json") for seed in study.args.seeds]
+        files = sorted(study.folder.glob(f"{method_rows.key(recipe, row.pooling)}-s*.json"))
         entries = [entry for file in files if (entry := read(file, study.asked)) is not None]
         if entries:
             yield method_text.Line(row, recipe, entries)
 
 
+def fill(study: Study, row: method_rows.Row, seed: int) -> None:
+    """Measure a row with a seed, unless it is done."""
+    recipe = recipe_of(study, row, make=True)
+    assert recipe is not None
+    file = study.folder / f"{method_rows.key(recipe, row.pooling)}-s{seed}.json"
+    if read(file, study.asked) is not None:
+        return
+    label = f"{row.group}: {row.name}, T={row.timesteps}, seed {seed}"
+    try:
+        entry = measured(study, recipe, row.pooling, seed)
+    except tp.ArgumentError as error:
+        print(f"{label}: refused: {error}", flush=True)
+        return
+    write(file, json.dumps(entry) + "\n")
+    loss = 100 * entry["evaluation"]["loss"][row.timesteps - 1]
+    print(f"{label}: loss {loss:.2f}, {entry['seconds']}", flush=True)
+    table(study)
+
+
+def table(study: Study) -> None:
+    """Write the table of everything that is there."""
+    write(study.folder.with_suffix(".md"), method_text.document(study.asked, list(lines(study))))
+
+
 def run(study: Study) -> int:
     """What is missing, group by group and seed by seed; the exit code."""
-    wanted = wanted_rows(study)
-    table = study.args.output / f"{study.args.model}.md"
-    for group in [] if study.args.only_table else study.args.groups:
-        for seed in study.args.seeds:
-            for row in [row for row in wanted if row.group == group]:
-                recipe = recipe_of(study, row, make=True)
-                assert recipe is not None
-                name = f"{method_rows.key(recipe, row.pooling)}-s{seed}.json"
-                file = study.args.output / study.args.model / name
-                if read(file, study.asked) is not None:
-                    continue
-                try:
-                    entry = measured(study, recipe, row.pooling, seed)
-                except KeyboardInterrupt:
-                    entry = None
-                except tp.ArgumentError as error:
-                    print(f"{row.name}, T={row.timesteps}, seed {seed}: refused: {error}")
-                    continue
-                if entry is None:
-                    print("interrupted; go on with the same command", flush=True)
-                    return _INTERRUPTED
-                write(file, json.dumps(entry) + "\n")
-                loss = 100 * entry["evaluation"]["loss"][row.timesteps - 1]
-                print(
-                    f"{group}: {row.name}, T={row.timesteps}, seed {seed}: loss {loss:.2f}, "
-                    f"{entry['seconds']}",
-                    flush=True,
-                )
-                write(table, method_text.document(study.asked, list(lines(study, wanted))))
-    write(table, method_text.document(study.asked, list(lines(study, wanted))))
+    possible = possible_rows(study)
+    try:
+        for group in [] if study.args.only_table else study.args.groups:
+            for seed in study.args.seeds:
+                for row in [row for row in possible if row.group == group]:
+                    fill(study, row, seed)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", flush=True)
+        return _INTERRUPTED
+    table(study)
     return 0
 
 

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import method_rows  # noqa: E402
 import method_table  # noqa: E402
+import method_text  # noqa: E402
 
 ROWS = method_rows.rows(budget=1.5)
 
@@ -143,8 +144,26 @@ def test_nothing_is_measured_twice_and_the_table_holds_the_files(tmp_path, monke
 def test_what_a_network_cannot_do_is_said_and_left_out(tmp_path, capsys):
     study = method_table.Study(_arguments(tmp_path, budget=1e-6, seeds=[0]))
     assert method_table.run(study) == 0
-    assert "allocated counts, T=2, seed 0: refused: AllocateCounts" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "codes: allocated counts, T=2, seed 0: refused: AllocateCounts" in said
     assert "| allocated counts |" not in (tmp_path / "out" / "digits_cnn.md").read_text()
+
+
+def test_tuned_recipe_is_chosen_once_and_tables_of_other_groups_stay(tmp_path, monkeypatch):
+    only = (method_rows.Target("signed2", tp.Signed(2), {2: 1.5}),)
+    for module in (method_rows, method_text):
+        monkeypatch.setattr(module, "TARGETS", only)
+    for group in ("pooling", "targets"):
+        method_table.run(method_table.Study(_arguments(tmp_path, groups=[group], seeds=[0])))
+    text = (tmp_path / "out" / "digits_cnn.md").read_text()
+    assert "## Pooling" in text and "## Targets" in text and "1 seed |" in text
+    file = tmp_path / "out" / "digits_cnn" / "recipes" / "signed2-t2.json"
+    recipe = tp.Recipe.load(file)
+    assert recipe.neuron == tp.Signed(2) and f"- signed2, T=2: {recipe.name}" in text
+    before = file.stat().st_mtime_ns
+    method_table.run(method_table.Study(_arguments(tmp_path, groups=["targets"])))
+    assert file.stat().st_mtime_ns == before
+    assert "2 seeds |" in (tmp_path / "out" / "digits_cnn.md").read_text()
 
 
 def test_average_pooling_goes_in_the_place_of_max_pooling():
