@@ -53,7 +53,7 @@ def test_what_was_found_is_what_the_recipe_gives(few):
     """By hand, with the slow reference, on the inputs that were held out."""
     network, x = _network(), _inputs()
     result = tp.tune(network, [x], timesteps=3, seed=7)
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(7))
+    order = _order(30, 7)
     held, used = x[order[:10]], x[order[10:]]
     run = tp.simulate_reference(result.recipe.convert(network, [used]), held, 3)
     wanted = network(held).softmax(1)
@@ -74,15 +74,15 @@ def test_inputs_that_judge_are_never_calibrated_on(few, monkeypatch):
     def rows(images):
         return {tuple(row.flatten().tolist()) for row in images}
 
-    calibrate, judge, convert = tuning.calibrate, tuning.judge, tp.Recipe.convert
+    calibrate, judge, apply_pass = tuning.calibrate, tuning.judge, tuning.apply_pass
 
     def calibrating(network, batches):
         calibrated.update(*map(rows, batches))
         return calibrate(network, batches)
 
-    def converting(recipe, network, batches, **keywords):
-        calibrated.update(*map(rows, batches))
-        return convert(recipe, network, batches, **keywords)
+    def applying(one, snn, images, timesteps):
+        calibrated.update(rows(images))
+        return apply_pass(one, snn, images, timesteps)
 
     def judging(snn, images, timesteps):
         judged.update(rows(images))
@@ -90,11 +90,32 @@ def test_inputs_that_judge_are_never_calibrated_on(few, monkeypatch):
 
     monkeypatch.setattr(tuning, "calibrate", calibrating)
     monkeypatch.setattr(tuning, "judge", judging)
-    monkeypatch.setattr(tp.Recipe, "convert", converting)
+    monkeypatch.setattr(tuning, "apply_pass", applying)
     x = _inputs()
     tp.tune(_network(), [x], timesteps=2)
     assert not calibrated & judged
     assert calibrated | judged == rows(x) and len(judged) == 10
+
+
+def test_what_is_done_once_is_what_the_recipe_does(monkeypatch):
+    """Recipes that begin alike share their beginning, and still are as if alone."""
+    network, x = _network("residual"), _inputs("residual")
+    together = (), (tp.BiasCorrection(),), (tp.BiasCorrection(), tp.DelayedReadout())
+    monkeypatch.setattr(tuning, "_RULES", (tp.Percentile(99),))
+    monkeypatch.setattr(tuning, "_PASSES", together)
+    result = tp.tune(network, [x], timesteps=4, signed=False)
+    held, used = x[(order := _order(30, 0))[:10]], x[order[10:]]
+    for trial in result.trials:
+        snn = trial.recipe.convert(network, tuning._batches(used))
+        assert tuning.judge(snn, held, 4) == (
+            trial.divergence,
+            trial.agreement,
+            trial.spikes_per_neuron,
+        )
+
+
+def _order(count, seed):
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
 def test_labels_are_not_used(few):

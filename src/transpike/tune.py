@@ -23,6 +23,7 @@ from transpike.passes import (
     DelayedReadout,
     MembraneCorrection,
     SiteSearch,
+    apply_pass,
     joined_inputs,
 )
 from transpike.recipe import Recipe
@@ -242,24 +243,44 @@ class _Jury:
 
     def __post_init__(self) -> None:
         self._statistics: dict[int, Calibration] = {}
+        self._converted: dict[Recipe, SpikingNetwork] = {}
+        self._size = 0
+        self._impossible: set[tuple[Neuron, ThresholdRule]] = set()
 
     def trial(self, recipe: Recipe, size: int) -> Trial | None:
         """One recipe on at most `size` inputs; None where it cannot keep the budget."""
-        used = self.used[:size]
-        if len(used) not in self._statistics:
-            self._statistics[len(used)] = calibrate(self.network, _batches(used))
-        statistics = self._statistics[len(used)]
-        batches = _batches(used)
+        if size != self._size:
+            self._converted, self._size = {}, size
+        start = (recipe.neuron, recipe.threshold)
+        if start in self._impossible:
+            return None
         try:
-            snn = recipe.convert(self.network, batches, calibration=statistics)
+            # A copy, so that what the engine prepares for it does not stay.
+            snn = self.converted(recipe, self.used[:size]).changed()
         except ArgumentError:
             if any(isinstance(one, AllocateCounts) for one in recipe.calibrate):
+                self._impossible.add(start)
                 return None
             raise
         divergence, agreement, rate = judge(snn, self.held[:size], recipe.timesteps)
         # The budget is kept on calibration inputs; others may need a little more.
         within = self.spikes is None or rate <= self.spikes * (1 + _TOLERANCE)
         return Trial(recipe, divergence, agreement, rate, len(self.held[:size]), within)
+
+    def converted(self, recipe: Recipe, used: Tensor) -> SpikingNetwork:
+        """As `Recipe.convert`; what several recipes begin with is done once."""
+        if recipe not in self._converted:
+            if recipe.calibrate:
+                *before, last = recipe.calibrate
+                snn = self.converted(replace(recipe, calibrate=tuple(before)), used)
+                snn = apply_pass(last, snn, used, recipe.timesteps)
+            else:
+                if len(used) not in self._statistics:
+                    self._statistics[len(used)] = calibrate(self.network, _batches(used))
+                statistics = self._statistics[len(used)]
+                snn = recipe.convert(self.network, [], calibration=statistics)
+            self._converted[recipe] = snn
+        return self._converted[recipe]
 
 
 def _batches(images: Tensor) -> list[Tensor]:
