@@ -502,7 +502,7 @@ def test_gathered_convolution_equals_torch(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolve, "_LEAST_PRODUCTS", 0)
         patch.setattr(convolve, "_LEAST_POSITIONS", 0)
-        patch.setattr(convolve, "_DENSEST", 1.0)
+        patch.setattr(convolve, "densest", lambda *_: 1.0)
         shape = convolve.geometry(network, node)
         call = convolve.SparseConvolution(network, node, shape, _never)
         found = call({node.reads[0]: x}, images)
@@ -522,7 +522,7 @@ def _never(values, rows):
         nn.Conv2d(32, 32, 3, stride=(1, 2)),
         nn.Conv2d(32, 36, 3),
         nn.Conv2d(32, 32, 1),
-        nn.Conv2d(32, 16, 3),
+        nn.Conv2d(32, 4, 3),
         nn.Conv2d(32, 32, 3, padding="same"),
         nn.ConvTranspose2d(32, 32, 3),
     ],
@@ -558,7 +558,7 @@ def test_dense_signals_go_to_the_dense_convolution():
 @pytest.mark.parametrize("neuron", [tp.IF(), tp.Signed(2), tp.Telescoped(2)])
 def test_gathering_engine_equals_reference_spike_for_spike(neuron, monkeypatch):
     """A residual network with max-pooling whose every convolution is gathered."""
-    monkeypatch.setattr(convolve, "_DENSEST", 1.0)
+    monkeypatch.setattr(convolve, "densest", lambda *_: 1.0)
     monkeypatch.setattr(convolve, "_LEAST_PRODUCTS", 0)
 
     def forward(m, x):

@@ -1,8 +1,9 @@
 /* Convolution of sparse signals: work in proportion to the values that are not zero.
  *
- * Signals are counts times a step, most of them zero. First every pixel gets the list of its
- * channels that are not zero; then each output pixel gathers, per kernel position, the rows of the
- * weights that its list names. Layouts: x (I, H, W, C), out (I, OH, OW, O), weight (KH, KW, C, O).
+ * Signals are counts times a step, most of them zero. Many outputs are gathered: every pixel gets the
+ * list of its channels that are not zero, then each output pixel adds, per kernel position, the rows
+ * of the weights that its list names. Few outputs are scattered: every value that is not zero is
+ * added to all outputs it reaches. Layouts: x (I, H, W, C), out (I, OH, OW, O).
  */
 #include <stdint.h>
 #include <string.h>
@@ -11,7 +12,8 @@
 #endif
 
 typedef struct {
-  const float *x, *weight, *bias; /* bias may be NULL */
+  /* weight (KH, KW, C, O) to gather, (C, KH, KW, O) to scatter; bias may be NULL */
+  const float *x, *weight, *bias;
   float *out;
   uint16_t *channel; /* (I, H, W, C) channels that are not zero, first ones of each pixel */
   float *value;      /* the same places */
@@ -145,6 +147,70 @@ static void rows(const Convolution *c, int64_t image, int64_t end_image, int64_t
   for (; low + 4 * LANE <= c->outs; low += 4 * LANE) strip(c, image, end_image, top, bottom, low, 4);
   for (; low + 2 * LANE <= c->outs; low += 2 * LANE) strip(c, image, end_image, top, bottom, low, 2);
   for (; low < c->outs; low += LANE) strip(c, image, end_image, top, bottom, low, 1);
+}
+
+/* One value of one pixel added to every output it reaches; weight (KH, KW, O) of its channel. */
+static inline __attribute__((always_inline)) void spread(const Convolution *c, float v,
+                                                         const float *weight, float *out,
+                                                         int64_t ky0, int64_t ky1, int64_t kx0,
+                                                         int64_t kx1, const int lanes) {
+  for (int64_t ky = ky0; ky < ky1; ky++)
+    for (int64_t kx = kx0; kx < kx1; kx++) {
+      const float *w = weight + (ky * c->kernel_width + kx) * c->outs;
+      float *to = out - (ky * c->out_width + kx) * c->outs;
+      for (int i = 0; i < lanes; i++)
+        *(Lane *)(to + i * LANE) += v * *(const Lane *)(w + i * LANE);
+    }
+}
+
+/* One image, value by value; stride 1, weight (C, KH, KW, O). */
+static inline __attribute__((always_inline)) void scatter(const Convolution *c, int64_t image,
+                                                          const int lanes) {
+  const int64_t positions = c->kernel_height * c->kernel_width;
+  float *map = c->out + image * c->out_height * c->out_width * c->outs;
+  for (int64_t p = 0; p < c->out_height * c->out_width; p++) {
+    if (c->bias)
+      memcpy(map + p * c->outs, c->bias, (size_t)c->outs * sizeof(float));
+    else
+      memset(map + p * c->outs, 0, (size_t)c->outs * sizeof(float));
+  }
+  for (int64_t y = 0; y < c->height; y++) {
+    const int64_t down = y + c->pad_height; /* output row of kernel row 0 */
+    const int64_t ky0 = down < c->out_height ? 0 : down - c->out_height + 1;
+    const int64_t ky1 = down + 1 < c->kernel_height ? down + 1 : c->kernel_height;
+    for (int64_t x = 0; x < c->width; x++) {
+      const int64_t right = x + c->pad_width;
+      const int64_t kx0 = right < c->out_width ? 0 : right - c->out_width + 1;
+      const int64_t kx1 = right + 1 < c->kernel_width ? right + 1 : c->kernel_width;
+      const float *values = c->x + ((image * c->height + y) * c->width + x) * c->channels;
+      float *out = map + (down * c->out_width + right) * c->outs;
+      int64_t j = 0;
+#ifdef __AVX2__
+      for (; j + LANE <= c->channels; j += LANE) {
+        const __m256 lane = _mm256_loadu_ps(values + j);
+        const __m256 other = _mm256_cmp_ps(lane, _mm256_setzero_ps(), _CMP_NEQ_UQ);
+        for (unsigned left = (unsigned)_mm256_movemask_ps(other); left; left &= left - 1) {
+          const int64_t at = j + __builtin_ctz(left);
+          spread(c, values[at], c->weight + at * positions * c->outs, out, ky0, ky1, kx0, kx1,
+                 lanes);
+        }
+      }
+#endif
+      for (; j < c->channels; j++)
+        if (values[j] != 0.0f)
+          spread(c, values[j], c->weight + j * positions * c->outs, out, ky0, ky1, kx0, kx1, lanes);
+    }
+  }
+}
+
+/* Without lists, for few outputs: stride 1, outs 8, 16 or 32. */
+void transpike_scatter(const Convolution *c) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(c->threads) if (c->threads > 1)
+  for (int64_t image = 0; image < c->images; image++) {
+    if (c->outs == LANE) scatter(c, image, 1);
+    else if (c->outs == 2 * LANE) scatter(c, image, 2);
+    else scatter(c, image, 4);
+  }
 }
 
 /* The convolution from lists that `transpike_list` filled; outs is a multiple of 8. */

@@ -96,6 +96,8 @@ def convolution() -> ctypes.CDLL | None:
     library.transpike_list.restype = ctypes.c_int64
     library.transpike_sample.argtypes = [ctypes.POINTER(Convolution), ctypes.c_int64]
     library.transpike_sample.restype = ctypes.c_int64
+    library.transpike_scatter.argtypes = [ctypes.POINTER(Convolution)]
+    library.transpike_scatter.restype = None
     library.transpike_convolve.argtypes = [ctypes.POINTER(Convolution)]
     library.transpike_convolve.restype = None
     _check_size(library.transpike_convolution_size, Convolution)
