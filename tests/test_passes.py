@@ -5,6 +5,7 @@ import torch
 
 import nets
 import transpike as tp
+from transpike import passes
 from transpike.passes import _Sweep, apply_pass, output_distance
 
 NEURONS = {
@@ -26,8 +27,9 @@ def _snn(name="conv2d", neuron=None, percentile=99):
 
 @pytest.mark.parametrize("neuron", sorted(NEURONS))
 @pytest.mark.parametrize("name", sorted(nets.NETS))
-def test_sweep_sees_the_currents_and_activations_of_the_networks(name, neuron):
+def test_sweep_sees_the_currents_and_activations_of_the_networks(name, neuron, monkeypatch):
     """Side by side, operation by operation: the same numbers as step by step."""
+    monkeypatch.setattr(passes, "_SAMPLES_PER_INPUT", 10**6)
     snn, x = _snn(name, NEURONS[neuron])
     seen = []
     _Sweep(snn, 5, lambda site, values: (seen.append(site), values)[1]).run(x)
@@ -133,6 +135,17 @@ def test_passes_are_repeatable_and_in_the_order_given():
         by_hand = apply_pass(one, by_hand, x, 6)
     nets.same_simulation(tp.simulate(made(), x, 6), tp.simulate(by_hand, x, 6))
     assert [p["pass"] for p in made().settings["passes"]] == ["BiasCorrection", "DelayedReadout"]
+
+
+def test_samples_of_a_channel_are_limited_and_the_same_for_current_and_target():
+    network, _ = nets.captured("conv2d")
+    site = network.sites[0]
+    current = torch.arange(3.0 * 4 * site.channels * 400).reshape(3, 4, site.channels, 20, 20)
+    target = current[0] + 0.5
+    rows, wanted = passes._samples(site, current, target)
+    assert rows.shape == (3, 4 * passes._SAMPLES_PER_INPUT, site.channels)
+    assert torch.equal(rows[0] + 0.5, wanted)
+    assert len(wanted[:, 0].unique()) == len(wanted)
 
 
 def test_delayed_readout_takes_the_closest():

@@ -39,7 +39,10 @@ def test_the_whole_list_of_candidates_is_tried_and_ranked():
         _network(), [x], timesteps=3, progress=lambda done, total: seen.append((done, total))
     )
     count = 2 * len(tuning._RULES) * len(tuning._PASSES)
-    assert len(result.trials) == len({trial.recipe for trial in result.trials}) == count
+    assert len(result.trials) == len({trial.recipe for trial in result.trials}) <= count
+    kinds = [{type(one) for one in trial.recipe.calibrate} for trial in result.trials]
+    without = [kind for kind in kinds if tp.DelayedReadout not in kind]
+    assert len(without) == count * 5 // 6  # a readout delayed by nothing is no recipe of its own
     assert seen[-1][0] == seen[-1][1] == len(seen) == count  # 30 inputs are seen in one round
     divergences = [trial.divergence for trial in result.trials]
     assert divergences == sorted(divergences)

@@ -30,8 +30,8 @@ from transpike.spiking import SpikingNetwork
 
 # Bytes of the largest value of a sweep: inputs beyond it are left out.
 _SWEEP_VALUE = 256 * 2**20
-# Samples of a channel that a correction looks at, drawn with a fixed seed.
-_SAMPLES = 16_384
+# Samples of a channel that a correction looks at, in all and per input, drawn with a fixed seed.
+_SAMPLES, _SAMPLES_PER_INPUT = 16_384, 128
 _ROWS = 64  # inputs times timesteps that a linear operation sees at once
 # Half-widths of SiteSearch in its first round; they halve every round.
 _STEP_OCTAVES, _START_STEPS, _OFFSET_LEVELS = 0.7, 1.5, 2.0
@@ -437,9 +437,10 @@ def _samples(site: Site, current: Tensor, target: Tensor) -> tuple[Tensor, Tenso
     """(T, P, C) and (P, C): the same samples of every channel."""
     rows = current.movedim(site.channel_axis + 1, -1).reshape(len(current), -1, site.channels)
     wanted = target.movedim(site.channel_axis, -1).reshape(-1, site.channels)
-    if rows.shape[1] > _SAMPLES:
+    most = min(_SAMPLES, _SAMPLES_PER_INPUT * len(target))
+    if rows.shape[1] > most:
         generator = torch.Generator().manual_seed(0)
-        drawn = torch.randperm(rows.shape[1], generator=generator)[:_SAMPLES].to(rows.device)
+        drawn = torch.randperm(rows.shape[1], generator=generator)[:most].to(rows.device)
         rows, wanted = rows[:, drawn], wanted[drawn]
     return rows.contiguous(), wanted.contiguous()
 

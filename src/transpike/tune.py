@@ -92,7 +92,8 @@ class Tuning:
     Attributes:
         recipe: the best one within the budget, `found` filled in.
         trials: every recipe as last measured, best first; recipes dropped early were measured on
-            fewer inputs (`Trial.n`).
+            fewer inputs (`Trial.n`). Left out: what cannot keep the budget, and delayed readouts
+            that turned out to delay by nothing.
         pareto: trials of the last round that no other beats: none is at least as good in divergence
             and in spikes, and better in one.
     """
@@ -248,7 +249,11 @@ class _Jury:
         self._impossible: set[tuple[Neuron, ThresholdRule]] = set()
 
     def trial(self, recipe: Recipe, size: int) -> Trial | None:
-        """One recipe on at most `size` inputs; None where it cannot keep the budget."""
+        """One recipe on at most `size` inputs.
+
+        None where it cannot keep the budget, or where it delays the readout by nothing, and so is
+        the same as the recipe without that pass.
+        """
         if size != self._size:
             self._converted, self._size = {}, size
         start = (recipe.neuron, recipe.threshold)
@@ -262,6 +267,8 @@ class _Jury:
                 self._impossible.add(start)
                 return None
             raise
+        if snn.readout_start == 0 and any(isinstance(p, DelayedReadout) for p in recipe.calibrate):
+            return None
         divergence, agreement, rate = judge(snn, self.held[:size], recipe.timesteps)
         # The budget is kept on calibration inputs; others may need a little more.
         within = self.spikes is None or rate <= self.spikes * (1 + _TOLERANCE)
