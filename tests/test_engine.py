@@ -416,7 +416,7 @@ def test_three_tf32_products_restore_a_float32_convolution():
     network = tp.capture(nets.conv_net(), torch.randn(2, 2, 8, 8))
     node = next(n for n in network.nodes if "conv2d" in n.op)
     split = arithmetic("exact", network)
-    split = type(split)("split", split.kept, split.signal)
+    split = type(split)("split", split.kept, split.product, split.signal)
     values = {node.reads[0]: torch.randn(3, 2, 8, 8)}
     found = split.call(network, network, node)(values, 3)
     exact = network.to(dtype=torch.float64)
@@ -609,3 +609,26 @@ def test_a_simulated_network_can_be_copied_pickled_and_moved():
     for other in (copy.deepcopy(snn), pickle.loads(pickle.dumps(snn))):
         nets.same_simulation(run, tp.simulate(other, x, 4))
     assert tp.simulate(snn.double(), x.double(), 4).output.dtype == torch.float64
+
+
+def test_the_faster_the_rival_the_sparser_a_signal_has_to_be():
+    shares = [convolve.densest(True, 16, rival) for rival in ("tiles", "vectors", "float", "none")]
+    assert shares == sorted(set(shares))
+
+
+def test_sparse_convolutions_of_fast_keep_float32():
+    """A convolution computed sparsely is the same in both precisions."""
+    conv = nn.Conv2d(16, 16, 3, padding=1).eval()
+    x = torch.randn(4, 16, 8, 8).to(memory_format=torch.channels_last)
+    x[torch.rand_like(x) < 0.97] = 0
+    network = tp.capture(nn.Sequential(conv, nn.ReLU()), x)
+    node = next(node for node in network.nodes if node.op == "aten.conv2d.default")
+    called = []
+    for precision in ("exact", "fast"):
+        chosen = arithmetic(precision, network)
+        call = chosen.call(network, chosen.weights(network), node)
+        called.append(call({node.reads[0]: x}, 4))
+    assert called[0].dtype == called[1].dtype == torch.float32
+    assert torch.equal(*called)
+    if native.convolution() is not None:
+        torch.testing.assert_close(called[0], conv(x).detach(), rtol=1e-5, atol=1e-5)

@@ -371,7 +371,7 @@ class _Tally:
 
 def _cached_parts(x: Tensor) -> tuple[Tensor, ...]:
     """Samples few enough for their values to stay in a CPU's caches."""
-    return x.split(_TOGETHER) if x.device.type == "cpu" else (x,)
+    return torch.split(x, _TOGETHER) if x.device.type == "cpu" else (x,)
 
 
 def _stopped(outcome: Outcome, timesteps: int) -> dict[str, Tensor]:

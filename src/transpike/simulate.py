@@ -57,7 +57,7 @@ def simulate(
             the rounding of sums.
         memory_budget: bytes for values and states, next to the weights; the batch is split, and
             the chunk lowered, or raised above 8, to fit. Default: portions that fit the caches.
-        precision: "exact": the network's own type, equal to the reference; "fast": linear
+        precision: "exact": the network's own type, equal to the reference; "fast": dense linear
             operations in bfloat16; "split": on CUDA, TF32 products that restore float32. Membranes
             keep the network's own type.
         progress: called with the timesteps x samples done, and in all.

@@ -24,12 +24,21 @@ typedef struct {
   int32_t threads;
 } Convolution;
 
-typedef float Lane __attribute__((vector_size(32), aligned(4)));
+/* Eight outputs, and as many as one register holds. */
+typedef float Half __attribute__((vector_size(32), aligned(4)));
+#ifdef __AVX512F__
+typedef float Lane __attribute__((vector_size(64), aligned(4)));
+enum { LANE = 16 };
+#else
+typedef Half Lane;
 enum { LANE = 8 };
+#endif
+enum { HALF = 8 };
 /* Output pixels per strip: their sums and one kernel position's weights stay in the cache. */
 enum { STRIP = 128 };
 
 int64_t transpike_convolution_size(void) { return (int64_t)sizeof(Convolution); }
+int64_t transpike_convolution_lanes(void) { return LANE; }
 
 /* How many values of every `every`-th pixel are not zero. */
 int64_t transpike_sample(const Convolution *c, int64_t every) {
@@ -55,7 +64,19 @@ int64_t transpike_list(const Convolution *c) {
     uint16_t *channel = c->channel + p * c->channels;
     float *value = c->value + p * c->channels;
     int64_t n = 0, j = 0;
-#ifdef __AVX2__
+#if defined(__AVX512F__)
+    const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (; j + LANE <= c->channels; j += LANE) {
+      const __m512 lane = _mm512_loadu_ps(x + j);
+      const __mmask16 some = _mm512_cmp_ps_mask(lane, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+      const __m512i at = _mm512_add_epi32(first, _mm512_set1_epi32((int)j));
+      /* n <= j: the whole register fits into the pixel's places. */
+      _mm512_storeu_ps(value + n, _mm512_maskz_compress_ps(some, lane));
+      _mm256_storeu_si256((__m256i *)(channel + n),
+                          _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(some, at)));
+      n += __builtin_popcount(some);
+    }
+#elif defined(__AVX2__)
     for (; j + LANE <= c->channels; j += LANE) {
       const __m256 lane = _mm256_loadu_ps(x + j);
       const __m256 other = _mm256_cmp_ps(lane, _mm256_setzero_ps(), _CMP_NEQ_UQ);
@@ -77,6 +98,28 @@ int64_t transpike_list(const Convolution *c) {
   return total;
 }
 
+/* The sum of what a list names, `lanes` lanes of outputs from `low`; 0 lanes are half a one. */
+static inline __attribute__((always_inline)) void add(const Convolution *c, int64_t n,
+                                                      const uint16_t *channel, const float *value,
+                                                      const float *weight, float *out,
+                                                      const int lanes) {
+  if (lanes == 0) {
+    Half sum = *(const Half *)out;
+    for (int64_t j = 0; j < n; j++)
+      sum += value[j] * *(const Half *)(weight + (int64_t)channel[j] * c->outs);
+    *(Half *)out = sum;
+    return;
+  }
+  Lane sum[8];
+  for (int i = 0; i < lanes; i++) sum[i] = *(const Lane *)(out + i * LANE);
+  for (int64_t j = 0; j < n; j++) {
+    const float *w = weight + (int64_t)channel[j] * c->outs;
+    const float v = value[j];
+    for (int i = 0; i < lanes; i++) sum[i] += v * *(const Lane *)(w + i * LANE);
+  }
+  for (int i = 0; i < lanes; i++) *(Lane *)(out + i * LANE) = sum[i];
+}
+
 /* One kernel position for output pixels [left, right) of one row: `lanes` lanes of outputs. */
 static inline __attribute__((always_inline)) void gather(const Convolution *c, int64_t image,
                                                          int64_t row, int64_t out_row,
@@ -90,14 +133,7 @@ static inline __attribute__((always_inline)) void gather(const Convolution *c, i
     const uint16_t *channel = c->channel + p * c->channels;
     const float *value = c->value + p * c->channels;
     float *out = c->out + ((image * c->out_height + out_row) * c->out_width + ox) * c->outs + low;
-    Lane sum[8];
-    for (int i = 0; i < lanes; i++) sum[i] = *(const Lane *)(out + i * LANE);
-    for (int64_t j = 0; j < n; j++) {
-      const float *w = weight + (int64_t)channel[j] * c->outs + low;
-      const float v = value[j];
-      for (int i = 0; i < lanes; i++) sum[i] += v * *(const Lane *)(w + i * LANE);
-    }
-    for (int i = 0; i < lanes; i++) *(Lane *)(out + i * LANE) = sum[i];
+    add(c, n, channel, value, weight + low, out, lanes);
   }
 }
 
@@ -131,22 +167,28 @@ static inline __attribute__((always_inline)) void strip(const Convolution *c, in
   }
 }
 
+/* The bias, or zeros, in `pixels` pixels of outputs. */
+static void start(const Convolution *c, float *out, int64_t pixels) {
+  for (int64_t p = 0; p < pixels; p++) {
+    if (c->bias)
+      memcpy(out + p * c->outs, c->bias, (size_t)c->outs * sizeof(float));
+    else
+      memset(out + p * c->outs, 0, (size_t)c->outs * sizeof(float));
+  }
+}
+
 /* All outputs of rows [top, bottom) of some images. */
 static void rows(const Convolution *c, int64_t image, int64_t end_image, int64_t top,
                  int64_t bottom) {
   for (int64_t i = image; i < end_image; i++)
-    for (int64_t p = top * c->out_width; p < bottom * c->out_width; p++) {
-      float *out = c->out + (i * c->out_height * c->out_width + p) * c->outs;
-      if (c->bias)
-        memcpy(out, c->bias, (size_t)c->outs * sizeof(float));
-      else
-        memset(out, 0, (size_t)c->outs * sizeof(float));
-    }
+    start(c, c->out + (i * c->out_height + top) * c->out_width * c->outs,
+          (bottom - top) * c->out_width);
   int64_t low = 0;
   for (; low + 8 * LANE <= c->outs; low += 8 * LANE) strip(c, image, end_image, top, bottom, low, 8);
   for (; low + 4 * LANE <= c->outs; low += 4 * LANE) strip(c, image, end_image, top, bottom, low, 4);
   for (; low + 2 * LANE <= c->outs; low += 2 * LANE) strip(c, image, end_image, top, bottom, low, 2);
-  for (; low < c->outs; low += LANE) strip(c, image, end_image, top, bottom, low, 1);
+  for (; low + LANE <= c->outs; low += LANE) strip(c, image, end_image, top, bottom, low, 1);
+  for (; low < c->outs; low += HALF) strip(c, image, end_image, top, bottom, low, 0);
 }
 
 /* One value of one pixel added to every output it reaches; weight (KH, KW, O) of its channel. */
@@ -158,22 +200,30 @@ static inline __attribute__((always_inline)) void spread(const Convolution *c, f
     for (int64_t kx = kx0; kx < kx1; kx++) {
       const float *w = weight + (ky * c->kernel_width + kx) * c->outs;
       float *to = out - (ky * c->out_width + kx) * c->outs;
+      if (lanes == 0) *(Half *)to += v * *(const Half *)w;
       for (int i = 0; i < lanes; i++)
         *(Lane *)(to + i * LANE) += v * *(const Lane *)(w + i * LANE);
     }
 }
+
+#ifdef __AVX2__
+/* A bit for every value of one lane that is not zero. */
+static inline unsigned nonzero(const float *x) {
+#ifdef __AVX512F__
+  return _mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+#else
+  return (unsigned)_mm256_movemask_ps(
+      _mm256_cmp_ps(_mm256_loadu_ps(x), _mm256_setzero_ps(), _CMP_NEQ_UQ));
+#endif
+}
+#endif
 
 /* One image, value by value; stride 1, weight (C, KH, KW, O). */
 static inline __attribute__((always_inline)) void scatter(const Convolution *c, int64_t image,
                                                           const int lanes) {
   const int64_t positions = c->kernel_height * c->kernel_width;
   float *map = c->out + image * c->out_height * c->out_width * c->outs;
-  for (int64_t p = 0; p < c->out_height * c->out_width; p++) {
-    if (c->bias)
-      memcpy(map + p * c->outs, c->bias, (size_t)c->outs * sizeof(float));
-    else
-      memset(map + p * c->outs, 0, (size_t)c->outs * sizeof(float));
-  }
+  start(c, map, c->out_height * c->out_width);
   for (int64_t y = 0; y < c->height; y++) {
     const int64_t down = y + c->pad_height; /* output row of kernel row 0 */
     const int64_t ky0 = down < c->out_height ? 0 : down - c->out_height + 1;
@@ -187,9 +237,7 @@ static inline __attribute__((always_inline)) void scatter(const Convolution *c, 
       int64_t j = 0;
 #ifdef __AVX2__
       for (; j + LANE <= c->channels; j += LANE) {
-        const __m256 lane = _mm256_loadu_ps(values + j);
-        const __m256 other = _mm256_cmp_ps(lane, _mm256_setzero_ps(), _CMP_NEQ_UQ);
-        for (unsigned left = (unsigned)_mm256_movemask_ps(other); left; left &= left - 1) {
+        for (unsigned left = nonzero(values + j); left; left &= left - 1) {
           const int64_t at = j + __builtin_ctz(left);
           spread(c, values[at], c->weight + at * positions * c->outs, out, ky0, ky1, kx0, kx1,
                  lanes);
@@ -203,11 +251,78 @@ static inline __attribute__((always_inline)) void scatter(const Convolution *c, 
   }
 }
 
+/* A value's products with a 3 x 3 kernel, weight (3, 3, O), added to sums held in registers. */
+static inline __attribute__((always_inline)) void hold(Lane sum[3][3][2], float v,
+                                                       const float *weight, const int lanes) {
+#pragma GCC unroll 3
+  for (int ky = 0; ky < 3; ky++)
+#pragma GCC unroll 3
+    for (int kx = 0; kx < 3; kx++)
+#pragma GCC unroll 2
+      for (int i = 0; i < lanes; i++)
+        sum[ky][kx][i] += v * *(const Lane *)(weight + ((ky * 3 + kx) * lanes + i) * LANE);
+}
+
+/* Sums of the kernel's column `kx` to their output pixels, in column `ox` of the rows it reaches. */
+static inline __attribute__((always_inline)) void release(const Convolution *c,
+                                                          Lane sum[3][3][2], float *map,
+                                                          int64_t down, int64_t ox, const int kx,
+                                                          const int lanes) {
+  if (ox < 0 || ox >= c->out_width) return;
+#pragma GCC unroll 3
+  for (int ky = 0; ky < 3; ky++) {
+    const int64_t oy = down - ky;
+    if (oy < 0 || oy >= c->out_height) continue;
+    float *out = map + (oy * c->out_width + ox) * c->outs;
+#pragma GCC unroll 2
+    for (int i = 0; i < lanes; i++) *(Lane *)(out + i * LANE) += sum[ky][kx][i];
+  }
+}
+
+/* `scatter` for 3 x 3 kernels: the sums a pixel reaches stay in registers along its row. */
+static inline __attribute__((always_inline)) void slide(const Convolution *c, int64_t image,
+                                                        const int lanes) {
+  float *map = c->out + image * c->out_height * c->out_width * c->outs;
+  start(c, map, c->out_height * c->out_width);
+  for (int64_t y = 0; y < c->height; y++) {
+    const int64_t down = y + c->pad_height;
+    const float *values = c->x + (image * c->height + y) * c->width * c->channels;
+    Lane sum[3][3][2] = {0};
+    for (int64_t x = 0; x < c->width; x++, values += c->channels) {
+      int64_t j = 0;
+#ifdef __AVX2__
+      for (; j + LANE <= c->channels; j += LANE)
+        for (unsigned left = nonzero(values + j); left; left &= left - 1) {
+          const int64_t at = j + __builtin_ctz(left);
+          hold(sum, values[at], c->weight + at * 9 * c->outs, lanes);
+        }
+#endif
+      for (; j < c->channels; j++)
+        if (values[j] != 0.0f) hold(sum, values[j], c->weight + j * 9 * c->outs, lanes);
+      release(c, sum, map, down, x + c->pad_width - 2, 2, lanes);
+#pragma GCC unroll 3
+      for (int ky = 0; ky < 3; ky++)
+#pragma GCC unroll 2
+        for (int i = 0; i < lanes; i++) {
+          sum[ky][2][i] = sum[ky][1][i];
+          sum[ky][1][i] = sum[ky][0][i];
+          sum[ky][0][i] = (Lane){0};
+        }
+    }
+    release(c, sum, map, down, c->width + c->pad_width - 2, 2, lanes);
+    release(c, sum, map, down, c->width + c->pad_width - 1, 1, lanes);
+  }
+}
+
 /* Without lists, for few outputs: stride 1, outs 8, 16 or 32. */
 void transpike_scatter(const Convolution *c) {
+  const int square = c->kernel_height == 3 && c->kernel_width == 3;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(c->threads) if (c->threads > 1)
   for (int64_t image = 0; image < c->images; image++) {
-    if (c->outs == LANE) scatter(c, image, 1);
+    if (square && c->outs == LANE) slide(c, image, 1);
+    else if (square && LANE == 16 && c->outs == 2 * LANE) slide(c, image, 2);
+    else if (c->outs < LANE) scatter(c, image, 0);
+    else if (c->outs == LANE) scatter(c, image, 1);
     else if (c->outs == 2 * LANE) scatter(c, image, 2);
     else scatter(c, image, 4);
   }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,16 +14,23 @@ from transpike.engine import native
 from transpike.engine.plan import dense, room
 from transpike.network import Network, Node, Value
 
-# Share of values that are not zero up to which this beats the dense convolution, as measured with
-# AVX2: by number of outputs where they are few and values are scattered, and else.
-_DENSEST_SCATTERED = {8: 0.1, 16: 0.17, 32: 0.27}
-_DENSEST_GATHERED = 0.3
+Rival = Literal["float", "none", "vectors", "tiles"]
+"""What multiplies otherwise: float32, or bfloat16 without units for it, with vectors, or tiles."""
+
+# Share of values that are not zero up to which this beats the dense convolution in float32, as
+# measured: by number of outputs where they are few and values are scattered, and else. By lanes of
+# the processor's vectors.
+_DENSEST_SCATTERED = {8: {8: 0.1, 16: 0.17, 32: 0.27}, 16: {8: 0.1, 16: 0.5, 32: 0.6}}
+_DENSEST_GATHERED = {8: 0.3, 16: 0.35}
+# Time of a dense convolution over its time in float32, as measured; tiles: as others report.
+_RIVAL_TIME: dict[Rival, float] = {"float": 1.0, "none": 4.0, "vectors": 0.5, "tiles": 0.25}
 # Every so many pixels are looked at before it is decided.
 _SAMPLED = 13
 # Fewer multiplications per pixel and kernel position, or fewer positions, are left to torch.
 _LEAST_PRODUCTS = 128
 _LEAST_POSITIONS = 4
 _LANE = 8
+_SCATTERED = frozenset({8, 16, 32})
 _MOST_CHANNELS = 2**16 - 1
 
 
@@ -60,9 +67,11 @@ def geometry(network: Network, node: Node) -> Geometry | None:
 _DEFAULTS: tuple[Any, ...] = (None, None, None, (1, 1), (0, 0), (1, 1), 1)
 
 
-def densest(scattered: bool, outs: int) -> float:
+def densest(scattered: bool, outs: int, rival: Rival) -> float:
     """Share of values that are not zero up to which a convolution is computed sparsely."""
-    return _DENSEST_SCATTERED[outs] if scattered else _DENSEST_GATHERED
+    lanes = native.convolution_lanes()
+    most = _DENSEST_SCATTERED[lanes][outs] if scattered else _DENSEST_GATHERED[lanes]
+    return most * _RIVAL_TIME[rival]
 
 
 class SparseConvolution:
@@ -71,12 +80,15 @@ class SparseConvolution:
     The sums are the same but for their order.
     """
 
-    def __init__(self, network: Network, node: Node, shape: Geometry, fallback: Any) -> None:
+    def __init__(
+        self, network: Network, node: Node, shape: Geometry, fallback: Any, rival: Rival = "float"
+    ) -> None:
         self.source, self.shape, self.fallback = node.args[0].name, shape, fallback
         weight = network.resolve(node.args[1], {}, 0)
         self.size = tuple(weight.shape[2:])
         self.outs = len(weight)
-        self.scattered = shape.stride == 1 and self.outs in _DENSEST_SCATTERED
+        self.scattered = shape.stride == 1 and self.outs in _SCATTERED
+        self.densest = densest(self.scattered, self.outs, rival)
         order = (1, 2, 3, 0) if self.scattered else (2, 3, 1, 0)
         self.weight = weight.permute(order).contiguous()
         self.bias = network.resolve(node.args[2], {}, 0) if len(node.args) > 2 else None
@@ -109,7 +121,7 @@ class SparseConvolution:
         assert library is not None
         sampled = -(-pixels // _SAMPLED) * channels
         found = library.transpike_sample(ctypes.byref(arguments), _SAMPLED)
-        if found > densest(self.scattered, outs) * sampled:
+        if found > self.densest * sampled:
             result: Tensor = self.fallback({self.source: x}, rows)
             return result
         out = room(images, x.new_empty((0, outs, high, wide)), x.dtype)

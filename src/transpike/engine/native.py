@@ -100,8 +100,16 @@ def convolution() -> ctypes.CDLL | None:
     library.transpike_scatter.restype = None
     library.transpike_convolve.argtypes = [ctypes.POINTER(Convolution)]
     library.transpike_convolve.restype = None
+    library.transpike_convolution_lanes.restype = ctypes.c_int64
     _check_size(library.transpike_convolution_size, Convolution)
     return library
+
+
+def convolution_lanes() -> int:
+    """Values of one vector in the compiled convolution."""
+    library = convolution()
+    assert library is not None
+    return int(library.transpike_convolution_lanes())
 
 
 def _check_size(size: Any, structure: type[ctypes.Structure]) -> None:

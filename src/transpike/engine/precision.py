@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from transpike.engine import native
-from transpike.engine.convolve import SparseConvolution, geometry
+from transpike.engine.convolve import Rival, SparseConvolution, geometry
 from transpike.engine.plan import bound_call
 from transpike.errors import ArgumentError
 from transpike.network import Network, Node, operation
@@ -35,16 +35,18 @@ class Arithmetic:
     Attributes:
         name: "exact", "fast" or "split".
         kept: type of membranes, sums and readout: the network's own.
+        product: type of the factors of convolutions and matrix products that are not sparse.
         signal: type of what goes from one operation to the next.
     """
 
     name: Precision
     kept: torch.dtype
+    product: torch.dtype
     signal: torch.dtype
 
     def weights(self, network: Network) -> Network:
-        """The network in the type of the signals."""
-        return network if self.signal == self.kept else network.to(dtype=self.signal)
+        """The network in the type of the products."""
+        return network if self.product == self.kept else network.to(dtype=self.product)
 
     def call(self, network: Network, weights: Network, node: Node) -> Call:
         """How a node that is not a site is computed.
@@ -56,15 +58,18 @@ class Arithmetic:
         """
         if node.kind == "cumulative":
             return bound_call(network, node)
-        if self.name == "split" and packet(node.op) in _PRODUCTS:
+        product = packet(node.op) in _PRODUCTS
+        if self.name == "split" and product:
             return _split_product(network, node)
-        call = bound_call(weights, node)
-        if self.signal == self.kept:
-            shape = geometry(network, node)
-            if shape is None or native.convolution() is None:
-                return call
-            return SparseConvolution(network, node, shape, call)
-        return lambda values, rows: call(_in_type(values, self.signal), rows)
+        wanted = self.product if product else self.signal
+        call = bound_call(network if wanted == self.kept else weights, node)
+        if wanted != self.kept:
+            call = _with_inputs_in(call, wanted)
+        shape = geometry(network, node) if self.signal == self.kept else None
+        if shape is None or native.convolution() is None:
+            return call
+        rival = "float" if self.product == self.kept else _bfloat16_units()
+        return SparseConvolution(network, node, shape, call, rival)
 
 
 def arithmetic(precision: str, network: Network) -> Arithmetic:
@@ -77,39 +82,50 @@ def arithmetic(precision: str, network: Network) -> Arithmetic:
         raise ArgumentError(f"precision: needed one of {get_args(Precision)}, got {precision!r}.")
     kept = network.dtype
     if precision == "exact":
-        return Arithmetic("exact", kept, kept)
+        return Arithmetic("exact", kept, kept, kept)
     if kept != torch.float32:
         raise ArgumentError(
             f"precision={precision!r} needs a network in float32, got {kept}. Use snn.float(), or "
             "precision='exact'."
         )
     if precision == "fast":
-        if network.device.type == "cpu" and not _has_bfloat16_units():
-            _say_slow()
-        return Arithmetic("fast", kept, torch.bfloat16)
+        if network.device.type == "cpu":
+            if _bfloat16_units() == "none":
+                _say_slow()
+            return Arithmetic("fast", kept, torch.bfloat16, kept)
+        return Arithmetic("fast", kept, torch.bfloat16, torch.bfloat16)
     if network.device.type != "cuda":
         raise ArgumentError(
             f"precision='split' needs the tensor cores of a CUDA device, the network is on "
             f"{network.device}. Use 'exact' or 'fast'."
         )
-    return Arithmetic("split", kept, kept)
+    return Arithmetic("split", kept, kept, kept)
 
 
 @cache
-def _has_bfloat16_units() -> bool:
-    """Whether the processor multiplies bfloat16; unknown systems count as having it."""
+def _bfloat16_units() -> Rival:
+    """How the processor multiplies bfloat16: "tiles", "vectors" or "none".
+
+    Unknown systems count as having vectors.
+    """
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
-        return True
+        return "vectors"
     words = set(cpuinfo.read_text().split())
-    return not words.isdisjoint({"amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16"})
+    if "amx_bf16" in words:
+        return "tiles"
+    return "none" if words.isdisjoint({"avx512_bf16", "avx_ne_convert", "bf16"}) else "vectors"
 
 
 @cache
 def _say_slow() -> None:
     _log.warning(
-        "precision 'fast' is slower than 'exact' here: the processor has no bfloat16 units"
+        "precision 'fast' may be slower than 'exact' here: the processor has no bfloat16 units"
     )
+
+
+def _with_inputs_in(call: Call, dtype: torch.dtype) -> Call:
+    return lambda values, rows: call(_in_type(values, dtype), rows)
 
 
 def _in_type(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
