@@ -1,0 +1,75 @@
+"""The command line: results go to stdout, progress to stderr, bad input ends with code 2.
+
+Each command has its name in the module that holds it: inspect and convert in `convert`; evaluate,
+diagnose and cost in `measure`; tune and compare in `methods`; train and demo in their own.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import transpike as tp
+from transpike.cli import convert, demo, measure, methods, train
+
+USER_ERROR = 2  # exit code, the same that wrong options give
+_COMMANDS = (
+    convert.inspect,
+    convert.convert,
+    measure.evaluate,
+    measure.diagnose,
+    measure.cost,
+    methods.tune,
+    methods.compare,
+    train.train,
+    demo.demo,
+)
+
+
+class _Commands(TyperGroup):
+    """Turns the library's own errors into one message and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except tp.TranspikeError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(USER_ERROR) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Converts trained PyTorch networks to spiking networks and measures them.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"transpike {tp.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+for _command in _COMMANDS:
+    app.command()(_command)
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()

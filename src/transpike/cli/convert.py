@@ -1,0 +1,123 @@
+"""Looking at a conversion before it is made, and making it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+import transpike as tp
+from transpike.cli.options import (
+    BatchOption,
+    CalibrationOption,
+    Choices,
+    ClassesOption,
+    DataOption,
+    DeviceOption,
+    GranularityOption,
+    JsonOption,
+    MembraneOption,
+    ModelArgument,
+    NeuronOption,
+    PassesOption,
+    RecipeOption,
+    SeedOption,
+    ThresholdOption,
+    WeightsOption,
+)
+from transpike.cli.output import plain, write_json
+from transpike.cli.run import Run, open_device
+from transpike.data import open_data
+from transpike.models import build_model
+from transpike.specs import parse_shape
+
+_DEFAULT_SHAPES: Mapping[str, tuple[int, ...]] = {"resnet20": (3, 32, 32), "digits_cnn": (1, 8, 8)}
+_IMAGENET_SHAPE = (3, 224, 224)
+
+
+def inspect(
+    model: ModelArgument,
+    weights: WeightsOption = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Take the input shape from this data set.")
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option("--input-shape", help="Of one input, as 3x224x224.")
+    ] = None,
+    num_classes: ClassesOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Print what a conversion would do: sites, what each operation becomes, what is refused."""
+    if input_shape is not None:
+        shape = parse_shape(input_shape)
+    elif data is not None:
+        shape = open_data(data).input_shape
+    else:
+        shape = _DEFAULT_SHAPES.get(model, _IMAGENET_SHAPE)
+    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    report = tp.inspect(build_model(model, weights, num_classes), example)
+    typer.echo(str(report))
+    write_json(json_file, {"model": model, "input_shape": list(shape), **report.to_dict()})
+
+
+def convert(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to save it in.")],
+    weights: WeightsOption = None,
+    num_classes: ClassesOption = None,
+    data: DataOption = "digits",
+    neuron: NeuronOption = None,
+    threshold: ThresholdOption = None,
+    granularity: GranularityOption = None,
+    initial_membrane: MembraneOption = None,
+    calibration_size: CalibrationOption = None,
+    calibrate: PassesOption = None,
+    recipe: RecipeOption = None,
+    timesteps: Annotated[
+        int | None,
+        typer.Option(
+            "--timesteps", help="Needed by --threshold lsq and gauss, and by --calibrate."
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 128,
+    device: DeviceOption = "cpu",
+    json_file: JsonOption = None,
+) -> None:
+    """Convert a model and save the spiking network in a folder."""
+    choices = Choices(
+        weights,
+        num_classes,
+        neuron,
+        threshold,
+        granularity,
+        initial_membrane,
+        calibration_size,
+        calibrate,
+        recipe,
+    )
+    run = Run(open_data(data), open_device(device), batch_size, seed)
+    snn = run.convert(model, choices, timesteps)
+    tp.save(snn, output)
+    typer.echo(
+        f"saved {output}: {len(snn.network.sites)} sites, {snn.network.neurons} neurons\n"
+        f"evaluate it with: transpike evaluate {shlex.quote(str(output))} --data "
+        f"{shlex.quote(data)}"
+    )
+    sites = [
+        {
+            "name": site.name,
+            "shape": list(site.shape),
+            "max_count": snn.neurons[site.name].max_count,
+        }
+        for site in snn.network.sites
+    ]
+    summary = {"folder": str(output), "sites": sites, "neurons": snn.network.neurons}
+    settings = plain(dict(snn.settings))
+    write_json(
+        json_file, {**summary, "settings": settings, **run.record(model, data, choices, snn)}
+    )

@@ -1,0 +1,51 @@
+"""The demo."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import transpike as tp
+from transpike import demo as demonstration
+from transpike.cli.options import JsonOption, SeedOption
+from transpike.cli.output import progress_bar, provenance, write_json
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for what it makes.")] = (
+        Path("demo-output")
+    ),
+    timesteps: Annotated[int, typer.Option("--timesteps", help="Length of the runs.")] = 32,
+    seed: SeedOption = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Train a small network on digits, convert it, and print and draw its accuracy over time."""
+    with progress_bar("train", None) as progress:
+        model, data = demonstration.train(seed, progress)
+    results: dict[str, tp.Evaluation] = {}
+    for label, neuron in demonstration.neurons().items():
+        snn = demonstration.convert(model, data, neuron, seed)
+        with progress_bar(f"evaluate {label}", None) as progress:
+            results[label] = tp.evaluate(
+                snn, demonstration.evaluation_batches(data), timesteps, progress=progress
+            )
+        if label == demonstration.DEFAULT_LABEL:
+            tp.save(snn, output / "network")
+    typer.echo(demonstration.table(results))
+    content = {
+        "model": "digits_cnn",
+        "data": "digits",
+        "calibration": {"split": "train", "n": demonstration.CALIBRATION_SIZE, "seed": seed},
+        "results": {label: result.to_dict() for label, result in results.items()},
+        **provenance(seed),
+    }
+    figure = demonstration.draw(results, output / "accuracy.png")
+    write_json(output / "accuracy.json", content)
+    write_json(json_file, content)
+    typer.echo(
+        f"\nwritten: {output / 'network'}, {figure}, {output / 'accuracy.json'}\n"
+        f"again:   transpike evaluate {shlex.quote(str(output / 'network'))} --data digits"
+    )

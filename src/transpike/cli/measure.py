@@ -1,0 +1,193 @@
+"""Measuring a network: its accuracy over time, its errors site by site, and its cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+import transpike as tp
+from transpike.cli.options import (
+    BatchOption,
+    CalibrationOption,
+    Choices,
+    ClassesOption,
+    DataOption,
+    DeviceOption,
+    FigureOption,
+    GranularityOption,
+    JsonOption,
+    LimitOption,
+    MembraneOption,
+    NeuronOption,
+    PassesOption,
+    RecipeOption,
+    SavedOrModelArgument,
+    SeedOption,
+    ThresholdOption,
+    TimestepsOption,
+    WeightsOption,
+)
+from transpike.cli.output import plain, progress_bar, write_figure, write_json
+from transpike.cli.run import Run, open_device
+from transpike.data import open_data
+from transpike.figures import cost_figure, diagnosis_figure
+from transpike.models import build_model
+
+_INTERRUPTED = 130  # the shell's code for Ctrl-C
+_TIMESTEPS = 32  # of a run where neither the user nor a recipe says
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|FOLDER", help="A model's name or a saved folder.")
+    ],
+    weights: WeightsOption = None,
+    num_classes: ClassesOption = None,
+    data: DataOption = "digits",
+    neuron: NeuronOption = None,
+    threshold: ThresholdOption = None,
+    granularity: GranularityOption = None,
+    initial_membrane: MembraneOption = None,
+    calibration_size: CalibrationOption = None,
+    calibrate: PassesOption = None,
+    recipe: RecipeOption = None,
+    timesteps: Annotated[
+        int | None,
+        typer.Option("--timesteps", help="Length of the run (default: the recipe's, or 32)."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Use a random part of the test images.")
+    ] = None,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 128,
+    device: DeviceOption = "cpu",
+    precision: Annotated[
+        str,
+        typer.Option("--precision", help="exact, fast (bfloat16 products) or split (on CUDA)."),
+    ] = "exact",
+    compare_exact: Annotated[
+        bool,
+        typer.Option("--compare-exact", help="Also run exact and say how many predictions agree."),
+    ] = False,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until",
+            help="Stop a settled image: margin:0.9 or entropy:0.1; margin or entropy alone take "
+            "their threshold from the calibration images.",
+        ),
+    ] = None,
+    memory: Annotated[
+        int | None, typer.Option("--memory", min=1, help="MiB for values and states.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure accuracy at every timestep of a model, converted now, or of a saved folder."""
+    choices = Choices(
+        weights,
+        num_classes,
+        neuron,
+        threshold,
+        granularity,
+        initial_membrane,
+        calibration_size,
+        calibrate,
+        recipe,
+    )
+    run = Run(open_data(data), open_device(device), batch_size, seed)
+    if timesteps is None:
+        timesteps = _TIMESTEPS if recipe is None else tp.Recipe.load(recipe).timesteps
+    snn, used = run.loaded_or_converted(model, choices, timesteps)
+    test = run.data.test if limit is None else run.data.test.subset(limit, seed)
+    rule = run.stopping_rule(snn, until, timesteps, choices)
+    with progress_bar("evaluate (images x timesteps)", len(test) * timesteps) as progress:
+        result = tp.evaluate(
+            snn,
+            run.batches(test),
+            timesteps,
+            precision=precision,
+            compare_exact=compare_exact,
+            until=rule,
+            memory_budget=None if memory is None else memory * 2**20,
+            progress=progress,
+        )
+    typer.echo(str(result))
+    record = run.record(model, data, used, snn)
+    stopping = None if rule is None else asdict(rule)
+    write_json(json_file, {**result.to_dict(), "limit": limit, "until": stopping, **record})
+    if result.interrupted:
+        raise typer.Exit(_INTERRUPTED)
+
+
+def diagnose(
+    model: SavedOrModelArgument,
+    weights: WeightsOption = None,
+    num_classes: ClassesOption = None,
+    data: DataOption = "digits",
+    neuron: NeuronOption = None,
+    threshold: ThresholdOption = None,
+    granularity: GranularityOption = None,
+    initial_membrane: MembraneOption = None,
+    calibration_size: CalibrationOption = None,
+    timesteps: TimestepsOption = 32,
+    limit: LimitOption = 200,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 50,
+    device: DeviceOption = "cpu",
+    figure: FigureOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Compare the spiking with the analog network site by site; name what is wrong."""
+    choices = Choices(
+        weights, num_classes, neuron, threshold, granularity, initial_membrane, calibration_size
+    )
+    run = Run(open_data(data), open_device(device), batch_size, seed)
+    snn, used = run.loaded_or_converted(model, choices, timesteps)
+    images = run.test_images(limit)
+    # Without a file of weights the model would be built anew with other random ones.
+    original = build_model(model, weights, num_classes) if used and weights else None
+    with progress_bar("diagnose", len(images)) as progress:
+        result = tp.diagnose(snn, run.batches(images), timesteps, model=original, progress=progress)
+    typer.echo(str(result))
+    write_figure(figure, diagnosis_figure, result)
+    write_json(
+        json_file,
+        {**plain(result.to_dict()), "limit": limit, **run.record(model, data, used, snn)},
+    )
+
+
+def cost(
+    model: SavedOrModelArgument,
+    weights: WeightsOption = None,
+    num_classes: ClassesOption = None,
+    data: DataOption = "digits",
+    neuron: NeuronOption = None,
+    threshold: ThresholdOption = None,
+    granularity: GranularityOption = None,
+    initial_membrane: MembraneOption = None,
+    calibration_size: CalibrationOption = None,
+    timesteps: TimestepsOption = 32,
+    limit: LimitOption = 200,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 50,
+    device: DeviceOption = "cpu",
+    figure: FigureOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Count spikes, operations and memory; estimate energy beside the analog network's."""
+    choices = Choices(
+        weights, num_classes, neuron, threshold, granularity, initial_membrane, calibration_size
+    )
+    run = Run(open_data(data), open_device(device), batch_size, seed)
+    snn, used = run.loaded_or_converted(model, choices, timesteps)
+    images = run.test_images(limit)
+    with progress_bar("cost", len(images)) as progress:
+        result = tp.measure_cost(snn, run.batches(images), timesteps, progress=progress)
+    typer.echo(str(result))
+    write_figure(figure, cost_figure, result)
+    write_json(
+        json_file,
+        {**plain(result.to_dict()), "limit": limit, **run.record(model, data, used, snn)},
+    )

@@ -1,0 +1,108 @@
+"""Choosing a method: the best recipe for a budget, and one table of many."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import transpike as tp
+from transpike.cli.options import (
+    BatchOption,
+    CalibrationOption,
+    Choices,
+    ClassesOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    LimitOption,
+    ModelArgument,
+    SeedOption,
+    TimestepsOption,
+    WeightsOption,
+)
+from transpike.cli.output import plain, progress_bar, provenance, write_json
+from transpike.cli.run import Run, open_device
+from transpike.data import open_data
+
+
+def tune(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File for the recipe (JSON).")],
+    timesteps: TimestepsOption,
+    weights: WeightsOption = None,
+    num_classes: ClassesOption = None,
+    data: DataOption = "digits",
+    max_count: Annotated[
+        int, typer.Option("--max-count", min=1, help="Largest count per timestep.")
+    ] = 1,
+    spikes: Annotated[
+        float | None, typer.Option("--spikes", help="Budget: spikes per neuron over all timesteps.")
+    ] = None,
+    signed: Annotated[
+        bool | None,
+        typer.Option("--signed/--unsigned", help="Only signed, or only unsigned neurons."),
+    ] = None,
+    calibration_size: CalibrationOption = None,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 128,
+    device: DeviceOption = "cpu",
+    json_file: JsonOption = None,
+) -> None:
+    """Choose the recipe for a budget by fidelity on held-out training images; needs no labels."""
+    choices = Choices(weights, num_classes, None, None, None, None, calibration_size)
+    run = Run(open_data(data), open_device(device), batch_size, seed)
+    network, images = run.captured(model, choices)
+    with progress_bar("tune", None) as progress:
+        result = tp.tune(
+            network,
+            images,
+            timesteps=timesteps,
+            max_count=max_count,
+            spikes=spikes,
+            signed=signed,
+            seed=seed,
+            progress=progress,
+        )
+    result.recipe.save(output)
+    command = ["transpike", "evaluate", model, "--recipe", str(output), "--data", data]
+    command += [] if weights is None else ["--weights", str(weights)]
+    command += [] if num_classes is None else ["--num-classes", str(num_classes)]
+    typer.echo(f"{result}\n\nsaved {output}\nuse it with: {shlex.join(command)}")
+    content = {"model": model, "data": data, **result.to_dict(), **provenance(seed)}
+    write_json(json_file, plain(content))
+
+
+def compare(
+    model: ModelArgument,
+    timesteps: TimestepsOption,
+    weights: WeightsOption = None,
+    num_classes: ClassesOption = None,
+    data: DataOption = "digits",
+    max_count: Annotated[
+        int, typer.Option("--max-count", min=1, help="K of the methods that have one.")
+    ] = 1,
+    recipe: Annotated[
+        list[Path] | None, typer.Option("--recipe", help="Also this recipe; may be repeated.")
+    ] = None,
+    calibration_size: CalibrationOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    batch_size: BatchOption = 128,
+    device: DeviceOption = "cpu",
+    json_file: JsonOption = None,
+) -> None:
+    """Print one table of methods on one network, all on the same test images."""
+    choices = Choices(weights, num_classes, None, None, None, None, calibration_size)
+    run = Run(open_data(data), open_device(device), batch_size, seed)
+    network, images = run.captured(model, choices)
+    recipes = tp.methods(timesteps, max_count)
+    recipes |= {f"recipe {file}": tp.Recipe.load(file) for file in recipe or []}
+    test = list(run.batches(run.test_images(limit)))
+    with progress_bar("compare", len(recipes)) as progress:
+        result = tp.compare(network, images, test, recipes, progress=progress)
+    typer.echo(str(result))
+    content = {**result.to_dict(), "limit": limit, **run.record(model, data, choices, None)}
+    write_json(json_file, plain(content))
