@@ -1,0 +1,279 @@
+"""Mitochondria: a U-Net converted in five ways, measured on the test slices at every T.
+
+    python benchmarks/unet_study.py                      # hours on two cores; resumable
+    python benchmarks/unet_study.py --causes             # the original study's numbers taken apart
+    python benchmarks/unet_study.py --only-table
+
+Every setting is one file of results/unet/, written again after each slice, and results/unet.md is
+made from them. Thresholds and tuning see tiles of the training slices only; nothing is chosen by
+test slices. The network sees whole slices (768 x 1024), as its convolutions allow.
+
+Counted per slice and T, over all pixels: the mask (mean readout > 0) against the label and against
+the analog network's mask, by torchmetrics; spikes; the quantised network with K*T levels.
+
+The original study (github.com/HeadLiuYun/Systems_Neuroscience) applies the sigmoid at every
+timestep, adds up, stretches the sum between its smallest and largest pixel, and calls the soft Dice
+of that map, (2 sum(p y) + 1) / (sum p + sum y + 1), the accuracy. --causes computes it and switches
+one cause at a time. The library knows no such readout: the output of timestep t alone is recovered
+as t m_t - (t - 1) m_(t-1) from its means m.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_stat_scores
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import unet_tables
+
+import transpike as tp
+from transpike.data.lucchi import VolumeDataset, open_lucchi
+from transpike.models import build_model
+
+_TUNING_DRAW = 1000  # seed of the training tiles that tuning sees
+_STUDY = tp.Recipe(64, tp.Burst(5, initial_membrane=0.0), tp.Percentile(99, "layer"))
+_CHANNELS = tp.Percentile(99.9)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to convert.
+
+    Attributes:
+        name: of its file.
+        recipe: how to convert; with `tuned`, only its neuron and T count.
+        tuned: whether tuning chooses the rest, for the T of the recipe.
+    """
+
+    name: str
+    recipe: tp.Recipe
+    tuned: bool = False
+
+
+SETTINGS = (
+    Setting("study", _STUDY),
+    Setting("signed1-plain", tp.Recipe(64, tp.Signed(1), _CHANNELS)),
+    Setting("signed1-tuned", tp.Recipe(8, tp.Signed(1), _CHANNELS), tuned=True),
+    Setting("unsigned1-tuned", tp.Recipe(16, tp.IF(), _CHANNELS), tuned=True),
+    Setting("signed4-tuned", tp.Recipe(2, tp.Signed(4), _CHANNELS), tuned=True),
+    Setting("signed8-tuned", tp.Recipe(2, tp.Signed(8), _CHANNELS), tuned=True),
+)
+# The original study's conversion with one thing, or both, as this library has it by default.
+CAUSES = (
+    Setting("study", _STUDY),
+    Setting("half a step", replace(_STUDY, neuron=tp.Burst(5))),
+    Setting("channels", replace(_STUDY, threshold=_CHANNELS)),
+    Setting("both", replace(_STUDY, neuron=tp.Burst(5), threshold=_CHANNELS)),
+)
+
+
+class Study:
+    """The trained network and its data."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.data: VolumeDataset = open_lucchi(args.data)
+        model = build_model(f"unet:{args.width}", args.weights)
+        self.tiles = self.data.train.with_tile(args.tile)
+        self.network = tp.capture(model, next(iter(self.tiles.batches(2)))[0])
+        self.asked = {
+            "width": args.width,
+            "weights_sha256": hashlib.sha256(Path(args.weights).read_bytes()).hexdigest(),
+            "calibration": f"{args.calibration_size} tiles of {args.tile} x {args.tile} of the "
+            f"training slices, seed {args.seed}",
+        }
+        self.about = {
+            "slices": len(self.data.test),
+            "slice_shape": list(self.data.test.slice_shape),
+            "torch": str(torch.__version__),
+            "transpike": tp.__version__,
+            "python": platform.python_version(),
+        }
+
+    def training(self, size: int, seed: int) -> list[Tensor]:
+        """Batches of training tiles, without masks."""
+        return [x for x, _ in self.tiles.subset(size, seed).batches(8)]
+
+    def recipe(self, setting: Setting) -> tp.Recipe:
+        """The setting's recipe, tuned now or before."""
+        if not setting.tuned:
+            return setting.recipe
+        file = self.args.output / "recipes" / f"{setting.name}.json"
+        if not file.exists():
+            start = time.perf_counter()
+            neuron = setting.recipe.neuron
+            result = tp.tune(
+                self.network,
+                self.training(self.args.tuning_size, _TUNING_DRAW),
+                timesteps=setting.recipe.timesteps,
+                max_count=neuron.max_count,
+                signed=neuron.signed,
+            )
+            seconds = round(time.perf_counter() - start, 1)
+            print(f"tuned {setting.name} in {seconds} s\n{result}", flush=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace(result.recipe, found={**result.recipe.found, "seconds": seconds}).save(file)
+        return tp.Recipe.load(file)
+
+    def convert(self, recipe: tp.Recipe) -> tp.SpikingNetwork:
+        """Convert with the calibration tiles."""
+        return recipe.convert(
+            self.network, self.training(self.args.calibration_size, self.args.seed)
+        )
+
+    def slice(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image (1, 1, H, W) and mask of a test slice."""
+        return next(iter(self.data.test.batches(1, [index])))
+
+
+def counts(mask: Tensor, truth: Tensor) -> list[int]:
+    """True positives, false positives, true negatives and false negatives."""
+    found: list[int] = binary_stat_scores(mask.int(), truth.int()).tolist()
+    return found[:4]
+
+
+def measured(snn: tp.SpikingNetwork, x: Tensor, label: Tensor, points: list[int]) -> dict[str, Any]:
+    """One slice, at every T."""
+    start = time.perf_counter()
+    run = tp.simulate(snn, x, points[-1], output_at=points)
+    seconds = time.perf_counter() - start
+    with torch.inference_mode():
+        analog = snn.network(x) > 0
+        ceilings = [counts(tp.quantized_ann(snn, x, t) > 0, label) for t in points]
+    return {
+        "ann": counts(analog, label),
+        "snn": [counts(output > 0, label) for output in run.output],
+        "against_ann": [counts(output > 0, analog) for output in run.output],
+        "ceiling": ceilings,
+        "spikes_per_neuron": [float(run.spikes_per_neuron[t - 1]) for t in points],
+        "neurons": run.neurons,
+        "seconds": round(seconds, 2),
+    }
+
+
+def soft_dice(map_: Tensor, label: Tensor) -> float:
+    """The original study's measure of one image, of values in 0..1."""
+    both = float((map_ * label).sum(dtype=torch.float64))
+    sizes = float(map_.sum(dtype=torch.float64) + label.sum(dtype=torch.float64))
+    return (2 * both + 1) / (sizes + 1)
+
+
+def stretched(map_: Tensor) -> Tensor:
+    """Between the smallest and the largest pixel; ones where all are equal."""
+    low, high = map_.min(), map_.max()
+    return torch.ones_like(map_) if bool(low == high) else (map_ - low) / (high - low)
+
+
+def taken_apart(
+    snn: tp.SpikingNetwork, x: Tensor, label: Tensor, points: list[int]
+) -> dict[str, Any]:
+    """One slice by the original study's measure and by others."""
+    run = tp.simulate(snn, x, points[-1])
+    with torch.inference_mode():
+        analog = torch.sigmoid(snn.network(x))
+    found: dict[str, Any] = {
+        "ann": counts(analog > 0.5, label),
+        "ann_soft_dice": soft_dice(analog, label),
+        "ann_soft_dice_stretched": soft_dice(stretched(analog), label),
+        "at": [],
+    }
+    before, added = torch.zeros_like(run.output[0]), torch.zeros_like(run.output[0])
+    for t, mean in enumerate(run.output, start=1):
+        total = t * mean
+        added += torch.sigmoid(total - before)
+        before = total
+        if t not in points:
+            continue
+        once = torch.sigmoid(mean)
+        found["at"].append(
+            {
+                "soft_dice_every_step_stretched": soft_dice(stretched(added), label),
+                "soft_dice_every_step": soft_dice(added / t, label),
+                "soft_dice_once_stretched": soft_dice(stretched(once), label),
+                "soft_dice_once": soft_dice(once, label),
+                "every_step_stretched": counts(stretched(added) > 0.5, label),
+                "every_step": counts(added / t > 0.5, label),
+                "once": counts(mean > 0, label),
+            }
+        )
+    found["spikes_per_neuron"] = [float(run.spikes_per_neuron[t - 1]) for t in points]
+    return found
+
+
+def fill(study: Study, setting: Setting, folder: Path, slices: list[int], longest: int) -> None:
+    """Measure the slices that a setting's file does not have yet."""
+    causes = folder.name == "causes"
+    points = tp.curve_points(longest)
+    recipe = study.recipe(setting)
+    asked = {**study.asked, "recipe": {**recipe.to_dict(), "found": {}}, "timesteps": points}
+    file = folder / f"{setting.name.replace(' ', '-')}.json"
+    entry = json.loads(file.read_text()) if file.exists() else {"asked": asked, "slices": {}}
+    if entry["asked"] != asked:
+        raise SystemExit(
+            f"{file} was made for {entry['asked']}, this run is for {asked}. Remove it."
+        )
+    missing = [index for index in slices if str(index) not in entry["slices"]]
+    if not missing:
+        return
+    snn = study.convert(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in missing:
+        measure = taken_apart if causes else measured
+        entry["slices"][str(index)] = measure(snn, *study.slice(index), points)
+        entry |= {"name": setting.name, "about": study.about}
+        part = file.with_name(file.name + ".part")
+        part.write_text(json.dumps(entry) + "\n")
+        part.replace(file)
+        print(f"{setting.name}: slice {index} done", flush=True)
+
+
+def spread_out(total: int, wanted: int) -> list[int]:
+    """So many indices, evenly from the first to the last."""
+    if wanted >= total:
+        return list(range(total))
+    return sorted({round(i * (total - 1) / max(1, wanted - 1)) for i in range(wanted)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default=".data/lucchi_pp")
+    parser.add_argument("--weights", default="zoo/unet-lucchi-w16.safetensors")
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--settings", nargs="+", default=[one.name for one in SETTINGS])
+    parser.add_argument("--timesteps", type=int, default=64)
+    parser.add_argument("--slices", type=int, default=55, help="of the test stack, spread evenly")
+    parser.add_argument("--tile", type=int, default=256, help="side of training tiles")
+    parser.add_argument("--calibration-size", type=int, default=32, help="training tiles")
+    parser.add_argument("--tuning-size", type=int, default=24, help="training tiles")
+    parser.add_argument("--seed", type=int, default=0, help="of the calibration tiles")
+    parser.add_argument("--causes", action="store_true", help="5 slices, T up to 256")
+    parser.add_argument("--output", type=Path, default=Path("results/unet"))
+    parser.add_argument("--only-table", action="store_true", help="run nothing")
+    args = parser.parse_args()
+    if not args.only_table:
+        study = Study(args)
+        total = len(study.data.test)
+        if args.causes:
+            for setting in CAUSES:
+                fill(study, setting, args.output / "causes", spread_out(total, 5), 256)
+        else:
+            for setting in SETTINGS:
+                if setting.name in args.settings:
+                    slices = spread_out(total, args.slices)
+                    fill(study, setting, args.output, slices, args.timesteps)
+    args.output.with_suffix(".md").write_text(unet_tables.document(args.output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The tables of `unet_study.py`, from its files."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+Counts = list[int]  # true positives, false positives, true negatives, false negatives
+STUDY_LOSS = 0.0007  # of F1, of the original study's network at T = 256
+STUDY_TIMESTEPS = 256
+
+
+def f1(c: Counts) -> float:
+    return 2 * c[0] / max(1, 2 * c[0] + c[1] + c[3])
+
+
+def jaccard(c: Counts) -> float:
+    return c[0] / max(1, c[0] + c[1] + c[3])
+
+
+def accuracy(c: Counts) -> float:
+    return (c[0] + c[2]) / sum(c)
+
+
+def added(all_: list[Counts]) -> Counts:
+    return [sum(column) for column in zip(*all_, strict=True)]
+
+
+def spread(values: list[float]) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):.4f} ± {deviation:.4f}"
+
+
+def document(folder: Path) -> str:
+    """All settings as Markdown."""
+    entries = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    lines = ["# U-Net on mitochondria, converted", ""]
+    if entries:
+        about = entries[0]["about"]
+        lines += [
+            f"Lucchi++ test stack, every third slice: {about['slices']} slices of "
+            f"{about['slice_shape'][0]} x {about['slice_shape'][1]} pixels, whole. Width "
+            f"{entries[0]['asked']['width']}. Calibration: {entries[0]['asked']['calibration']}; "
+            "tuning sees other tiles of the same slices. Every timestep is counted in T. F1, "
+            "Jaccard and accuracy: all pixels of all slices together; in the last column F1 per "
+            f"slice, mean ± standard deviation. transpike {about['transpike']}, torch "
+            f"{about['torch']}.",
+        ]
+    for entry in entries:
+        lines += _setting(entry)
+    lines += _first(entries)
+    causes = [json.loads(file.read_text()) for file in sorted((folder / "causes").glob("*.json"))]
+    if causes:
+        lines += _causes(causes)
+    return "\n".join([*lines, ""])
+
+
+def _setting(entry: dict[str, Any]) -> list[str]:
+    slices = list(entry["slices"].values())
+    recipe, points = entry["asked"]["recipe"], entry["asked"]["timesteps"]
+    ann = added([one["ann"] for one in slices])
+    lines = [
+        "",
+        f"## {entry['name']}",
+        "",
+        f"{_described(recipe)}. n = {len(slices)} slices, {sum(ann):,} pixels, "
+        f"{slices[0]['neurons']:,} neurons. ANN: F1 {f1(ann):.4f}, Jaccard {jaccard(ann):.4f}, "
+        f"accuracy {accuracy(ann):.4f}; per slice F1 {spread([f1(one['ann']) for one in slices])}.",
+        "",
+        "| T | F1 | loss | Jaccard | accuracy | F1 against the ANN's mask | ceiling's F1 | "
+        "spikes per neuron | F1 per slice |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for index, t in enumerate(points):
+        snn, against, ceiling = (
+            added([one[key][index] for one in slices]) for key in ("snn", "against_ann", "ceiling")
+        )
+        spikes = statistics.fmean(one["spikes_per_neuron"][index] for one in slices)
+        lines.append(
+            f"| {t} | {f1(snn):.4f} | {f1(ann) - f1(snn):.4f} | {jaccard(snn):.4f} | "
+            f"{accuracy(snn):.4f} | {f1(against):.4f} | {f1(ceiling):.4f} | {spikes:.3f} | "
+            f"{spread([f1(one['snn'][index]) for one in slices])} |"
+        )
+    return lines
+
+
+def _described(recipe: dict[str, Any]) -> str:
+    neuron = ", ".join(f"{key} {value}" for key, value in recipe["neuron"].items())
+    rule = ", ".join(f"{key} {value}" for key, value in recipe["threshold"].items())
+    passes = ", ".join(str(one.get("pass", one)) for one in recipe["calibrate"]) or "none"
+    return (
+        f"Neuron: {neuron}. Threshold: {rule}. Passes: {passes}. Converted for T = "
+        f"{recipe['timesteps']}"
+    )
+
+
+def _first(entries: list[dict[str, Any]]) -> list[str]:
+    """Where every setting first loses no more than the original study in the end."""
+    lines = [
+        "",
+        f"## First T that loses no more F1 than the original study at T = {STUDY_TIMESTEPS} "
+        f"({STUDY_LOSS})",
+        "",
+        "| setting | T | F1 loss | spikes per neuron |",
+        "|---|---|---|---|",
+    ]
+    for entry in entries:
+        slices = list(entry["slices"].values())
+        ann = f1(added([one["ann"] for one in slices]))
+        row = f"| {entry['name']} | not up to T = {entry['asked']['timesteps'][-1]} | | |"
+        for index, t in enumerate(entry["asked"]["timesteps"]):
+            loss = ann - f1(added([one["snn"][index] for one in slices]))
+            if loss <= STUDY_LOSS:
+                spikes = statistics.fmean(one["spikes_per_neuron"][index] for one in slices)
+                row = f"| {entry['name']} | {t} | {loss:.4f} | {spikes:.3f} |"
+                break
+        lines.append(row)
+    return lines
+
+
+_MEASURES = {
+    "soft_dice_every_step_stretched": "sigmoid at every step, stretched, soft Dice (the study's)",
+    "soft_dice_every_step": "sigmoid at every step, soft Dice",
+    "soft_dice_once_stretched": "sigmoid of the mean, stretched, soft Dice",
+    "soft_dice_once": "sigmoid of the mean, soft Dice",
+    "every_step_stretched": "sigmoid at every step, stretched, F1 of > 0.5",
+    "every_step": "sigmoid at every step, F1 of > 0.5",
+    "once": "mean readout > 0, F1",
+}
+
+
+def _causes(entries: list[dict[str, Any]]) -> list[str]:
+    order = {"study": 0, "half a step": 1, "channels": 2, "both": 3}
+    entries = sorted(entries, key=lambda entry: order[entry["name"]])
+    points, first = entries[0]["asked"]["timesteps"], list(entries[0]["slices"].values())
+    dice = statistics.fmean(one["ann_soft_dice"] for one in first)
+    wide = statistics.fmean(one["ann_soft_dice_stretched"] for one in first)
+    lines = [
+        "",
+        "## The original study's numbers, taken apart",
+        "",
+        f"Burst neuron, K = 5, n = {len(first)} slices, spread over the stack (slices "
+        f"{', '.join(entries[0]['slices'])} of the 55). Conversion: study: initial membrane 0, one "
+        "99th percentile per layer; half a step: initial membrane of half a step; channels: 99.9th "
+        "percentile per channel; both: both. Soft Dice: mean over slices. ANN: soft Dice "
+        f"{dice:.4f}, stretched {wide:.4f}, F1 {f1(added([one['ann'] for one in first])):.4f}.",
+        "",
+        "| conversion | measure | " + " | ".join(f"T={t}" for t in points) + " |",
+        "|---" * (len(points) + 2) + "|",
+    ]
+    for entry in entries:
+        slices = list(entry["slices"].values())
+        for key, name in _MEASURES.items():
+            values = []
+            for index in range(len(points)):
+                column = [one["at"][index][key] for one in slices]
+                soft = key.startswith("soft")
+                values.append(statistics.fmean(column) if soft else f1(added(column)))
+            shown = " | ".join(f"{value:.4f}" for value in values)
+            lines.append(f"| {entry['name']} | {name} | {shown} |")
+        rates = [
+            statistics.fmean(one["spikes_per_neuron"][i] for one in slices)
+            for i in range(len(points))
+        ]
+        shown = " | ".join(f"{rate:.3f}" for rate in rates)
+        lines.append(f"| {entry['name']} | spikes per neuron | {shown} |")
+    return lines
