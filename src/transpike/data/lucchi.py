@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from transpike.data.images import Normalisation
-from transpike.data.volumes import Volume, open_slices, open_tiff, open_zarr
+from transpike.data.volumes import (
+    Volume,
+    normalised,
+    open_slices,
+    open_tiff,
+    open_zarr,
+    read_mask,
+)
 from transpike.errors import ArgumentError, DataError, FileError
 
 CLASSES = ("background", "mitochondrion")
@@ -137,20 +144,10 @@ class VolumeSplit:
     ) -> tuple[Tensor, Tensor]:
         row, column = corner
         rows, columns = slice(row, row + shape[0]), slice(column, column + shape[1])
-        pixels = self.images.read(index, rows, columns).astype(np.float32) / self.images.maximum
-        labels = self.masks.read(index, rows, columns)
-        # Written as 0 and 1 or as 0 and the type's largest value, whatever the type.
-        values = np.unique(labels)
-        if not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, self.masks.maximum}):
-            shown = ", ".join(str(value) for value in values[:5])
-            raise DataError(
-                f"{self.masks.place(index)}: needed a binary mask of 0 and 1 or 0 and "
-                f"{self.masks.maximum}, got {len(values)} values ({shown}...). Binarise it first."
-            )
-        mean, std = self.normalisation.mean[0], self.normalisation.std[0]
-        image = torch.from_numpy((pixels - np.float32(mean)) / np.float32(std))
-        mask = torch.from_numpy((labels > 0).astype(np.float32))
-        return image[None], mask[None]  # (H, W) -> (1, H, W)
+        pixels = self.images.read(index, rows, columns)
+        image = normalised(pixels, self.images.maximum, self.normalisation)
+        mask = read_mask(self.masks, index, rows, columns).astype(np.float32)
+        return torch.from_numpy(image)[None], torch.from_numpy(mask)[None]  # (H, W) -> (1, H, W)
 
 
 @dataclass(frozen=True, eq=False)

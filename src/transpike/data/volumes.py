@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from transpike.data.images import Normalisation
 from transpike.errors import ArgumentError, DataError, FileError
 
 _SUFFIXES = frozenset({".png", ".tif", ".tiff"})
@@ -126,6 +127,39 @@ class PagedVolume:
         return f"{str(self.file)!r}, page {index}"
 
 
+def open_stack(place: str | Path) -> Volume:
+    """Opens grayscale slices in any layout.
+
+    Args:
+        place: a `.png` file, a `.tif` file of one or more pages, a folder of numbered slices (see
+            `open_slices`), or a Zarr array: `NAME.zarr`, or `NAME.zarr/ARRAY` for one of a group.
+
+    Raises:
+        FileError: nothing is there, or it is damaged.
+        DataError: it is not slices of grayscale, unsigned integers, or a slice is missing.
+        ArgumentError: a package is not installed.
+    """
+    place = Path(place)
+    for root in (place, *place.parents):
+        if root.suffix == ".zarr":
+            inside = place.relative_to(root).as_posix()
+            return open_zarr(root, "" if inside == "." else inside)
+    if place.is_dir():
+        return open_slices(place)
+    if not place.is_file():
+        raise FileError(f"no file or folder {str(place)!r}. Check the path.")
+    suffix = place.suffix.lower()
+    if suffix in (".tif", ".tiff"):
+        return open_tiff(place)
+    if suffix == ".png":
+        height, width, maximum = _header(place)
+        return FileVolume((place,), (1, height, width), maximum)
+    raise DataError(
+        f"{str(place)!r}: needed a .png or .tif file, a folder of slices or a .zarr array. Save it "
+        "as one of these."
+    )
+
+
 def open_slices(folder: Path) -> FileVolume:
     """Opens a folder of numbered slices; only their headers are read.
 
@@ -176,16 +210,25 @@ def open_tiff(file: Path) -> Volume:
             shape, dtype = tuple(first.shape), np.dtype(first.dtype)
             stacked = opened.series[0]
             mapped = stacked.shape == (pages, *shape) and stacked.dataoffset is not None
+            kinds = {(tuple(page.shape), str(page.dtype)) for page in opened.pages}
     except (tifffile.TiffFileError, OSError, IndexError) as error:
         raise FileError(f"cannot read {str(file)!r} as TIFF: {error}.") from error
     _check_array(str(file), (pages, *shape), dtype)
+    if len(kinds) > 1:
+        found = ", ".join(f"{size} {kind}" for size, kind in sorted(kinds))
+        raise DataError(
+            f"{str(file)!r}: needed every page of one size and type, got {found}. Save the slices "
+            "without thumbnails or other pages."
+        )
     if mapped:
         return ArrayVolume(tifffile.memmap(file, mode="r"), str(file))
     return PagedVolume(file, (pages, shape[0], shape[1]), dtype)
 
 
 def open_zarr(place: Path, name: str) -> Volume:
-    """Opens the array `name` of a Zarr group; chunks are read when a region needs them.
+    """Opens the array `name` of a Zarr group, or `place` itself where the name is empty.
+
+    Chunks are read when a region needs them.
 
     Raises:
         FileError: there is no such group or array.
@@ -197,16 +240,55 @@ def open_zarr(place: Path, name: str) -> Volume:
     except ImportError as error:
         raise _missing_extra("zarr") from error
     try:
-        group: Any = zarr.open(str(place), mode="r")
-        array = group[name]
+        opened: Any = zarr.open(str(place), mode="r")
+        array = opened[name] if name else opened
         shape, dtype = tuple(array.shape), np.dtype(array.dtype)
     except (KeyError, ValueError, OSError, AttributeError) as error:
+        needed = "a Zarr group that holds it" if name else "an array, or NAME.zarr/ARRAY in a group"
         raise FileError(
-            f"cannot read the array {name!r} of {str(place)!r}: needed a Zarr group that holds it "
-            f"({error})."
+            f"cannot read the array {name!r} of {str(place)!r}: needed {needed} ({error})."
         ) from error
-    _check_array(f"{place}/{name}", shape, dtype)
-    return ArrayVolume(array, f"{place}/{name}")
+    full = str(place / name)
+    _check_array(full, shape, dtype)
+    return ArrayVolume(array, full)
+
+
+def read_mask(
+    masks: Volume, index: int, rows: slice = slice(None), columns: slice = slice(None)
+) -> NDArray[np.bool_]:
+    """A region of a binary mask, (height, width).
+
+    Masks are written as 0 and 1 or as 0 and the largest value of their type, whatever the type.
+
+    Raises:
+        DataError: there are other values.
+    """
+    labels = masks.read(index, rows, columns)
+    values = np.unique(labels)
+    found = set(values.tolist())
+    if not (found <= {0, 1} or found <= {0, masks.maximum}):
+        shown = ", ".join(str(value) for value in values[:5])
+        raise DataError(
+            f"{masks.place(index)}: needed a binary mask of 0 and 1 or 0 and {masks.maximum}, got "
+            f"{len(values)} values ({shown}...). Binarise it first."
+        )
+    mask: NDArray[np.bool_] = labels > 0
+    return mask
+
+
+def normalised(
+    pixels: NDArray[Any], maximum: int, normalisation: Normalisation
+) -> NDArray[np.float32]:
+    """What a network of one channel is given: (value / maximum - mean) / std, float32.
+
+    Args:
+        pixels: as they were read.
+        maximum: value that stands for 1.
+        normalisation: of one channel.
+    """
+    mean, std = np.float32(normalisation.mean[0]), np.float32(normalisation.std[0])
+    scaled: NDArray[np.float32] = (pixels.astype(np.float32) / maximum - mean) / std
+    return scaled
 
 
 def _maximum(dtype: np.dtype[Any]) -> int:
@@ -285,7 +367,10 @@ __all__ = [
     "FileVolume",
     "PagedVolume",
     "Volume",
+    "normalised",
     "open_slices",
+    "open_stack",
     "open_tiff",
     "open_zarr",
+    "read_mask",
 ]
