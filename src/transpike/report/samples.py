@@ -1,0 +1,370 @@
+"""Predictions and pictures of evaluated samples: what a report shows besides numbers.
+
+A folder with two files. `samples.json` says what they are (`format`, `schema`, `timesteps`: the
+recorded ones, `classes`, `n`, `facts`); `samples.npz` holds
+
+    label   (N, ...)       class indices
+    ann     (N, ...)       what the analog network predicts
+    snn     (T', N, ...)   what the spiking network predicts at every recorded timestep
+    image   (M, h, w) or (M, h, w, 3), uint8
+    index   (M,)           which of the N samples each picture is of
+
+where (...) is (H, W) for masks and nothing for labels. Of masks every image is kept as it is; of
+labelled images at most 60 on which the two networks differ, those that differ latest first, no side
+longer than 96 pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from transpike.errors import ArgumentError, DataError, FileError
+
+# The rule by which `evaluate` predicts, so that a report and its pictures cannot disagree.
+from transpike.evaluate import _cut as cut_of
+from transpike.evaluate import _prediction as prediction
+from transpike.evaluate import curve_points
+from transpike.network import check_timesteps
+from transpike.simulate import simulate
+from transpike.spiking import SpikingNetwork
+
+Indices = NDArray[Any]
+"""Class indices, or positions: whole numbers of any width."""
+FORMAT = "transpike samples"
+SCHEMA = 1
+ARRAYS_FILE, FACTS_FILE = "samples.npz", "samples.json"
+MOST_PICTURES = 60
+_PICTURE_SIDE = 96  # pixels, of pictures of labelled images
+_EVERY = 32  # up to this T every timestep is recorded, beyond it 1, 2, 4, ... and T
+_BYTE = 255
+_ROUNDING = 1e-3  # by which values may leave 0..1 when mean and std are taken back
+_ARRAYS = ("label", "ann", "snn", "image", "index")
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Predictions of both networks on the same samples, with pictures of some of them.
+
+    Attributes:
+        timesteps: the recorded ones, ascending, 1-based.
+        label: (N, ...) class indices.
+        ann: (N, ...) predictions of the analog network.
+        snn: (T', N, ...) predictions of the spiking network.
+        image: (M, h, w) or (M, h, w, 3), uint8.
+        index: (M,) sample of each picture.
+        classes: name of every class.
+        facts: what else a reader has to know (model, data, settings), JSON-ready.
+
+    Raises:
+        DataError: shapes or values do not go together.
+    """
+
+    timesteps: tuple[int, ...]
+    label: Indices
+    ann: Indices
+    snn: Indices
+    image: NDArray[np.uint8]
+    index: Indices
+    classes: tuple[str, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problem = _problem(self)
+        if problem:
+            raise DataError(f"samples: {problem}. Record them again with record_samples.")
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def kind(self) -> Literal["classification", "segmentation"]:
+        """Whether there is one label per sample or one per pixel."""
+        return "classification" if self.label.ndim == 1 else "segmentation"
+
+    def save(self, folder: str | Path) -> None:
+        """Write both files.
+
+        Raises:
+            FileError: they cannot be written.
+        """
+        folder = Path(folder)
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        head = {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "timesteps": list(self.timesteps),
+            "n": len(self),
+            "classes": list(self.classes),
+            "facts": dict(self.facts),
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(folder / ARRAYS_FILE, **arrays)
+            text = json.dumps(head, indent=1) + "\n"
+            (folder / FACTS_FILE).write_text(text, encoding="utf-8")
+        except OSError as error:
+            place = f"{str(folder)!r}: {error.strerror or error}"
+            raise FileError(f"cannot write samples into {place}.") from error
+
+
+def record_samples(
+    snn: SpikingNetwork,
+    x: Tensor,
+    target: Tensor,
+    timesteps: int,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    classes: Sequence[str] | None = None,
+    recorded: Iterable[int] | None = None,
+    precision: str = "exact",
+    facts: Mapping[str, Any] | None = None,
+) -> Samples:
+    """Simulate samples and keep what both networks predict, with pictures.
+
+    Predictions follow the rule of `evaluate`. Larger sets: record batch by batch, and join.
+
+    Args:
+        snn: the converted network.
+        x: (B, C, H, W), as the network gets it. Pictures need one or three channels; inputs of
+            labels that are no such images are recorded without.
+        target: (B,) class indices, or (B, H, W) or (B, 1, H, W) masks of 0 and 1.
+        timesteps: T.
+        mean: of every channel, as subtracted from values in 0..1.
+        std: of every channel, as divided by after that.
+        classes: names; "0", "1", ... where None.
+        recorded: timesteps to keep; default every one up to T = 32, beyond that 1, 2, 4, ... and T.
+        precision: see `simulate`.
+        facts: what else a reader has to know, JSON-ready.
+
+    Raises:
+        ArgumentError: an argument is out of range, or mean and std do not give values in 0..1.
+        DataError: targets do not fit, or masks of more than two classes.
+    """
+    check_timesteps(timesteps)
+    chosen = _chosen(timesteps, recorded)
+    network = snn.network
+    x = x.to(network.device)
+    cut = cut_of(network)
+    with torch.inference_mode():
+        output = _single(network(x))
+        ann = prediction(output, cut)
+    run = simulate(snn, x, timesteps, output_at=chosen, precision=precision)
+    count = max(2, output.shape[1])
+    width = torch.uint8 if count <= _BYTE else torch.int32
+    label = _labels(target.to(x.device), ann, count)
+    spiking = torch.stack([prediction(one, cut).to(width) for one in _single(run.output)])
+    known = {"max_count": snn.max_count, "settings": dict(snn.settings), "precision": precision}
+    arrays = [value.to(width).cpu().numpy() for value in (label, ann, spiking)]
+    kept = np.arange(len(x)) if label.ndim > 1 else flipping(arrays[1], arrays[2])
+    image = _pictures(x, mean, std, kept, whole=label.ndim > 1)
+    return Samples(
+        chosen,
+        *arrays,
+        image,
+        kept[: len(image)],
+        _names(classes, count),
+        {**known, **(facts or {})},
+    )
+
+
+def join_samples(parts: Sequence[Samples]) -> Samples:
+    """Batches of the same run as one.
+
+    Raises:
+        ArgumentError: there are none, or they are of different runs.
+    """
+    if not parts:
+        raise ArgumentError("join_samples: needed at least one part, got none.")
+    first = parts[0]
+    same = [(p.timesteps, p.classes, p.label.shape[1:], p.image.shape[1:]) for p in parts]
+    if any(one != same[0] for one in same):
+        raise ArgumentError(
+            "join_samples: needed parts of the same timesteps, classes and sizes. Record every "
+            "batch with the same arguments."
+        )
+    starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+    ann = np.concatenate([part.ann for part in parts])
+    snn = np.concatenate([part.snn for part in parts], axis=1)
+    index = np.concatenate([part.index + start for part, start in zip(parts, starts, strict=True)])
+    image = np.concatenate([part.image for part in parts])
+    if first.kind == "classification":
+        place = {sample: row for row, sample in enumerate(index.tolist())}
+        wanted = [sample for sample in flipping(ann, snn).tolist() if sample in place]
+        rows = np.asarray([place[sample] for sample in wanted], dtype=np.int64)
+        index, image = index[rows], image[rows]
+    label = np.concatenate([part.label for part in parts])
+    return Samples(first.timesteps, label, ann, snn, image, index, first.classes, first.facts)
+
+
+def read_samples(folder: str | Path) -> Samples:
+    """Read what `Samples.save` wrote.
+
+    Raises:
+        FileError: a file is missing, damaged, or of another version.
+    """
+    folder = Path(folder)
+    try:
+        head = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FileError(f"cannot read {str(folder / FACTS_FILE)!r}: {error}.") from error
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise FileError(f'{str(folder / FACTS_FILE)!r}: needed "format": "{FORMAT}".')
+    if head.get("schema") != SCHEMA:
+        raise FileError(
+            f"{str(folder / FACTS_FILE)!r}: needed schema {SCHEMA}, got {head.get('schema')!r}. "
+            "Record the samples again, or use the version of transpike that wrote them."
+        )
+    try:
+        with np.load(folder / ARRAYS_FILE, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in _ARRAYS}
+        timesteps = tuple(int(t) for t in head["timesteps"])
+        classes = tuple(str(name) for name in head["classes"])
+        arrays = [found[name] for name in _ARRAYS]
+        return Samples(timesteps, *arrays, classes, dict(head["facts"]))
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise FileError(
+            f"the samples in {str(folder)!r} are damaged or incomplete ({error}). Record them "
+            f"again; {ARRAYS_FILE} has to lie beside {FACTS_FILE}."
+        ) from error
+
+
+def flipping(ann: Indices, snn: Indices) -> Indices:
+    """Samples on which the networks differ at some timestep, latest first, at most 60.
+
+    Args:
+        ann: (N,).
+        snn: (T', N).
+    """
+    differs = snn != ann
+    last = np.where(differs.any(axis=0), len(snn) - differs[::-1].argmax(axis=0), 0)
+    order = np.argsort(-last, kind="stable")
+    return order[last[order] > 0][:MOST_PICTURES]
+
+
+def _problem(samples: Samples) -> str | None:
+    """What does not go together, or None."""
+    label, count = samples.label, len(samples.classes)
+    steps = samples.timesteps
+    if not steps or steps[0] < 1 or list(steps) != sorted(set(steps)):
+        return f"needed ascending timesteps >= 1, got {list(steps)}"
+    if label.ndim not in (1, 3) or not len(label):
+        return f"needed labels (N,) or (N, H, W), got {label.shape}"
+    if samples.ann.shape != label.shape or samples.snn.shape != (len(steps), *label.shape):
+        return (
+            f"needed predictions {label.shape} and {(len(steps), *label.shape)}, got "
+            f"{samples.ann.shape} and {samples.snn.shape}"
+        )
+    if label.ndim == 3 and count != 2:
+        return f"needed masks of two classes, got {count}"
+    for values in (label, samples.ann, samples.snn):
+        if values.dtype.kind not in "iu":
+            return f"needed whole numbers, got {values.dtype}"
+        if values.min() < 0 or values.max() >= count:
+            return f"needed classes 0..{count - 1}, got {values.min()}..{values.max()}"
+    image, index = samples.image, samples.index
+    if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[3:] not in ((), (3,)):
+        return f"needed pictures (M, h, w) or (M, h, w, 3) of bytes, got {image.shape}"
+    if index.shape != image.shape[:1] or len(set(index.tolist())) != len(index):
+        return f"needed one sample per picture, got {index.shape} for {len(image)} pictures"
+    if len(index) and (index.min() < 0 or index.max() >= len(label)):
+        return f"needed pictures of samples 0..{len(label) - 1}, got {index.min()}..{index.max()}"
+    if label.ndim == 3 and (image.shape != label.shape or list(index) != list(range(len(label)))):
+        return f"needed one grayscale image {label.shape[1:]} per mask, in order"
+    return None
+
+
+def _chosen(timesteps: int, recorded: Iterable[int] | None) -> tuple[int, ...]:
+    if recorded is None:
+        points = range(1, timesteps + 1) if timesteps <= _EVERY else curve_points(timesteps)
+        return tuple(points)
+    chosen = tuple(sorted(set(recorded)))
+    if not chosen or chosen[0] < 1 or chosen[-1] > timesteps:
+        raise ArgumentError(f"recorded: needed timesteps in 1..{timesteps}, got {list(chosen)}.")
+    return chosen
+
+
+def _single(output: Any) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    raise ArgumentError(
+        f"record_samples: needed a model with one output tensor, got {type(output).__name__}. "
+        "Wrap the model to return one tensor."
+    )
+
+
+def _labels(target: Tensor, guess: Tensor, classes: int) -> Tensor:
+    if target.ndim == guess.ndim + 1 and target.shape[1] == 1:
+        target = target.squeeze(1)  # masks with a channel axis
+    if target.shape != guess.shape:
+        raise DataError(
+            f"record_samples: needed targets {tuple(guess.shape)}, got {tuple(target.shape)}."
+        )
+    if guess.ndim not in (1, 3):
+        raise DataError(
+            "record_samples: needed one label per sample or per pixel of an image, got targets "
+            f"{tuple(target.shape)}. Take single slices of volumes."
+        )
+    if not bool(((target >= 0) & (target < classes) & (target == target.floor())).all()):
+        raise DataError(
+            f"record_samples: needed class indices 0..{classes - 1}, got values from "
+            f"{target.min().item()} to {target.max().item()}."
+        )
+    return target.long()
+
+
+def _names(classes: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    if classes is None:
+        return tuple(str(index) for index in range(count))
+    if len(classes) != count:
+        raise ArgumentError(f"classes: needed {count} names, got {len(classes)}.")
+    return tuple(classes)
+
+
+def _pictures(
+    x: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    kept: Indices,
+    *,
+    whole: bool,
+) -> NDArray[np.uint8]:
+    """The chosen inputs as bytes: (M, h, w), or (M, h, w, 3) where there are three channels."""
+    channels = x.shape[1] if x.ndim == 4 else 0
+    if channels not in ((1,) if whole else (1, 3)):
+        if whole:
+            raise DataError(f"record_samples: needed grayscale images, got shape {tuple(x.shape)}.")
+        return np.zeros((0, 1, 1), dtype=np.uint8)
+    if len(mean) != channels or len(std) != channels:
+        raise ArgumentError(
+            f"mean, std: needed {channels} values each, got {len(mean)} and {len(std)}."
+        )
+    scale, shift = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (std, mean))
+    values = x[torch.from_numpy(kept).to(x.device)].double().cpu() * scale + shift
+    if len(values) and not (values.min() >= -_ROUNDING and values.max() <= 1 + _ROUNDING):
+        raise ArgumentError(
+            f"mean, std: needed what the data was normalised with, so that pixels are in 0..1; "
+            f"with these they are in {values.min():.3g}..{values.max():.3g}."
+        )
+    longest = max(values.shape[2:])
+    if not whole and longest > _PICTURE_SIDE:
+        size = [max(1, round(side * _PICTURE_SIDE / longest)) for side in values.shape[2:]]
+        values = functional.interpolate(values, size, mode="area")
+    pixels = (values.clamp(0, 1) * _BYTE).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    chosen: NDArray[np.uint8] = pixels[..., 0] if channels == 1 else pixels
+    return chosen
+
+
+__all__ = ["Samples", "join_samples", "read_samples", "record_samples"]
