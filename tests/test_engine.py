@@ -492,12 +492,34 @@ def test_gathered_convolution_equals_torch(
     if size[0] + 2 * padding[0] < kernel[0] or size[1] + 2 * padding[1] < kernel[1]:
         return
     convolution = nn.Conv2d(channels, 8 * lanes, kernel, stride, padding, bias=bias)
+    _check_sparse(convolution, torch.randn(images, channels, *size), density)
+
+
+@needs_gathering
+@settings(max_examples=40)
+@given(
+    images=st.integers(1, 5),
+    size=st.tuples(st.integers(1, 80), st.integers(1, 12)),
+    channels=st.integers(1, 70),
+    lanes=st.integers(1, 8),
+    padding=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    density=st.sampled_from([0.0, 0.05, 0.2, 1.0]),
+    bias=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_held_convolution_equals_torch(images, size, channels, lanes, padding, density, bias, seed):
+    """Kernels of 3 x 3: blocks of channels, strips of outputs, bands of rows."""
+    torch.manual_seed(seed)
+    convolution = nn.Conv2d(channels, 8 * lanes, 3, padding=padding, bias=bias)
+    _check_sparse(convolution, torch.randn(images, channels, *size), density)
+
+
+def _check_sparse(convolution, x, density):
     with torch.no_grad():
         for parameter in convolution.parameters():
             parameter.copy_(torch.round(parameter * 64) / 64)
-    x = torch.round(torch.randn(images, channels, *size) * 4) / 4
-    x = x * (torch.rand_like(x) < density)
-    network = tp.capture(nn.Sequential(convolution, nn.ReLU()), torch.randn(2, channels, *size))
+    x = torch.round(x * 4) / 4 * (torch.rand_like(x) < density)
+    network = tp.capture(nn.Sequential(convolution, nn.ReLU()), torch.randn(2, *x.shape[1:]))
     node = next(n for n in network.nodes if "conv2d" in n.op)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolve, "_LEAST_PRODUCTS", 0)
@@ -505,7 +527,7 @@ def test_gathered_convolution_equals_torch(
         patch.setattr(convolve, "densest", lambda *_: 1.0)
         shape = convolve.geometry(network, node)
         call = convolve.SparseConvolution(network, node, shape, _never)
-        found = call({node.reads[0]: x}, images)
+        found = call({node.reads[0]: x}, len(x))
     with torch.no_grad():
         assert torch.equal(found, convolution(x))
 
@@ -613,7 +635,9 @@ def test_a_simulated_network_can_be_copied_pickled_and_moved():
 
 @needs_gathering
 def test_the_faster_the_rival_the_sparser_a_signal_has_to_be():
-    shares = [convolve.densest(True, 16, rival) for rival in ("tiles", "vectors", "float", "none")]
+    shares = [
+        convolve.densest("held", 16, rival) for rival in ("tiles", "vectors", "float", "none")
+    ]
     assert shares == sorted(set(shares))
 
 

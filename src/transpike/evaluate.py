@@ -204,7 +204,14 @@ def _checked_pair(snn: SpikingNetwork, x: Tensor, target: Any) -> tuple[Tensor, 
     if count != len(x):
         raise DataError(f"evaluate: got {len(x)} inputs but {count} targets.")
     device = snn.network.device
-    return x.to(device), target.to(device)
+    return _moved(x, device), _moved(target, device)
+
+
+def _moved(x: Tensor, device: torch.device) -> Tensor:
+    """On the device; to a CUDA device through page-locked memory, so that nothing waits for it."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
 
 
 def _sample_count(batches: Iterable[Any]) -> int | None:

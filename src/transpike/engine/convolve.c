@@ -1,9 +1,11 @@
 /* Convolution of sparse signals: work in proportion to the values that are not zero.
  *
- * Signals are counts times a step, most of them zero. Many outputs are gathered: every pixel gets the
- * list of its channels that are not zero, then each output pixel adds, per kernel position, the rows
- * of the weights that its list names. Few outputs are scattered: every value that is not zero is
- * added to all outputs it reaches. Layouts: x (I, H, W, C), out (I, OH, OW, O).
+ * Signals are counts times a step, most of them zero. Layouts: x (I, H, W, C), out (I, OH, OW, O).
+ * Three forms. Gathered: every pixel gets the list of its channels that are not zero, then each
+ * output pixel adds, per kernel position, the rows of the weights that its list names. Held, for
+ * 3 x 3 kernels of stride 1: along a row, the sums that a pixel reaches stay in registers.
+ * Scattered, for other kernels of stride 1 with few outputs: every value that is not zero is added
+ * to all outputs it reaches.
  */
 #include <stdint.h>
 #include <string.h>
@@ -12,7 +14,8 @@
 #endif
 
 typedef struct {
-  /* weight (KH, KW, C, O) to gather, (C, KH, KW, O) to scatter; bias may be NULL */
+  /* weight (KH, KW, C, O) to gather, (C, KH, KW, O) to scatter, (O / strip, C, 3, 3, strip) to
+     hold; bias may be NULL */
   const float *x, *weight, *bias;
   float *out;
   uint16_t *channel; /* (I, H, W, C) channels that are not zero, first ones of each pixel */
@@ -34,8 +37,10 @@ typedef Half Lane;
 enum { LANE = 8 };
 #endif
 enum { HALF = 8 };
-/* Output pixels per strip: their sums and one kernel position's weights stay in the cache. */
+/* Gathered: output pixels per strip; their sums and a kernel position's weights stay in the cache. */
 enum { STRIP = 128 };
+/* Held: channels per block, whose weights stay in the first-level cache; fewest rows of a part. */
+enum { CHANNELS = 32, BAND = 32 };
 
 int64_t transpike_convolution_size(void) { return (int64_t)sizeof(Convolution); }
 int64_t transpike_convolution_lanes(void) { return LANE; }
@@ -218,33 +223,25 @@ static inline unsigned nonzero(const float *x) {
 }
 #endif
 
-/* One image, value by value; stride 1, weight (C, KH, KW, O). */
+/* Output rows [top, bottom) of one image, value by value; stride 1, weight (C, KH, KW, O). */
 static inline __attribute__((always_inline)) void scatter(const Convolution *c, int64_t image,
+                                                          int64_t top, int64_t bottom,
                                                           const int lanes) {
   const int64_t positions = c->kernel_height * c->kernel_width;
   float *map = c->out + image * c->out_height * c->out_width * c->outs;
-  start(c, map, c->out_height * c->out_width);
+  start(c, map + top * c->out_width * c->outs, (bottom - top) * c->out_width);
   for (int64_t y = 0; y < c->height; y++) {
     const int64_t down = y + c->pad_height; /* output row of kernel row 0 */
-    const int64_t ky0 = down < c->out_height ? 0 : down - c->out_height + 1;
-    const int64_t ky1 = down + 1 < c->kernel_height ? down + 1 : c->kernel_height;
+    const int64_t ky0 = down < bottom ? 0 : down - bottom + 1;
+    const int64_t ky1 = down - top + 1 < c->kernel_height ? down - top + 1 : c->kernel_height;
+    if (ky0 >= ky1) continue;
     for (int64_t x = 0; x < c->width; x++) {
       const int64_t right = x + c->pad_width;
       const int64_t kx0 = right < c->out_width ? 0 : right - c->out_width + 1;
       const int64_t kx1 = right + 1 < c->kernel_width ? right + 1 : c->kernel_width;
       const float *values = c->x + ((image * c->height + y) * c->width + x) * c->channels;
       float *out = map + (down * c->out_width + right) * c->outs;
-      int64_t j = 0;
-#ifdef __AVX2__
-      for (; j + LANE <= c->channels; j += LANE) {
-        for (unsigned left = nonzero(values + j); left; left &= left - 1) {
-          const int64_t at = j + __builtin_ctz(left);
-          spread(c, values[at], c->weight + at * positions * c->outs, out, ky0, ky1, kx0, kx1,
-                 lanes);
-        }
-      }
-#endif
-      for (; j < c->channels; j++)
+      for (int64_t j = 0; j < c->channels; j++)
         if (values[j] != 0.0f)
           spread(c, values[j], c->weight + j * positions * c->outs, out, ky0, ky1, kx0, kx1, lanes);
     }
@@ -263,68 +260,113 @@ static inline __attribute__((always_inline)) void hold(Lane sum[3][3][2], float 
         sum[ky][kx][i] += v * *(const Lane *)(weight + ((ky * 3 + kx) * lanes + i) * LANE);
 }
 
+/* A part of the outputs: rows [top, bottom) of outputs from `low`. */
+typedef struct {
+  int64_t image, top, bottom, low;
+} Part;
+
 /* Sums of the kernel's column `kx` to their output pixels, in column `ox` of the rows it reaches. */
-static inline __attribute__((always_inline)) void release(const Convolution *c,
-                                                          Lane sum[3][3][2], float *map,
-                                                          int64_t down, int64_t ox, const int kx,
+static inline __attribute__((always_inline)) void release(const Convolution *c, const Part *part,
+                                                          Lane sum[3][3][2], int64_t down,
+                                                          int64_t ox, const int kx,
                                                           const int lanes) {
   if (ox < 0 || ox >= c->out_width) return;
 #pragma GCC unroll 3
   for (int ky = 0; ky < 3; ky++) {
     const int64_t oy = down - ky;
-    if (oy < 0 || oy >= c->out_height) continue;
-    float *out = map + (oy * c->out_width + ox) * c->outs;
+    if (oy < part->top || oy >= part->bottom) continue;
+    const int64_t pixel = (part->image * c->out_height + oy) * c->out_width + ox;
+    float *out = c->out + pixel * c->outs + part->low;
 #pragma GCC unroll 2
     for (int i = 0; i < lanes; i++) *(Lane *)(out + i * LANE) += sum[ky][kx][i];
   }
 }
 
-/* `scatter` for 3 x 3 kernels: the sums a pixel reaches stay in registers along its row. */
-static inline __attribute__((always_inline)) void slide(const Convolution *c, int64_t image,
-                                                        const int lanes) {
-  float *map = c->out + image * c->out_height * c->out_width * c->outs;
-  start(c, map, c->out_height * c->out_width);
-  for (int64_t y = 0; y < c->height; y++) {
-    const int64_t down = y + c->pad_height;
-    const float *values = c->x + (image * c->height + y) * c->width * c->channels;
-    Lane sum[3][3][2] = {0};
-    for (int64_t x = 0; x < c->width; x++, values += c->channels) {
-      int64_t j = 0;
+/* Channels [first, end) of one input row; weight (end - first, 3, 3, lanes * LANE). */
+static inline __attribute__((always_inline)) void slide(const Convolution *c, const Part *part,
+                                                        int64_t y, int64_t first, int64_t end,
+                                                        const float *weight, const int lanes) {
+  const int64_t down = y + c->pad_height, size = 9 * lanes * LANE;
+  const float *values = c->x + (part->image * c->height + y) * c->width * c->channels;
+  Lane sum[3][3][2] = {0};
+  for (int64_t x = 0; x < c->width; x++, values += c->channels) {
+    int64_t j = first;
 #ifdef __AVX2__
-      for (; j + LANE <= c->channels; j += LANE)
-        for (unsigned left = nonzero(values + j); left; left &= left - 1) {
-          const int64_t at = j + __builtin_ctz(left);
-          hold(sum, values[at], c->weight + at * 9 * c->outs, lanes);
-        }
+    for (; j + LANE <= end; j += LANE)
+      for (unsigned left = nonzero(values + j); left; left &= left - 1) {
+        const int64_t at = j + __builtin_ctz(left);
+        hold(sum, values[at], weight + (at - first) * size, lanes);
+      }
 #endif
-      for (; j < c->channels; j++)
-        if (values[j] != 0.0f) hold(sum, values[j], c->weight + j * 9 * c->outs, lanes);
-      release(c, sum, map, down, x + c->pad_width - 2, 2, lanes);
+    for (; j < end; j++)
+      if (values[j] != 0.0f) hold(sum, values[j], weight + (j - first) * size, lanes);
+    release(c, part, sum, down, x + c->pad_width - 2, 2, lanes);
 #pragma GCC unroll 3
-      for (int ky = 0; ky < 3; ky++)
+    for (int ky = 0; ky < 3; ky++)
 #pragma GCC unroll 2
-        for (int i = 0; i < lanes; i++) {
-          sum[ky][2][i] = sum[ky][1][i];
-          sum[ky][1][i] = sum[ky][0][i];
-          sum[ky][0][i] = (Lane){0};
-        }
-    }
-    release(c, sum, map, down, c->width + c->pad_width - 2, 2, lanes);
-    release(c, sum, map, down, c->width + c->pad_width - 1, 1, lanes);
+      for (int i = 0; i < lanes; i++) {
+        sum[ky][2][i] = sum[ky][1][i];
+        sum[ky][1][i] = sum[ky][0][i];
+        sum[ky][0][i] = (Lane){0};
+      }
+  }
+  release(c, part, sum, down, c->width + c->pad_width - 2, 2, lanes);
+  release(c, part, sum, down, c->width + c->pad_width - 1, 1, lanes);
+}
+
+/* One part, blocks of channels one after the other: the weights of a block stay in the cache. */
+static inline __attribute__((always_inline)) void held(const Convolution *c, const Part *part,
+                                                       const int lanes) {
+  const int64_t strip = lanes * LANE;
+  for (int64_t p = part->top * c->out_width; p < part->bottom * c->out_width; p++) {
+    float *out = c->out + (part->image * c->out_height * c->out_width + p) * c->outs + part->low;
+    if (c->bias)
+      memcpy(out, c->bias + part->low, (size_t)strip * sizeof(float));
+    else
+      memset(out, 0, (size_t)strip * sizeof(float));
+  }
+  int64_t y0 = part->top - c->pad_height, y1 = part->bottom + 2 - c->pad_height;
+  if (y0 < 0) y0 = 0;
+  if (y1 > c->height) y1 = c->height;
+  for (int64_t first = 0; first < c->channels; first += CHANNELS) {
+    const int64_t end = first + CHANNELS < c->channels ? first + CHANNELS : c->channels;
+    const float *weight = c->weight + (part->low / strip * c->channels + first) * 9 * strip;
+    for (int64_t y = y0; y < y1; y++) slide(c, part, y, first, end, weight, lanes);
   }
 }
 
-/* Without lists, for few outputs: stride 1, outs 8, 16 or 32. */
-void transpike_scatter(const Convolution *c) {
-  const int square = c->kernel_height == 3 && c->kernel_width == 3;
+/* Rows of a part: bands of an image where there are too few images and strips for the threads. */
+static int64_t band(const Convolution *c, int64_t parts) {
+  const int64_t wanted = (4 * c->threads + parts - 1) / parts;
+  const int64_t rows = (c->out_height + wanted - 1) / wanted;
+  return rows < BAND ? BAND : rows;
+}
+
+/* 3 x 3 kernels of stride 1; outs is a multiple of `strip`, which is one or two lanes. */
+void transpike_hold(const Convolution *c, int64_t strip) {
+  const int64_t strips = c->outs / strip, tall = band(c, c->images * strips);
+  const int64_t bands = (c->out_height + tall - 1) / tall;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(c->threads) if (c->threads > 1)
-  for (int64_t image = 0; image < c->images; image++) {
-    if (square && c->outs == LANE) slide(c, image, 1);
-    else if (square && LANE == 16 && c->outs == 2 * LANE) slide(c, image, 2);
-    else if (c->outs < LANE) scatter(c, image, 0);
-    else if (c->outs == LANE) scatter(c, image, 1);
-    else if (c->outs == 2 * LANE) scatter(c, image, 2);
-    else scatter(c, image, 4);
+  for (int64_t task = 0; task < c->images * bands * strips; task++) {
+    const int64_t top = task / strips % bands * tall;
+    const int64_t bottom = top + tall < c->out_height ? top + tall : c->out_height;
+    const Part part = {task / strips / bands, top, bottom, task % strips * strip};
+    if (strip == LANE) held(c, &part, 1);
+    else held(c, &part, 2);
+  }
+}
+
+/* Other kernels of stride 1; outs is 8, 16 or 32. */
+void transpike_scatter(const Convolution *c) {
+  const int64_t tall = band(c, c->images), bands = (c->out_height + tall - 1) / tall;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(c->threads) if (c->threads > 1)
+  for (int64_t task = 0; task < c->images * bands; task++) {
+    const int64_t image = task / bands, top = task % bands * tall;
+    const int64_t bottom = top + tall < c->out_height ? top + tall : c->out_height;
+    if (c->outs < LANE) scatter(c, image, top, bottom, 0);
+    else if (c->outs == LANE) scatter(c, image, top, bottom, 1);
+    else if (c->outs == 2 * LANE) scatter(c, image, top, bottom, 2);
+    else scatter(c, image, top, bottom, 4);
   }
 }
 

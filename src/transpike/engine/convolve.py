@@ -17,11 +17,16 @@ from transpike.network import Network, Node, Value
 Rival = Literal["float", "none", "vectors", "tiles"]
 """What multiplies otherwise: float32, or bfloat16 without units for it, with vectors, or tiles."""
 
+Form = Literal["held", "scattered", "gathered"]
+"""How it is computed: see convolve.c."""
+
 # Share of values that are not zero up to which this beats the dense convolution in float32, as
-# measured: by number of outputs where they are few and values are scattered, and else. By lanes of
-# the processor's vectors.
-_DENSEST_SCATTERED = {8: {8: 0.1, 16: 0.17, 32: 0.27}, 16: {8: 0.1, 16: 0.5, 32: 0.6}}
+# measured: held, scattered (by number of outputs), gathered (by values of the processor's vectors).
+_DENSEST_HELD = 0.5
+_DENSEST_SCATTERED = {8: 0.1, 16: 0.17, 32: 0.27}
 _DENSEST_GATHERED = {8: 0.3, 16: 0.35}
+# Most outputs for which sums are held: beyond, gathering is faster.
+_MOST_HELD = {8: 32, 16: 64}
 # Time of a dense convolution over its time in float32, as measured; tiles: as others report.
 _RIVAL_TIME: dict[Rival, float] = {"float": 1.0, "none": 4.0, "vectors": 0.5, "tiles": 0.25}
 # Every so many pixels are looked at before it is decided.
@@ -30,7 +35,6 @@ _SAMPLED = 13
 _LEAST_PRODUCTS = 128
 _LEAST_POSITIONS = 4
 _LANE = 8
-_SCATTERED = frozenset({8, 16, 32})
 _MOST_CHANNELS = 2**16 - 1
 
 
@@ -67,11 +71,29 @@ def geometry(network: Network, node: Node) -> Geometry | None:
 _DEFAULTS: tuple[Any, ...] = (None, None, None, (1, 1), (0, 0), (1, 1), 1)
 
 
-def densest(scattered: bool, outs: int, rival: Rival) -> float:
-    """Share of values that are not zero up to which a convolution is computed sparsely."""
+def form_of(shape: Geometry, size: tuple[int, ...], outs: int) -> Form:
+    """The fastest form for a kernel size and number of outputs."""
     lanes = native.convolution_lanes()
-    most = _DENSEST_SCATTERED[lanes][outs] if scattered else _DENSEST_GATHERED[lanes]
+    if shape.stride == 1 and size == (3, 3) and outs % lanes == 0 and outs <= _MOST_HELD[lanes]:
+        return "held"
+    return "scattered" if shape.stride == 1 and outs in _DENSEST_SCATTERED else "gathered"
+
+
+def densest(form: Form, outs: int, rival: Rival) -> float:
+    """Share of values that are not zero up to which a convolution is computed sparsely."""
+    if form == "held":
+        most = _DENSEST_HELD
+    elif form == "scattered":
+        most = _DENSEST_SCATTERED[outs]
+    else:
+        most = _DENSEST_GATHERED[native.convolution_lanes()]
     return most * _RIVAL_TIME[rival]
+
+
+def _strip(outs: int) -> int:
+    """Outputs whose sums are held together: two vectors where there are registers for them."""
+    lanes = native.convolution_lanes()
+    return 32 if lanes == 16 and outs % 32 == 0 else lanes
 
 
 class SparseConvolution:
@@ -87,10 +109,9 @@ class SparseConvolution:
         weight = network.resolve(node.args[1], {}, 0)
         self.size = tuple(weight.shape[2:])
         self.outs = len(weight)
-        self.scattered = shape.stride == 1 and self.outs in _SCATTERED
-        self.densest = densest(self.scattered, self.outs, rival)
-        order = (1, 2, 3, 0) if self.scattered else (2, 3, 1, 0)
-        self.weight = weight.permute(order).contiguous()
+        self.form = form_of(shape, self.size, self.outs)
+        self.densest = densest(self.form, self.outs, rival)
+        self.weight = _ordered(weight, self.form)
         self.bias = network.resolve(node.args[2], {}, 0) if len(node.args) > 2 else None
 
     def __call__(self, values: Mapping[str, Any], rows: int) -> Tensor:
@@ -126,7 +147,10 @@ class SparseConvolution:
             return result
         out = room(images, x.new_empty((0, outs, high, wide)), x.dtype)
         arguments.out = out.data_ptr()
-        if self.scattered:
+        if self.form == "held":
+            library.transpike_hold(ctypes.byref(arguments), _strip(outs))
+            return out
+        if self.form == "scattered":
             library.transpike_scatter(ctypes.byref(arguments))
             return out
         channel = torch.empty(pixels * channels, dtype=torch.int16)
@@ -142,3 +166,12 @@ class SparseConvolution:
         pad = self.shape.pad_height if axis == 0 else self.shape.pad_width
         inside = size + 2 * pad - int(self.size[axis])
         return inside // self.shape.stride + 1
+
+
+def _ordered(weight: Tensor, form: Form) -> Tensor:
+    """Weights (O, C, KH, KW) in the order in which a form reads them."""
+    if form == "held":
+        strips = weight.unflatten(0, (-1, _strip(len(weight))))
+        return strips.permute(0, 2, 3, 4, 1).contiguous()
+    order = (1, 2, 3, 0) if form == "scattered" else (2, 3, 1, 0)
+    return weight.permute(order).contiguous()

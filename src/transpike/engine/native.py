@@ -98,6 +98,8 @@ def convolution() -> ctypes.CDLL | None:
     library.transpike_sample.restype = ctypes.c_int64
     library.transpike_scatter.argtypes = [ctypes.POINTER(Convolution)]
     library.transpike_scatter.restype = None
+    library.transpike_hold.argtypes = [ctypes.POINTER(Convolution), ctypes.c_int64]
+    library.transpike_hold.restype = None
     library.transpike_convolve.argtypes = [ctypes.POINTER(Convolution)]
     library.transpike_convolve.restype = None
     library.transpike_convolution_lanes.restype = ctypes.c_int64
