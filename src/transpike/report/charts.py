@@ -15,7 +15,13 @@ from transpike.evaluate import curve_points
 from transpike.findings import PARTS
 from transpike.report.read import Evaluated
 from transpike.report.samples import Samples
-from transpike.report.text import PART_LABELS, metric_names, metric_of_ann, metric_values
+from transpike.report.text import (
+    PART_LABELS,
+    metric_label,
+    metric_names,
+    metric_of_ann,
+    metric_values,
+)
 
 _PERCENT = 100.0
 SERIES = 8  # colours of the page's theme, @1 to @8
@@ -84,7 +90,7 @@ def metric_chart(evaluations: Iterable[Evaluated]) -> Chart | None:
     for one in evaluations:
         e = one.content
         for name in metric_names(e):
-            number, label = len(data) // 2, f"{one.name}: {name}"
+            number, label = len(data) // 2, f"{one.name}: {metric_label(name)}"
             times = list(range(1, e["timesteps"] + 1))
             longest = max(longest, e["timesteps"])
             ends, ann = [1, e["timesteps"]], metric_of_ann(e, name)

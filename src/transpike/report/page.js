@@ -23,19 +23,17 @@ function themed(value, key = "") {
 
 /* Charts */
 
-const drawn = new Map(); // chart -> its data, so that what the reader hid stays hidden
-
+/** Draws a chart, or draws it anew; what the reader has hidden stays hidden. */
 function drawChart(chart, width) {
   const box = byId(`chart-${chart.name}`);
   const data = themed(chart.data);
-  (drawn.get(chart.name) || []).forEach((trace, index) => {
+  (box.data || []).forEach((trace, index) => {
     if (trace.visible !== undefined) data[index].visible = trace.visible;
   });
   const layout = { ...themed(chart.layout), height: chart.height };
   if (width) layout.width = width;
   else layout.autosize = true;
   Plotly.react(box, data, layout, { responsive: true, displayModeBar: false });
-  drawn.set(chart.name, box.data);
 }
 
 function drawCharts(width) {

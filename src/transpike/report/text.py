@@ -138,7 +138,7 @@ def _things(e: Mapping[str, Any]) -> str:
 def _metric_sentence(e: Mapping[str, Any]) -> str:
     names = metric_names(e)
     parts = [
-        f"{name} {number(metric_values(e, name)[-1], 4)} (analog network "
+        f"{metric_label(name)} {number(metric_values(e, name)[-1], 4)} (analog network "
         f"{number(metric_of_ann(e, name), 4)})"
         for name in names
     ]
@@ -163,20 +163,25 @@ def _stopping_sentence(e: Mapping[str, Any]) -> str:
     if e.get("decided_timesteps") is None:
         return ""
     return (
-        f"With early stopping an output is settled after {e['decided_timesteps'][-1]:.2f} "
-        f"timesteps; {e['computed_timesteps']:.2f} are computed (means over samples)."
+        f"With early stopping an output is settled after {number(e['decided_timesteps'][-1], 2)} "
+        f"timesteps; {number(e.get('computed_timesteps'), 2)} are computed (means over samples)."
     )
 
 
 def metric_names(e: Mapping[str, Any]) -> list[str]:
-    """Names of the metrics an evaluation holds at every timestep."""
+    """Names of the metrics an evaluation holds at every timestep; whole numbers are counts."""
     values = e.get("metric")
     if not isinstance(values, list) or len(values) != e["timesteps"]:
         return []
     first = values[0]
     if isinstance(first, dict):
-        return [str(name) for name, value in first.items() if not _missing(value)]
-    return [] if _missing(first) else ["metric"]
+        return [str(name) for name, value in first.items() if isinstance(value, float)]
+    return ["metric"] if isinstance(first, float) else []
+
+
+def metric_label(name: str) -> str:
+    """What tables and charts call a metric."""
+    return {"f1": "F1", "jaccard": "Jaccard index"}.get(name, name)
 
 
 def metric_values(e: Mapping[str, Any], name: str) -> list[Any]:
@@ -238,7 +243,7 @@ def curve_table(one: Evaluated) -> Table:
         )
     header = (
         "t", "SNN", "95 % interval", "loss, points", "agreement", "ceiling", "spikes/neuron",
-        *names,
+        *map(metric_label, names),
     )  # fmt: skip
     return Table(f"{one.name}, n = {number(e['n'])}.", header, tuple(rows))
 
