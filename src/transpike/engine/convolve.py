@@ -171,7 +171,8 @@ class SparseConvolution:
 def _ordered(weight: Tensor, form: Form) -> Tensor:
     """Weights (O, C, KH, KW) in the order in which a form reads them."""
     if form == "held":
-        strips = weight.unflatten(0, (-1, _strip(len(weight))))
+        strip = _strip(len(weight))
+        strips = weight.reshape(-1, strip, *weight.shape[1:])
         return strips.permute(0, 2, 3, 4, 1).contiguous()
     order = (1, 2, 3, 0) if form == "scattered" else (2, 3, 1, 0)
     return weight.permute(order).contiguous()

@@ -251,6 +251,7 @@ class _Portion:
             self.ledger.computed[self.rows] += length
             rows = len(self.rows)
             self.read_chunk(values, done, length, output)
+            del values  # or it stays beside those of the next chunk
             done += length
             self.ledger.advance(rows, length)
             self.ledger.advance(rows - len(self.rows), total - done)
