@@ -237,11 +237,15 @@ def table(study: Study) -> None:
 
 def run(study: Study) -> int:
     """What is missing, group by group and seed by seed; the exit code."""
-    possible = possible_rows(study)
+    possible, words = possible_rows(study), study.args.rows
+
+    def chosen(row: method_rows.Row) -> bool:
+        return not words or any(word in row.name for word in words)
+
     try:
         for group in [] if study.args.only_table else study.args.groups:
             for seed in study.args.seeds:
-                for row in [row for row in possible if row.group == group]:
+                for row in [row for row in possible if row.group == group and chosen(row)]:
                     fill(study, row, seed)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", flush=True)
@@ -257,6 +261,7 @@ def main() -> int:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data", default="cifar10:.data/cifar10.npz")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
+    parser.add_argument("--rows", nargs="+", default=[], help="only rows whose names hold a word")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--calibration-size", type=int, default=1024)
     parser.add_argument("--tuning-size", type=int, default=1024)

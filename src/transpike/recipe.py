@@ -125,14 +125,20 @@ class Recipe:
                 "again, or use the version of transpike that wrote it."
             )
         try:
-            return cls._from_dict(content)
+            return cls.from_dict(content)
         except (KeyError, TypeError, AttributeError, ArgumentError) as error:
             raise FileError(
                 f"the recipe {str(file)!r} is damaged: {type(error).__name__}: {error}."
             ) from error
 
     @classmethod
-    def _from_dict(cls, content: Mapping[str, Any]) -> Recipe:
+    def from_dict(cls, content: Mapping[str, Any]) -> Recipe:
+        """The recipe that `to_dict` gave these values.
+
+        Raises:
+            KeyError, TypeError, AttributeError: they are not a recipe's.
+            ArgumentError: a value is out of range.
+        """
         rule = dict(content["threshold"])
         passes = [dict(entry) for entry in content["calibrate"]]
         return cls(
