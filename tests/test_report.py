@@ -333,8 +333,9 @@ def test_pictures_are_the_images_that_flip(digits):
     assert differs.any() and set(whole.index.tolist()) == set(np.flatnonzero(differs).tolist())
     assert joined.index.tolist() == whole.index.tolist()
     assert np.array_equal(joined.image, whole.image)
-    pixels = x[whole.index, 0].numpy() * norm.std[0] + norm.mean[0]
-    assert np.array_equal(whole.image, np.rint(pixels * 255).astype(np.uint8))
+    pixels = x[whole.index, 0].double().numpy() * norm.std[0] + norm.mean[0]
+    # Half of 255 is a tie that rounding of the normalised value decides.
+    assert np.abs(whole.image - 255 * pixels).max() < 0.5 + 1e-3
     last = [max(t for t in range(T) if whole.snn[t, k] != whole.ann[k]) for k in whole.index]
     assert last == sorted(last, reverse=True)
 
@@ -346,7 +347,7 @@ def test_masks_are_those_of_the_simulation(masks, tmp_path):
     assert samples.kind == "segmentation" and samples.timesteps == (1, 4)
     assert np.array_equal(samples.snn, (run.output[:, :, 0] > 0).numpy())
     assert np.array_equal(samples.label, target[:, 0].numpy())
-    assert np.array_equal(samples.image, np.rint(x[:, 0].numpy() * 255))
+    assert np.array_equal(samples.image, np.rint(x[:, 0].double().numpy() * 255))
     samples.save(tmp_path)
     again = read_samples(tmp_path)
     for name in ("label", "ann", "snn", "image", "index"):

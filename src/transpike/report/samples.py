@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,6 +91,14 @@ class Samples:
     def kind(self) -> Literal["classification", "segmentation"]:
         """Whether there is one label per sample or one per pixel."""
         return "classification" if self.label.ndim == 1 else "segmentation"
+
+    def named(self, classes: Sequence[str]) -> Samples:
+        """The same with other names of the classes.
+
+        Raises:
+            ArgumentError: there are more or fewer names than classes.
+        """
+        return replace(self, classes=_names(classes, len(self.classes)))
 
     def save(self, folder: str | Path) -> None:
         """Write both files.
