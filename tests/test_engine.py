@@ -657,3 +657,24 @@ def test_sparse_convolutions_of_fast_keep_float32():
     assert called[0].dtype == called[1].dtype == torch.float32
     assert torch.equal(*called)
     torch.testing.assert_close(called[0], conv(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: weight.add_(1),
+        lambda weight: weight[0].mul_(2),
+        lambda weight: weight.data.mul_(1.5),
+        lambda weight: weight.copy_(weight + 1),
+    ],
+)
+def test_a_changed_weight_is_noticed(change):
+    snn, x = _classifier()
+    before = tp.simulate(snn, x, 4).output
+    assert torch.equal(before, tp.simulate(snn, x, 4).output)
+    buffers = [buffer for buffer in snn.buffers() if buffer.numel() > 8 and buffer.ndim > 1]
+    with torch.no_grad():
+        change(max(buffers, key=torch.numel))
+    after = tp.simulate(snn, x, 4).output
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(after, tp.simulate_reference(snn, x, 4).output)

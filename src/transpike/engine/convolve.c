@@ -172,28 +172,28 @@ static inline __attribute__((always_inline)) void strip(const Convolution *c, in
   }
 }
 
-/* The bias, or zeros, in `pixels` pixels of outputs. */
-static void start(const Convolution *c, float *out, int64_t pixels) {
-  for (int64_t p = 0; p < pixels; p++) {
+/* The bias, or zeros, as outputs [low, high) of `pixels` pixels from `first`. */
+static void start(const Convolution *c, int64_t first, int64_t pixels, int64_t low, int64_t high) {
+  const size_t size = (size_t)(high - low) * sizeof(float);
+  for (int64_t p = first; p < first + pixels; p++) {
+    float *out = c->out + p * c->outs + low;
     if (c->bias)
-      memcpy(out + p * c->outs, c->bias, (size_t)c->outs * sizeof(float));
+      memcpy(out, c->bias + low, size);
     else
-      memset(out + p * c->outs, 0, (size_t)c->outs * sizeof(float));
+      memset(out, 0, size);
   }
 }
 
-/* All outputs of rows [top, bottom) of some images. */
+/* Outputs [low, high) of rows [top, bottom) of some images. */
 static void rows(const Convolution *c, int64_t image, int64_t end_image, int64_t top,
-                 int64_t bottom) {
+                 int64_t bottom, int64_t low, int64_t high) {
   for (int64_t i = image; i < end_image; i++)
-    start(c, c->out + (i * c->out_height + top) * c->out_width * c->outs,
-          (bottom - top) * c->out_width);
-  int64_t low = 0;
-  for (; low + 8 * LANE <= c->outs; low += 8 * LANE) strip(c, image, end_image, top, bottom, low, 8);
-  for (; low + 4 * LANE <= c->outs; low += 4 * LANE) strip(c, image, end_image, top, bottom, low, 4);
-  for (; low + 2 * LANE <= c->outs; low += 2 * LANE) strip(c, image, end_image, top, bottom, low, 2);
-  for (; low + LANE <= c->outs; low += LANE) strip(c, image, end_image, top, bottom, low, 1);
-  for (; low < c->outs; low += HALF) strip(c, image, end_image, top, bottom, low, 0);
+    start(c, (i * c->out_height + top) * c->out_width, (bottom - top) * c->out_width, low, high);
+  for (; low + 8 * LANE <= high; low += 8 * LANE) strip(c, image, end_image, top, bottom, low, 8);
+  for (; low + 4 * LANE <= high; low += 4 * LANE) strip(c, image, end_image, top, bottom, low, 4);
+  for (; low + 2 * LANE <= high; low += 2 * LANE) strip(c, image, end_image, top, bottom, low, 2);
+  for (; low + LANE <= high; low += LANE) strip(c, image, end_image, top, bottom, low, 1);
+  for (; low < high; low += HALF) strip(c, image, end_image, top, bottom, low, 0);
 }
 
 /* One value of one pixel added to every output it reaches; weight (KH, KW, O) of its channel. */
@@ -229,7 +229,7 @@ static inline __attribute__((always_inline)) void scatter(const Convolution *c, 
                                                           const int lanes) {
   const int64_t positions = c->kernel_height * c->kernel_width;
   float *map = c->out + image * c->out_height * c->out_width * c->outs;
-  start(c, map + top * c->out_width * c->outs, (bottom - top) * c->out_width);
+  start(c, (image * c->out_height + top) * c->out_width, (bottom - top) * c->out_width, 0, c->outs);
   for (int64_t y = 0; y < c->height; y++) {
     const int64_t down = y + c->pad_height; /* output row of kernel row 0 */
     const int64_t ky0 = down < bottom ? 0 : down - bottom + 1;
@@ -318,13 +318,8 @@ static inline __attribute__((always_inline)) void slide(const Convolution *c, co
 static inline __attribute__((always_inline)) void held(const Convolution *c, const Part *part,
                                                        const int lanes) {
   const int64_t strip = lanes * LANE;
-  for (int64_t p = part->top * c->out_width; p < part->bottom * c->out_width; p++) {
-    float *out = c->out + (part->image * c->out_height * c->out_width + p) * c->outs + part->low;
-    if (c->bias)
-      memcpy(out, c->bias + part->low, (size_t)strip * sizeof(float));
-    else
-      memset(out, 0, (size_t)strip * sizeof(float));
-  }
+  start(c, (part->image * c->out_height + part->top) * c->out_width,
+        (part->bottom - part->top) * c->out_width, part->low, part->low + strip);
   int64_t y0 = part->top - c->pad_height, y1 = part->bottom + 2 - c->pad_height;
   if (y0 < 0) y0 = 0;
   if (y1 > c->height) y1 = c->height;
@@ -377,11 +372,15 @@ void transpike_convolve(const Convolution *c) {
   const int64_t tall = map >= STRIP ? (STRIP + c->out_width - 1) / c->out_width : c->out_height;
   const int64_t groups = (c->images + together - 1) / together;
   const int64_t strips = (c->out_height + tall - 1) / tall;
-#pragma omp parallel for schedule(dynamic, 4) num_threads(c->threads) if (c->threads > 1)
-  for (int64_t task = 0; task < groups * strips; task++) {
-    const int64_t image = task / strips * together, top = task % strips * tall;
+  /* Outputs are shared out, too, where there is little else to share. */
+  const int64_t few = groups * strips < 4 * c->threads, block = few ? 8 * LANE : c->outs;
+  const int64_t blocks = (c->outs + block - 1) / block;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(c->threads) if (c->threads > 1)
+  for (int64_t task = 0; task < groups * strips * blocks; task++) {
+    const int64_t low = task % blocks * block, high = low + block < c->outs ? low + block : c->outs;
+    const int64_t image = task / blocks / strips * together, top = task / blocks % strips * tall;
     const int64_t end = image + together < c->images ? image + together : c->images;
     const int64_t bottom = top + tall < c->out_height ? top + tall : c->out_height;
-    rows(c, image, end, top, bottom);
+    rows(c, image, end, top, bottom, low, high);
   }
 }

@@ -11,7 +11,8 @@ from transpike.errors import ArgumentError
 
 DEFAULT_CHUNK = 8
 # Bytes of the largest value of a portion. On a CPU values then stay in the last-level cache and
-# below the size from which the allocator returns memory to the system at every release.
+# below the size from which the allocator returns memory to the system at every release; where one
+# sample's chunk takes more than twice that, the chunk is shorter.
 _CPU_VALUE = 8 * 2**20
 _ACCELERATOR_VALUE = 512 * 2**20
 
@@ -51,8 +52,10 @@ def portion(
     length = min(chunk or DEFAULT_CHUNK, timesteps)
     if budget is None:
         value = _CPU_VALUE if device.type == "cpu" else _ACCELERATOR_VALUE
-        fitting = value // max(1, plan.largest_value(itemsize) * length)
-        return Portion(_even(batch, fitting), length)
+        largest = max(1, plan.largest_value(itemsize))
+        if chunk is None and device.type == "cpu":
+            length = max(1, min(length, 2 * value // largest))
+        return Portion(_even(batch, value // (largest * length)), length)
     state, value = plan.bytes_per_sample(itemsize), plan.bytes_per_timestep(itemsize)
     while chunk is None and length > 1 and state + length * value > budget:
         length = (length + 1) // 2
