@@ -136,7 +136,7 @@ def test_curves_are_drawn_with_interval_ceiling_and_analog_network(folder, tmp_p
     low, high = (100 * value for value in content["accuracy_interval"][0])
     assert band["y"][0] == high and band["y"][-1] == low
     assert ceiling["y"] == [100 * content["ceiling"][str(t)] for t in (1, 2, 4)]
-    assert ann["y"] == [100 * content["ann_accuracy"]] * 2
+    assert ann["y"] == [100 * content["ann_accuracy"]] * T
 
 
 def test_several_evaluations_share_the_chart_and_get_a_table(folder, tmp_path):

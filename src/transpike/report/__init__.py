@@ -60,6 +60,7 @@ def write_report(results: Results, file: str | Path, *, title: str | None = None
 def _page(results: Results, title: str | None) -> str:
     try:
         import jinja2
+        from markupsafe import Markup
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise ArgumentError(
@@ -72,9 +73,9 @@ def _page(results: Results, title: str | None) -> str:
     sections = _sections(results)
     return template.render(
         title=title or _title(results),
-        css=jinja2.utils.markupsafe.Markup(_resource("page.css")),
-        script=jinja2.utils.markupsafe.Markup(_resource("page.js")),
-        plotly=jinja2.utils.markupsafe.Markup(get_plotlyjs()),
+        css=Markup(_resource("page.css")),
+        script=Markup(_resource("page.js")),
+        plotly=Markup(get_plotlyjs()),
         data=_page_data(sections),
         downloads=[_download(found) for found in results.files],
         settings=text.settings_tables(results),

@@ -67,14 +67,15 @@ def accuracy_chart(evaluations: Sequence[Evaluated]) -> Chart:
         data += _curve(number, one, few)
         lines[(one.content["ann_accuracy"], one.content["n"])] = None
     longest = max(one.content["timesteps"] for one in evaluations)
+    times = list(range(1, longest + 1))
     for accuracy, n in lines:
         share = _PERCENT * accuracy
         name = f"ANN {share:.2f} %" + (f", n = {n:,}" if len(lines) > 1 else "")
-        data.append(_line(name, [1, longest], [share, share], _INK, "dash", ""))
-    n = " or ".join(f"{n:,}" for n in sorted({one.content["n"] for one in evaluations}))
+        data.append(_line(name, times, [share] * longest, _INK, "dash", ""))
+    sizes = " or ".join(f"{size:,}" for size in sorted({size for _, size in lines}))
     caption = (
-        f"Accuracy after t timesteps, n = {n}. Bands: 95 % Wilson intervals; circles: the ceiling, "
-        "the quantised analog network with K·t levels; dashed: the analog network."
+        f"Accuracy after t timesteps, n = {sizes}. Bands: 95 % Wilson intervals; circles: the "
+        "ceiling, the quantised analog network with K·t levels; dashed: the analog network."
     )
     if not few:
         caption += " Click an entry of the legend to show or hide it; ceilings begin hidden."
@@ -93,11 +94,11 @@ def metric_chart(evaluations: Iterable[Evaluated]) -> Chart | None:
             number, label = len(data) // 2, f"{one.name}: {metric_label(name)}"
             times = list(range(1, e["timesteps"] + 1))
             longest = max(longest, e["timesteps"])
-            ends, ann = [1, e["timesteps"]], metric_of_ann(e, name)
+            ann = metric_of_ann(e, name)
             values = [finite(value) for value in metric_values(e, name)]
             data.append(_line(label, times, values, _series(number), "solid", ": %{y:.4f}"))
-            level = [finite(ann)] * 2
-            data.append(_line(f"{label}, ANN", ends, level, _series(number), "dash", ": %{y:.4f}"))
+            level = [finite(ann)] * len(times)
+            data.append(_line(f"{label}, ANN", times, level, _series(number), "dash", ": %{y:.4f}"))
     if not data:
         return None
     caption = "Metrics after t timesteps; dashed: the analog network."
@@ -114,8 +115,8 @@ def mask_chart(name: str, samples: Samples, scores: Mapping[str, Any]) -> Chart:
         _line("SNN against the ANN", times, scores["f1_to_ann"], _series(1), "dot", ": %{y:.4f}"),
         _line(
             "ANN against the labels",
-            [times[0], times[-1]],
-            [scores["f1_ann"]] * 2,
+            times,
+            [scores["f1_ann"]] * len(times),
             _INK,
             "dash",
             ": %{y:.4f}",

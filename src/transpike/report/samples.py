@@ -172,15 +172,17 @@ def record_samples(
     run = simulate(snn, x, timesteps, output_at=chosen, precision=precision)
     count = max(2, output.shape[1])
     width = torch.uint8 if count <= _BYTE else torch.int32
-    label = _labels(target.to(x.device), ann, count)
+    truth = _labels(target.to(x.device), ann, count)
     spiking = torch.stack([prediction(one, cut).to(width) for one in _single(run.output)])
     known = {"max_count": snn.max_count, "settings": dict(snn.settings), "precision": precision}
-    arrays = [value.to(width).cpu().numpy() for value in (label, ann, spiking)]
-    kept = np.arange(len(x)) if label.ndim > 1 else flipping(arrays[1], arrays[2])
+    label, guess, guesses = (v.to(width).cpu().numpy() for v in (truth, ann, spiking))
+    kept = np.arange(len(x)) if label.ndim > 1 else flipping(guess, guesses)
     image = _pictures(x, mean, std, kept, whole=label.ndim > 1)
     return Samples(
         chosen,
-        *arrays,
+        label,
+        guess,
+        guesses,
         image,
         kept[: len(image)],
         _names(classes, count),
@@ -240,8 +242,7 @@ def read_samples(folder: str | Path) -> Samples:
             found = {name: archive[name] for name in _ARRAYS}
         timesteps = tuple(int(t) for t in head["timesteps"])
         classes = tuple(str(name) for name in head["classes"])
-        arrays = [found[name] for name in _ARRAYS]
-        return Samples(timesteps, *arrays, classes, dict(head["facts"]))
+        return Samples(timesteps, classes=classes, facts=dict(head["facts"]), **found)
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise FileError(
             f"the samples in {str(folder)!r} are damaged or incomplete ({error}). Record them "
