@@ -74,6 +74,8 @@ ORDER = [
     "report",
     "models",
     "data",
+    "segment",
+    "pictures",
     "train",
     "demo",
     "cli",

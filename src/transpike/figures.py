@@ -38,7 +38,7 @@ def accuracy_figure(results: Mapping[str, Evaluation], title: str = "") -> Figur
     """
     if not results:
         raise ArgumentError("accuracy_figure: needed at least one result, got none.")
-    figure = _blank(_SIZE_INCHES)
+    figure = blank_figure(_SIZE_INCHES)
     axes = figure.subplots()
     first = next(iter(results.values()))
     for label, result in results.items():
@@ -56,7 +56,15 @@ def accuracy_figure(results: Mapping[str, Evaluation], title: str = "") -> Figur
     return figure
 
 
-def _blank(size_inches: tuple[float, float]) -> Figure:
+def blank_figure(size_inches: tuple[float, float]) -> Figure:
+    """An empty figure.
+
+    Args:
+        size_inches: width and height.
+
+    Raises:
+        ArgumentError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -123,7 +131,7 @@ def diagnosis_figure(diagnosis: Diagnosis, title: str = "") -> Figure:
         ArgumentError: matplotlib is not installed.
     """
     names = [site.name for site in diagnosis.sites]
-    figure = _blank((max(7.0, 2.5 + 0.34 * len(names)), 8.0))
+    figure = blank_figure((max(7.0, 2.5 + 0.34 * len(names)), 8.0))
     upper, middle, lower = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.2, 2))
     _draw_parts(upper, diagnosis)
     positions = range(len(names))
@@ -196,7 +204,7 @@ def cost_figure(cost: Cost, title: str = "") -> Figure:
         ArgumentError: matplotlib is not installed.
     """
     weighted = [row for row in cost.operations if row.counts.ann_macs > 0]
-    figure = _blank((max(8.0, 4.5 + 0.3 * len(weighted)), 4.8))
+    figure = blank_figure((max(8.0, 4.5 + 0.3 * len(weighted)), 4.8))
     left, right = figure.subplots(1, 2, width_ratios=(max(4.0, 0.3 * len(weighted)), 3.2))
     positions = range(len(weighted))
     spikes = [row.counts.accumulates / 1e6 for row in weighted]
@@ -243,4 +251,4 @@ def _draw_energy(axes: Axes, cost: Cost) -> None:
     axes.legend(fontsize="small", loc="upper center", ncols=3)
 
 
-__all__ = ["accuracy_figure", "cost_figure", "diagnosis_figure"]
+__all__ = ["accuracy_figure", "blank_figure", "cost_figure", "diagnosis_figure"]
