@@ -1,7 +1,7 @@
 """The command line: results go to stdout, progress to stderr, bad input ends with code 2.
 
 Each command has its name in the module that holds it: inspect and convert in `convert`; evaluate,
-diagnose and cost in `measure`; tune and compare in `methods`; report, train and demo in their own.
+diagnose and cost in `measure`; tune and compare in `methods`; the others in their own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import transpike as tp
-from transpike.cli import convert, demo, measure, methods, report, train
+from transpike.cli import convert, demo, measure, methods, report, segment, train
 
 USER_ERROR = 2  # exit code, the same that wrong options give
 _COMMANDS = (
@@ -23,6 +23,7 @@ _COMMANDS = (
     measure.cost,
     methods.tune,
     methods.compare,
+    segment.segment,
     report.report,
     train.train,
     demo.demo,

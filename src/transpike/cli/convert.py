@@ -27,15 +27,21 @@ from transpike.cli.options import (
     RecipeOption,
     SeedOption,
     ThresholdOption,
+    TileOption,
     WeightsOption,
 )
 from transpike.cli.output import plain, write_json
-from transpike.cli.run import Run, open_device
-from transpike.data import open_data
+from transpike.cli.run import data_shape, open_run
 from transpike.models import build_model
 from transpike.specs import parse_shape
 
-_DEFAULT_SHAPES: Mapping[str, tuple[int, ...]] = {"resnet20": (3, 32, 32), "digits_cnn": (1, 8, 8)}
+_DEFAULT_SHAPES: Mapping[str, tuple[int, ...]] = {
+    "resnet20": (3, 32, 32),
+    "vgg-cifar": (3, 32, 32),
+    "unet": (1, 256, 256),
+    "unet-sigmoid": (1, 256, 256),
+    "digits_cnn": (1, 8, 8),
+}
 _IMAGENET_SHAPE = (3, 224, 224)
 
 
@@ -45,6 +51,7 @@ def inspect(
     data: Annotated[
         str | None, typer.Option("--data", help="Take the input shape from this data set.")
     ] = None,
+    tile: TileOption = None,
     input_shape: Annotated[
         str | None, typer.Option("--input-shape", help="Of one input, as 3x224x224.")
     ] = None,
@@ -52,12 +59,14 @@ def inspect(
     json_file: JsonOption = None,
 ) -> None:
     """Print what a conversion would do: sites, what each operation becomes, what is refused."""
+    if tile is not None and (data is None or input_shape is not None):
+        raise tp.ArgumentError("--tile: for volumes only. Give it with --data lucchi:PATH alone.")
     if input_shape is not None:
         shape = parse_shape(input_shape)
     elif data is not None:
-        shape = open_data(data).input_shape
+        shape = data_shape(data, tile)
     else:
-        shape = _DEFAULT_SHAPES.get(model, _IMAGENET_SHAPE)
+        shape = _DEFAULT_SHAPES.get(model.partition(":")[0], _IMAGENET_SHAPE)
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     report = tp.inspect(build_model(model, weights, num_classes), example)
     typer.echo(str(report))
@@ -70,6 +79,7 @@ def convert(
     weights: WeightsOption = None,
     num_classes: ClassesOption = None,
     data: DataOption = "digits",
+    tile: TileOption = None,
     neuron: NeuronOption = None,
     threshold: ThresholdOption = None,
     granularity: GranularityOption = None,
@@ -84,7 +94,7 @@ def convert(
         ),
     ] = None,
     seed: SeedOption = 0,
-    batch_size: BatchOption = 128,
+    batch_size: BatchOption = None,
     device: DeviceOption = "cpu",
     json_file: JsonOption = None,
 ) -> None:
@@ -100,8 +110,8 @@ def convert(
         calibrate,
         recipe,
     )
-    run = Run(open_data(data), open_device(device), batch_size, seed)
-    snn = run.convert(model, choices, timesteps)
+    run = open_run(data, device, batch_size, seed, tile=tile)
+    snn, _ = run.convert(model, choices, timesteps)
     tp.save(snn, output)
     typer.echo(
         f"saved {output}: {len(snn.network.sites)} sites, {snn.network.neurons} neurons\n"
@@ -116,8 +126,11 @@ def convert(
         }
         for site in snn.network.sites
     ]
-    summary = {"folder": str(output), "sites": sites, "neurons": snn.network.neurons}
-    settings = plain(dict(snn.settings))
-    write_json(
-        json_file, {**summary, "settings": settings, **run.record(model, data, choices, snn)}
-    )
+    content = {
+        "folder": str(output),
+        "sites": sites,
+        "neurons": snn.network.neurons,
+        "settings": plain(dict(snn.settings)),
+        **run.record(model, data, choices, snn.network),
+    }
+    write_json(json_file, content)

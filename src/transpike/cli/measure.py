@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import transpike as tp
+from transpike.cli.masks import MaskScores, against_ann, mask_table
 from transpike.cli.options import (
     BatchOption,
     CalibrationOption,
@@ -25,17 +26,19 @@ from transpike.cli.options import (
     RecipeOption,
     SavedOrModelArgument,
     SeedOption,
+    SplitOption,
     ThresholdOption,
+    TileOption,
     TimestepsOption,
     WeightsOption,
 )
 from transpike.cli.output import plain, progress_bar, write_figure, write_json
-from transpike.cli.run import Run, open_device
-from transpike.data import open_data
+from transpike.cli.run import is_volumes, open_run
 from transpike.figures import cost_figure, diagnosis_figure
 from transpike.models import build_model
 
 _INTERRUPTED = 130  # the shell's code for Ctrl-C
+_TOGETHER = 50  # images in a batch whose values are all kept
 _TIMESTEPS = 32  # of a run where neither the user nor a recipe says
 
 
@@ -46,6 +49,8 @@ def evaluate(
     weights: WeightsOption = None,
     num_classes: ClassesOption = None,
     data: DataOption = "digits",
+    tile: TileOption = None,
+    split: SplitOption = None,
     neuron: NeuronOption = None,
     threshold: ThresholdOption = None,
     granularity: GranularityOption = None,
@@ -61,7 +66,7 @@ def evaluate(
         int | None, typer.Option("--limit", help="Use a random part of the test images.")
     ] = None,
     seed: SeedOption = 0,
-    batch_size: BatchOption = 128,
+    batch_size: BatchOption = None,
     device: DeviceOption = "cpu",
     precision: Annotated[
         str,
@@ -96,17 +101,19 @@ def evaluate(
         calibrate,
         recipe,
     )
-    run = Run(open_data(data), open_device(device), batch_size, seed)
+    run = open_run(data, device, batch_size, seed, tile=tile, split=split)
     if timesteps is None:
         timesteps = _TIMESTEPS if recipe is None else tp.Recipe.load(recipe).timesteps
-    snn, used = run.loaded_or_converted(model, choices, timesteps)
-    test = run.data.test if limit is None else run.data.test.subset(limit, seed)
+    snn, used = run.loaded_or_converted(model, choices, timesteps, whole=True)
+    test = run.test_images(snn.network, limit, strict=True)
     rule = run.stopping_rule(snn, until, timesteps, choices)
+    metric = MaskScores(snn.network) if is_volumes(data) else None
     with progress_bar("evaluate (images x timesteps)", len(test) * timesteps) as progress:
         result = tp.evaluate(
             snn,
             run.batches(test),
             timesteps,
+            metric=metric,
             precision=precision,
             compare_exact=compare_exact,
             until=rule,
@@ -114,9 +121,11 @@ def evaluate(
             progress=progress,
         )
     typer.echo(str(result))
-    record = run.record(model, data, used, snn)
-    stopping = None if rule is None else asdict(rule)
-    write_json(json_file, {**result.to_dict(), "limit": limit, "until": stopping, **record})
+    content = {**result.to_dict(), "limit": limit, "until": None if rule is None else asdict(rule)}
+    if metric is not None:
+        content["mask_agreement"] = against_ann(result)
+        typer.echo(f"\n{mask_table(result, content['mask_agreement'])}")
+    write_json(json_file, {**content, **run.record(model, data, used, snn.network)})
     if result.interrupted:
         raise typer.Exit(_INTERRUPTED)
 
@@ -126,6 +135,8 @@ def diagnose(
     weights: WeightsOption = None,
     num_classes: ClassesOption = None,
     data: DataOption = "digits",
+    tile: TileOption = None,
+    split: SplitOption = None,
     neuron: NeuronOption = None,
     threshold: ThresholdOption = None,
     granularity: GranularityOption = None,
@@ -134,7 +145,7 @@ def diagnose(
     timesteps: TimestepsOption = 32,
     limit: LimitOption = 200,
     seed: SeedOption = 0,
-    batch_size: BatchOption = 50,
+    batch_size: BatchOption = None,
     device: DeviceOption = "cpu",
     figure: FigureOption = None,
     json_file: JsonOption = None,
@@ -143,9 +154,9 @@ def diagnose(
     choices = Choices(
         weights, num_classes, neuron, threshold, granularity, initial_membrane, calibration_size
     )
-    run = Run(open_data(data), open_device(device), batch_size, seed)
+    run = open_run(data, device, batch_size, seed, together=_TOGETHER, tile=tile, split=split)
     snn, used = run.loaded_or_converted(model, choices, timesteps)
-    images = run.test_images(limit)
+    images = run.test_images(snn.network, limit)
     # Without a file of weights the model would be built anew with other random ones.
     original = build_model(model, weights, num_classes) if used and weights else None
     with progress_bar("diagnose", len(images)) as progress:
@@ -154,7 +165,7 @@ def diagnose(
     write_figure(figure, diagnosis_figure, result)
     write_json(
         json_file,
-        {**plain(result.to_dict()), "limit": limit, **run.record(model, data, used, snn)},
+        {**plain(result.to_dict()), "limit": limit, **run.record(model, data, used, snn.network)},
     )
 
 
@@ -163,6 +174,8 @@ def cost(
     weights: WeightsOption = None,
     num_classes: ClassesOption = None,
     data: DataOption = "digits",
+    tile: TileOption = None,
+    split: SplitOption = None,
     neuron: NeuronOption = None,
     threshold: ThresholdOption = None,
     granularity: GranularityOption = None,
@@ -171,7 +184,7 @@ def cost(
     timesteps: TimestepsOption = 32,
     limit: LimitOption = 200,
     seed: SeedOption = 0,
-    batch_size: BatchOption = 50,
+    batch_size: BatchOption = None,
     device: DeviceOption = "cpu",
     figure: FigureOption = None,
     json_file: JsonOption = None,
@@ -180,14 +193,14 @@ def cost(
     choices = Choices(
         weights, num_classes, neuron, threshold, granularity, initial_membrane, calibration_size
     )
-    run = Run(open_data(data), open_device(device), batch_size, seed)
+    run = open_run(data, device, batch_size, seed, together=_TOGETHER, tile=tile, split=split)
     snn, used = run.loaded_or_converted(model, choices, timesteps)
-    images = run.test_images(limit)
+    images = run.test_images(snn.network, limit)
     with progress_bar("cost", len(images)) as progress:
         result = tp.measure_cost(snn, run.batches(images), timesteps, progress=progress)
     typer.echo(str(result))
     write_figure(figure, cost_figure, result)
     write_json(
         json_file,
-        {**plain(result.to_dict()), "limit": limit, **run.record(model, data, used, snn)},
+        {**plain(result.to_dict()), "limit": limit, **run.record(model, data, used, snn.network)},
     )

@@ -20,12 +20,13 @@ from transpike.cli.options import (
     LimitOption,
     ModelArgument,
     SeedOption,
+    SplitOption,
+    TileOption,
     TimestepsOption,
     WeightsOption,
 )
 from transpike.cli.output import plain, progress_bar, provenance, write_json
-from transpike.cli.run import Run, open_device
-from transpike.data import open_data
+from transpike.cli.run import open_run
 
 
 def tune(
@@ -35,6 +36,7 @@ def tune(
     weights: WeightsOption = None,
     num_classes: ClassesOption = None,
     data: DataOption = "digits",
+    tile: TileOption = None,
     max_count: Annotated[
         int, typer.Option("--max-count", min=1, help="Largest count per timestep.")
     ] = 1,
@@ -47,13 +49,13 @@ def tune(
     ] = None,
     calibration_size: CalibrationOption = None,
     seed: SeedOption = 0,
-    batch_size: BatchOption = 128,
+    batch_size: BatchOption = None,
     device: DeviceOption = "cpu",
     json_file: JsonOption = None,
 ) -> None:
     """Choose the recipe for a budget by fidelity on held-out training images; needs no labels."""
     choices = Choices(weights, num_classes, None, None, None, None, calibration_size)
-    run = Run(open_data(data), open_device(device), batch_size, seed)
+    run = open_run(data, device, batch_size, seed, tile=tile)
     network, images = run.captured(model, choices)
     with progress_bar("tune", None) as progress:
         result = tp.tune(
@@ -68,6 +70,7 @@ def tune(
         )
     result.recipe.save(output)
     command = ["transpike", "evaluate", model, "--recipe", str(output), "--data", data]
+    command += [] if tile is None else ["--tile", str(tile)]
     command += [] if weights is None else ["--weights", str(weights)]
     command += [] if num_classes is None else ["--num-classes", str(num_classes)]
     typer.echo(f"{result}\n\nsaved {output}\nuse it with: {shlex.join(command)}")
@@ -81,6 +84,8 @@ def compare(
     weights: WeightsOption = None,
     num_classes: ClassesOption = None,
     data: DataOption = "digits",
+    tile: TileOption = None,
+    split: SplitOption = None,
     max_count: Annotated[
         int, typer.Option("--max-count", min=1, help="K of the methods that have one.")
     ] = 1,
@@ -90,19 +95,19 @@ def compare(
     calibration_size: CalibrationOption = None,
     limit: LimitOption = None,
     seed: SeedOption = 0,
-    batch_size: BatchOption = 128,
+    batch_size: BatchOption = None,
     device: DeviceOption = "cpu",
     json_file: JsonOption = None,
 ) -> None:
     """Print one table of methods on one network, all on the same test images."""
     choices = Choices(weights, num_classes, None, None, None, None, calibration_size)
-    run = Run(open_data(data), open_device(device), batch_size, seed)
+    run = open_run(data, device, batch_size, seed, tile=tile, split=split)
     network, images = run.captured(model, choices)
     recipes = tp.methods(timesteps, max_count)
     recipes |= {f"recipe {file}": tp.Recipe.load(file) for file in recipe or []}
-    test = list(run.batches(run.test_images(limit)))
+    test = list(run.batches(run.test_images(network, limit)))
     with progress_bar("compare", len(recipes)) as progress:
         result = tp.compare(network, images, test, recipes, progress=progress)
     typer.echo(str(result))
-    content = {**result.to_dict(), "limit": limit, **run.record(model, data, choices, None)}
+    content = {**result.to_dict(), "limit": limit, **run.record(model, data, choices, network)}
     write_json(json_file, plain(content))

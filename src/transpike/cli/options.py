@@ -12,7 +12,8 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="resnet20, digits_cnn, torchvision:NAME, timm:NAME or package.module:factory.",
+        help="resnet20, vgg-cifar, unet:WIDTH, unet-sigmoid:WIDTH, digits_cnn, torchvision:NAME, "
+        "timm:NAME or package.module:factory.",
     ),
 ]
 WeightsOption = Annotated[
@@ -23,7 +24,10 @@ ClassesOption = Annotated[
 ]
 DataOption = Annotated[
     str,
-    typer.Option("--data", help="digits, cifar10:PATH or folder:PATH; calibrates on its train."),
+    typer.Option(
+        "--data",
+        help="digits, cifar10:PATH, folder:PATH or lucchi:PATH; calibrates on its train.",
+    ),
 ]
 NeuronOption = Annotated[
     str | None,
@@ -46,7 +50,11 @@ MembraneOption = Annotated[
 ]
 CalibrationOption = Annotated[
     int | None,
-    typer.Option("--calibration-size", min=1, help="Training images used (default 512)."),
+    typer.Option(
+        "--calibration-size",
+        min=1,
+        help="Training images used (default 512), or tiles of training slices (default 64).",
+    ),
 ]
 PassesOption = Annotated[
     str | None,
@@ -69,7 +77,27 @@ FigureOption = Annotated[
     Path | None, typer.Option("-o", "--output", help="Also draw it into this file (.png, .svg).")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of every random choice.")]
-BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        help="Images at a time (default 128, of diagnose and cost 50; of volumes a megapixel).",
+    ),
+]
+TileOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tile",
+        min=1,
+        help="Of volumes: side in pixels of the tiles they are cut into (default 256, and whole "
+        "test slices to evaluate).",
+    ),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option("--split", help="Of volumes: measure on test (default), or on val, held out."),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Also write the result to this file.")

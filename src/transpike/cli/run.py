@@ -8,48 +8,81 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import transpike as tp
 from transpike.cli.options import Choices
 from transpike.cli.output import progress_bar, provenance
-from transpike.data import Dataset, Split
+from transpike.data import Normalisation, Split, VolumeSplit, open_data, open_volumes
 from transpike.demo import CALIBRATION_SIZE
 from transpike.models import build_model
+from transpike.receptive import receptive_field
+from transpike.segment import resized
 from transpike.specs import parse_neuron, parse_passes, parse_threshold, parse_until
 
 _CONFIG_FILE = "config.json"  # what a saved network is recognised by
+_TOGETHER = 128  # images in a batch
+_CALIBRATION_TILES = 64
+_CALIBRATION_SIDE = 256  # pixels of a tile of a training slice, at most
+_PIXELS_TOGETHER = 2**20  # in a batch of tiles or slices
 
 
 @dataclass(frozen=True)
 class Run:
-    """The data and the machine of one command."""
+    """The data and the machine of one command.
 
-    data: Dataset
+    Args:
+        train: what calibration draws from.
+        test: what is measured on.
+        classes: their names, in label order.
+        device: of the network.
+        batch_size: images or tiles at a time; None for tiles of a megapixel together.
+        seed: of every random choice.
+        tile: side of the tiles that the user wants of volumes, pixels.
+        part: of volumes, that `test` is: test or val.
+    """
+
+    train: Split | VolumeSplit
+    test: Split | VolumeSplit
+    classes: tuple[str, ...]
     device: torch.device
-    batch_size: int
+    batch_size: int | None
     seed: int
+    tile: int | None = None
+    part: str = "test"
 
-    def batches(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the input."""
+        return self.test.normalisation
+
+    def at_once(self, split: Split | VolumeSplit) -> int:
+        """Images or tiles in a batch."""
+        if self.batch_size is not None:
+            return self.batch_size
+        assert isinstance(split, VolumeSplit)
+        height, width = split.tile_shape
+        return max(1, _PIXELS_TOGETHER // (height * width))
+
+    def batches(self, split: Split | VolumeSplit) -> Iterator[tuple[Tensor, Tensor]]:
         """The split's batches, on the device."""
-        for images, labels in split.batches(self.batch_size):
+        for images, labels in split.batches(self.at_once(split)):
             yield images.to(self.device), labels.to(self.device)
 
-    def count(self, images: int) -> int:
-        """Number of batches."""
-        return -(-images // self.batch_size)
-
-    def convert(self, name: str, choices: Choices, timesteps: int | None) -> tp.SpikingNetwork:
-        """Builds, captures, calibrates and converts the model `name`."""
+    def convert(
+        self, name: str, choices: Choices, timesteps: int | None
+    ) -> tuple[tp.SpikingNetwork, nn.Module]:
+        """Builds, captures, calibrates and converts the model `name`; also returns the model."""
         recipe = self.recipe(choices, timesteps)
         model = build_model(name, choices.weights, choices.num_classes).to(self.device)
         images = self.calibration_images(choices)
         example, _ = next(self.batches(images))
         network = tp.capture(model, example)
-        with progress_bar("calibrate", self.count(len(images))) as progress:
+        count = -(-len(images) // self.at_once(images))
+        with progress_bar("calibrate", count) as progress:
             calibration = tp.calibrate(network, self.batches(images), progress=progress)
         inputs = [x for x, _ in self.batches(images)] if recipe.calibrate else None
-        return tp.convert(
+        snn = tp.convert(
             network,
             calibration,
             neuron=recipe.neuron,
@@ -58,6 +91,7 @@ class Run:
             calibrate=recipe.calibrate,
             batches=inputs,
         )
+        return snn, model
 
     def recipe(self, choices: Choices, timesteps: int | None) -> tp.Recipe:
         """The recipe of `--recipe`, or what the other options say."""
@@ -89,29 +123,60 @@ class Run:
         return tp.capture(model, images[0]), images
 
     def loaded_or_converted(
-        self, model: str, choices: Choices, timesteps: int
+        self, model: str, choices: Choices, timesteps: int, *, whole: bool = False
     ) -> tuple[tp.SpikingNetwork, Choices | None]:
-        """A saved network, or the model converted now with these choices."""
-        if not (Path(model) / _CONFIG_FILE).is_file():
-            return self.convert(model, choices, timesteps), choices
-        if choices.given():
+        """A saved network, or the model converted now with these choices.
+
+        With `whole` a network converted now takes whole slices of volumes, where it can and no
+        tile is given.
+        """
+        if not is_saved(model):
+            snn, built = self.convert(model, choices, timesteps)
+            if whole and self.tile is None and isinstance(self.test, VolumeSplit):
+                snn = _for_whole_slices(snn, built, self.test.slice_shape)
+            return snn, choices
+        return load_saved(model, choices, self.device), None
+
+    def test_images(
+        self, network: tp.Network, limit: int | None, *, strict: bool = False
+    ) -> Split | VolumeSplit:
+        """A random part of the test images, or of the tiles or slices the network takes.
+
+        Args:
+            network: its input decides between tiles and slices.
+            limit: at most so many; all where None.
+            strict: refuse a limit above what there is.
+        """
+        found = self.test
+        if isinstance(found, VolumeSplit):
+            found = found.with_tile(self._tile_of(network, found))
+        if limit is None:
+            return found
+        return found.subset(limit if strict else min(limit, len(found)), self.seed)
+
+    def _tile_of(self, network: tp.Network, split: VolumeSplit) -> int | None:
+        """Side of the tiles that fit the network's input; None for whole slices."""
+        shape = network.input_shape
+        if self.tile is not None and shape != (1, self.tile, self.tile):
             raise tp.ArgumentError(
-                f"{model!r} is a converted network: {', '.join(choices.given())} cannot change it. "
-                "Leave these options out, or convert again."
+                f"--tile {self.tile}: the saved network takes inputs of {shape}. Leave the option "
+                f"out, or convert again with --tile {self.tile}."
             )
-        return tp.load(model).to(self.device), None
+        if shape == (1, *split.slice_shape):
+            return None
+        if len(shape) != 3 or shape[0] != 1 or shape[1] != shape[2]:
+            raise tp.ArgumentError(
+                f"volumes are cut into square tiles (1, N, N), and the network takes {shape}. "
+                "Convert it with --data lucchi:PATH."
+            )
+        return shape[1]
 
-    def test_images(self, limit: int | None) -> Split:
-        """A random part of the test images, at most `limit`."""
-        count = len(self.data.test)
-        return (
-            self.data.test if limit is None else self.data.test.subset(min(limit, count), self.seed)
-        )
-
-    def calibration_images(self, choices: Choices) -> Split:
-        """A random part of the training images."""
-        wanted = choices.calibration_size or CALIBRATION_SIZE
-        return self.data.train.subset(wanted, self.seed)
+    def calibration_images(self, choices: Choices) -> Split | VolumeSplit:
+        """A random part of the training images, or of tiles of the training slices."""
+        wanted = choices.calibration_size
+        if wanted is None and isinstance(self.train, VolumeSplit):
+            wanted = min(_CALIBRATION_TILES, len(self.train))
+        return self.train.subset(wanted or CALIBRATION_SIZE, self.seed)
 
     def stopping_rule(
         self, snn: tp.SpikingNetwork, text: str | None, timesteps: int, choices: Choices
@@ -119,6 +184,11 @@ class Run:
         """The rule of `--until`, its threshold taken from training images where none is given."""
         if text is None:
             return None
+        if isinstance(self.train, VolumeSplit):
+            raise tp.ArgumentError(
+                "--until: early stopping is for classification, and these data are volumes. Leave "
+                "the option out."
+            )
         rule, threshold = parse_until(text)
         if threshold is not None:
             return tp.Until(rule, threshold)
@@ -126,22 +196,140 @@ class Run:
         return tp.fit_until(snn, images, timesteps, rule=rule)
 
     def record(
-        self, model: str, data: str, choices: Choices | None, snn: tp.SpikingNetwork | None
+        self, model: str, data: str, choices: Choices | None, network: tp.Network
     ) -> dict[str, Any]:
         """What a result needs to be repeated; a saved network keeps its own calibration."""
         calibration: dict[str, Any] | None = None
         if choices is not None:
             used = self.calibration_images(choices)
             calibration = {"data": data, "split": "train", "n": len(used), "seed": self.seed}
+            if isinstance(used, VolumeSplit):
+                calibration["tile"] = list(used.tile_shape)
+        volumes: dict[str, Any] = {}
+        if isinstance(self.test, VolumeSplit):
+            volumes = {"split": self.part, "tile": list(network.input_shape[1:])}
         return {
             "model": model,
             "data": data,
-            "normalisation": self.data.normalisation.to_dict(),
+            **volumes,
+            "normalisation": self.normalisation.to_dict(),
             "calibration": calibration,
             "batch_size": self.batch_size,
             "device": str(self.device),
             **provenance(self.seed),
         }
+
+
+def open_run(
+    data: str,
+    device: str,
+    batch_size: int | None,
+    seed: int,
+    *,
+    together: int = _TOGETHER,
+    tile: int | None = None,
+    split: str | None = None,
+    normalisation: Normalisation | None = None,
+) -> Run:
+    """Opens the data and the device of a command.
+
+    Args:
+        data: what `open_data` or `open_volumes` takes.
+        device: of the network.
+        batch_size: of `--batch-size`.
+        seed: of `--seed`.
+        together: images in a batch where no batch size is given.
+        tile: of `--tile`.
+        split: of `--split`.
+        normalisation: of the input; the data's own where None.
+
+    Raises:
+        ArgumentError: an option is unknown or does not go with the data.
+        FileError: the data are missing or damaged.
+        DataError: the data are unusable.
+    """
+    if not is_volumes(data):
+        options = {"--tile": tile, "--split": split}
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise tp.ArgumentError(
+                f"{', '.join(given)}: for volumes only, as --data lucchi:PATH. Leave it out."
+            )
+        images = open_data(data, normalisation)
+        size = batch_size or together
+        return Run(images.train, images.test, images.classes, open_device(device), size, seed)
+    volumes = open_volumes(data, normalisation)
+    parts = {"test": volumes.test, "val": volumes.validation}
+    part = split or "test"
+    if part not in parts:
+        raise tp.ArgumentError(f"--split: needed test or val, got {split!r}.")
+    chosen = volumes.train.tile if tile is None else tile
+    train = volumes.train.with_tile(chosen or _default_side(volumes.train.slice_shape))
+    test = parts[part].with_tile(chosen)
+    classes = volumes.classes
+    return Run(train, test, classes, open_device(device), batch_size, seed, chosen, part)
+
+
+def data_shape(data: str, tile: int | None) -> tuple[int, ...]:
+    """Shape of one input: an image, or the tile of volumes that calibration sees.
+
+    Raises:
+        ArgumentError: see `open_run`.
+        FileError: see `open_run`.
+        DataError: see `open_run`.
+    """
+    if not is_volumes(data) and tile is None:
+        return open_data(data).input_shape
+    train = open_run(data, "cpu", None, 0, tile=tile).train
+    assert isinstance(train, VolumeSplit)
+    return (1, *train.tile_shape)
+
+
+def is_volumes(data: str) -> bool:
+    """Whether these are volumes with masks."""
+    return data.partition(":")[0] == "lucchi"
+
+
+def is_saved(model: str) -> bool:
+    """Whether this is a folder that holds a converted network."""
+    return (Path(model) / _CONFIG_FILE).is_file()
+
+
+def load_saved(model: str, choices: Choices, device: torch.device) -> tp.SpikingNetwork:
+    """A converted network from its folder.
+
+    Raises:
+        ArgumentError: options were given that decide a conversion.
+        FileError: the folder is damaged.
+    """
+    if choices.given():
+        raise tp.ArgumentError(
+            f"{model!r} is a converted network: {', '.join(choices.given())} cannot change it. "
+            "Leave these options out, or convert again."
+        )
+    return tp.load(model).to(device)
+
+
+def _default_side(shape: tuple[int, int]) -> int:
+    """The largest power of two that fits, which suits networks that halve the size; at most 256."""
+    side = min(_CALIBRATION_SIDE, *shape)
+    return 1 << (side.bit_length() - 1)
+
+
+def _for_whole_slices(
+    snn: tp.SpikingNetwork, model: nn.Module, shape: tuple[int, int]
+) -> tp.SpikingNetwork:
+    """The network for whole slices, or as it is where it is not fully convolutional."""
+    try:
+        strides = receptive_field(snn.network).alignment
+    except tp.UnsupportedError:
+        return snn
+    if any(side % stride for side, stride in zip(shape, strides, strict=True)):
+        raise tp.ArgumentError(
+            f"slices of {shape[0]} x {shape[1]} pixels: the network needs multiples of "
+            f"{strides[0]} x {strides[1]}. Cut them into tiles, with --tile N."
+        )
+    return snn if shape == snn.network.input_shape[1:] else resized(snn, model, shape)
 
 
 def open_device(name: str) -> torch.device:
