@@ -476,3 +476,53 @@ def test_command(folder, tmp_path):
     assert "<title>A &amp; B</title>" in file.read_text(encoding="utf-8")
     refused = CliRunner().invoke(app, ["report", str(tmp_path), "-o", str(file)])
     assert refused.exit_code == 2 and "holds no JSON file" in refused.stderr
+
+
+def _run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_evaluate_records_samples_of_what_it_evaluates(tmp_path):
+    options = ("--calibration-size", 32, "--batch-size", 16, "--timesteps", T, "--limit", 40)
+    files = ("--json", tmp_path / "evaluate.json", "--samples", tmp_path)
+    result = _run("evaluate", "digits_cnn", *options, *files)
+    assert result.exit_code == 0, result.stderr
+    content = json.loads((tmp_path / "evaluate.json").read_text())
+    samples = read_samples(tmp_path)
+    assert samples.kind == "classification" and len(samples) == 40
+    assert samples.facts["model"] == "digits_cnn" and samples.classes[3] == "3"
+    assert [float((one == samples.label).mean()) for one in samples.snn] == content["accuracy"]
+    assert _run("report", tmp_path, "-o", tmp_path / "r.html").exit_code == 0
+
+
+def test_evaluate_records_the_first_slices_of_volumes(tmp_path):
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for kind in ("images", "labels"):
+            (tmp_path / part / kind).mkdir(parents=True)
+        for k in range(6):
+            image = generator.integers(0, 256, (32, 48)).astype(np.uint8)
+            Image.fromarray(image).save(tmp_path / part / "images" / f"{k}.png")
+            Image.fromarray((image > 128) * np.uint8(255)).save(
+                tmp_path / part / "labels" / f"{k}.png"
+            )
+    options = ("--calibration-size", 2, "--tile", 16, "--timesteps", T, "--data")
+    out = tmp_path / "out"
+    result = _run(
+        "evaluate", "unet:2", *options, f"lucchi:{tmp_path}", "--limit", 5, "--samples", out
+    )
+    assert result.exit_code == 0, result.stderr
+    samples = read_samples(out)
+    assert samples.kind == "segmentation" and samples.label.shape == (4, 16, 16)
+    assert np.array_equal(samples.label, samples.image > 128)
+    assert samples.classes == ("background", "mitochondrion")
+
+
+def test_samples_and_early_stopping_are_refused_together(tmp_path):
+    options = ("--calibration-size", 32, "--timesteps", T, "--limit", 10)
+    both = ("--samples", tmp_path / "s", "--until", "margin:0.9")
+    result = _run("evaluate", "digits_cnn", *options, *both)
+    assert result.exit_code == 2 and "Leave one of them out" in result.stderr
+    assert _run("evaluate", "digits_cnn", *options, *both[:2]).exit_code == 0  # the remedy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,6 +35,7 @@ from transpike.cli.options import (
 )
 from transpike.cli.output import plain, progress_bar, write_figure, write_json
 from transpike.cli.run import is_volumes, open_run
+from transpike.cli.samples import write_samples
 from transpike.figures import cost_figure, diagnosis_figure
 from transpike.models import build_model
 
@@ -87,6 +89,14 @@ def evaluate(
     memory: Annotated[
         int | None, typer.Option("--memory", min=1, help="MiB for values and states.")
     ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            "--samples",
+            help="Also simulate again and write predictions and pictures for transpike report into "
+            "this folder.",
+        ),
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Measure accuracy at every timestep of a model, converted now, or of a saved folder."""
@@ -101,6 +111,10 @@ def evaluate(
         calibrate,
         recipe,
     )
+    if samples is not None and until is not None:
+        raise tp.ArgumentError(
+            "--samples: records runs of full length, and --until stops them. Leave one of them out."
+        )
     run = open_run(data, device, batch_size, seed, tile=tile, split=split)
     if timesteps is None:
         timesteps = _TIMESTEPS if recipe is None else tp.Recipe.load(recipe).timesteps
@@ -125,9 +139,12 @@ def evaluate(
     if metric is not None:
         content["mask_agreement"] = against_ann(result)
         typer.echo(f"\n{mask_table(result, content['mask_agreement'])}")
-    write_json(json_file, {**content, **run.record(model, data, used, snn.network)})
+    record = run.record(model, data, used, snn.network)
+    write_json(json_file, {**content, **record})
     if result.interrupted:
         raise typer.Exit(_INTERRUPTED)
+    if samples is not None:
+        write_samples(samples, run, snn, test, timesteps, precision=precision, facts=record)
 
 
 def diagnose(

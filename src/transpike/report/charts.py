@@ -164,11 +164,13 @@ def error_chart(name: str, content: Mapping[str, Any]) -> Chart:
         }
     )
     caption = (
-        f"Mean squared error of every site in its parts, n = {content['n']:,}. Parts of opposite "
-        "sign cancel, so that the whole error can be less than their sum."
+        "Mean squared error of every site in its parts, in % of the mean squared activation, "
+        f"n = {content['n']:,}. Parts go together or cancel, so that the whole error can be more "
+        "or less than their sum."
     )
-    axis = {"title": {"text": "squared error, % of the mean squared activation"}}
+    axis = {"title": {"text": "squared error, %"}}
     layout = {**_layout(axis, _site_axis(), len(data)), "barmode": "stack", "hovermode": "closest"}
+    layout["legend"] = {**layout["legend"], "traceorder": "normal"}
     height = 130 + _ROW_PIXELS * len(sites) + _LEGEND_ROW_PIXELS * len(data)
     return Chart(name, caption, data, layout, height)
 
@@ -216,12 +218,14 @@ def energy_chart(name: str, content: Mapping[str, Any]) -> Chart:
             "name": label,
             "x": [html.escape(row["table"], quote=False) for row in rows],
             "y": [row[kind] / row["ann_pj"] for row in rows],
-            "text": [f"{row[kind] / 1e6:.3g} µJ" for row in rows],
+            "text": [f"{row[kind] / row['ann_pj']:.2f}" for row in rows],
+            "customdata": [row[kind] / 1e6 for row in rows],
             "textposition": "outside",
             "textfont": {"color": _INK},
             "cliponaxis": False,
+            "constraintext": "none",
             "marker": {"color": color},
-            "hovertemplate": "%{x}: %{text}<extra>" + label + "</extra>",
+            "hovertemplate": "%{x}: %{customdata:,.3f} µJ<extra>" + label + "</extra>",
         }
         for (label, kind), color in zip(kinds, (_series(0), _MUTED, _INK), strict=True)
     ]

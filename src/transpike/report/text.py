@@ -14,6 +14,7 @@ from transpike.report.samples import Samples
 _PICO_PER_MICRO = 1e6
 _TRIALS = 8  # of a tuning, as many as `transpike tune` prints
 _NONE = "–"
+_LONG = 8  # entries of a mapping from which on it is one row of the settings
 PART_LABELS = {
     "weights": "weights",
     "propagated": "from the sites before",
@@ -106,7 +107,7 @@ def _sentences(e: Mapping[str, Any]) -> list[str]:
     ceiling = e["ceiling"][str(timesteps)]
     things = _things(e)
     return [
-        f"{what}{where}, converted{f' with the neuron {neuron}' if neuron else ''}: {levels}.",
+        f"{what}{where}, converted{f' with the neuron “{neuron}”' if neuron else ''}: {levels}.",
         f"At T = {timesteps} the spiking network is right on {percent(e['accuracy'][-1])} "
         f"(95 % interval {interval(e['accuracy_interval'][-1])}) and the analog network on "
         f"{percent(e['ann_accuracy'])} ({interval(e['ann_accuracy_interval'])}), n = {things}.",
@@ -408,7 +409,9 @@ def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _flat(value: Any, place: str = "") -> list[tuple[str, str]]:
-    """Every leaf with its dotted place."""
+    """Every leaf with its dotted place; long lists of numbers by name in one row."""
+    if isinstance(value, Mapping) and len(value) > _LONG and all(map(_scalar, value.values())):
+        return [(place, ", ".join(f"{key}: {item}" for key, item in value.items()))]
     if isinstance(value, Mapping):
         pairs = [(f"{place}.{key}" if place else str(key), item) for key, item in value.items()]
         return [row for name, item in pairs for row in _flat(item, name)]
@@ -417,6 +420,10 @@ def _flat(value: Any, place: str = "") -> list[tuple[str, str]]:
     if isinstance(value, list):
         return [(place, ", ".join(map(str, value)))]
     return [(place, "" if value is None else str(value))]
+
+
+def _scalar(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 __all__ = ["PART_LABELS", "Paragraphs", "Table"]
