@@ -5,16 +5,21 @@
 
 With weights of few bits both are equal (see the tests). With trained float32 weights, sums in
 another order may round otherwise, and a membrane next to its threshold may then fire a step earlier
-or later; what follows from such a flip in later layers is counted too.
+or later. One such flip changes what later layers see, and so counts there. Counted apart:
+
+- flips: where the image's earlier layers, up to that timestep, and the neuron itself still agree;
+- differing: all counts that differ, with what follows from flips.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import transpike as tp
 from transpike.data import open_data
@@ -28,17 +33,39 @@ NEURONS = {
 }
 
 
-def differing(snn: tp.SpikingNetwork, x: torch.Tensor, timesteps: int) -> tuple[int, int]:
-    """Counts (one per neuron and timestep) that differ, and all of them."""
-    sites = list(snn.steps)
-    slow = tp.simulate_reference(snn, x, timesteps, record=sites)
-    fast = tp.simulate(snn, x, timesteps, record=sites)
-    flips = values = 0
-    for name in sites:
-        one, other = slow.records[name].counts, fast.records[name].counts
-        flips += int((one != other).sum())
-        values += one.numel()
-    return flips, values
+@dataclass
+class Found:
+    """Counts, one per neuron and timestep.
+
+    Attributes:
+        flips: that differ although nothing before them does.
+        clean: before which nothing differs.
+        differing: that differ.
+        values: all.
+    """
+
+    flips: int = 0
+    clean: int = 0
+    differing: int = 0
+    values: int = 0
+
+    def add(self, snn: tp.SpikingNetwork, x: Tensor, timesteps: int) -> None:
+        """Simulate a batch with both."""
+        sites = list(snn.steps)
+        slow = tp.simulate_reference(snn, x, timesteps, record=sites)
+        fast = tp.simulate(snn, x, timesteps, record=sites)
+        # (T, B): whether a layer before differs at t or before.
+        tainted = torch.zeros(timesteps, len(x), dtype=torch.bool)
+        for name in sites:
+            other = slow.records[name].counts != fast.records[name].counts
+            other = other.flatten(2)  # (T, B, N)
+            fresh = ~tainted.unsqueeze(2)
+            again = other.cumsum(0) - other.int() > 0  # the neuron differed before
+            self.flips += int((other & fresh & ~again).sum())
+            self.clean += int((fresh & ~again).sum())
+            self.differing += int(other.sum())
+            self.values += other.numel()
+            tainted |= other.any(2).cummax(0).values
 
 
 def main() -> None:
@@ -59,12 +86,16 @@ def main() -> None:
     found = {}
     for name, neuron in NEURONS.items():
         snn = tp.convert(network, statistics, neuron=neuron)
-        flips = values = 0
+        tally = Found()
         for x, _ in data.test.subset(args.images, 0).batches(args.batch_size):
-            pair = differing(snn, x, args.timesteps)
-            flips, values = flips + pair[0], values + pair[1]
-        found[name] = {"flips": flips, "values": values, "share": flips / values}
-        print(f"{args.model} {name}: {flips} of {values:,} counts differ ({flips / values:.1e})")
+            tally.add(snn, x, args.timesteps)
+        rate, share = tally.flips / tally.clean, tally.differing / tally.values
+        found[name] = {**asdict(tally), "rate": rate, "share": share}
+        print(
+            f"{args.model} {name}: {tally.flips} flips of {tally.clean:,} ({rate:.1e}); with what "
+            f"follows {tally.differing:,} of {tally.values:,} differ ({share:.1e})",
+            flush=True,
+        )
     args.output.mkdir(parents=True, exist_ok=True)
     asked = {key: str(getattr(args, key)) for key in ("images", "timesteps", "calibration_size")}
     result = {"model": args.model, "asked": asked, "torch": str(torch.__version__), "found": found}

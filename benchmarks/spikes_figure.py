@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import method_rows
 
 import transpike as tp
+from transpike.evaluate import curve_points
 
 NEURONS = 188_416  # of the spiking ResNet-20, per image
 LOSS = 0.5  # points at which spikes are compared
@@ -80,7 +81,7 @@ def ours(folder: Path) -> list[Point]:
     for entries in by_recipe.values():
         recipe = tp.Recipe.from_dict(entries[0]["recipe"])
         curve = not method_rows.needs_timesteps(recipe)
-        points = tp.curve_points(recipe.timesteps) if curve else [recipe.timesteps]
+        points = curve_points(recipe.timesteps) if curve else [recipe.timesteps]
         found += [_point(recipe, entries, t, curve) for t in points]
     return found
 

@@ -39,7 +39,9 @@ import unet_tables
 
 import transpike as tp
 from transpike.data.lucchi import VolumeDataset, open_lucchi
+from transpike.evaluate import curve_points
 from transpike.models import build_model
+from transpike.segment import resized
 
 _TUNING_DRAW = 1000  # seed of the training tiles that tuning sees
 _STUDY = tp.Recipe(64, tp.Burst(5, initial_membrane=0.0), tp.Percentile(99, "layer"))
@@ -84,9 +86,9 @@ class Study:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.data: VolumeDataset = open_lucchi(args.data)
-        model = build_model(f"unet:{args.width}", args.weights)
+        self.model = build_model(f"unet:{args.width}", args.weights)
         self.tiles = self.data.train.with_tile(args.tile)
-        self.network = tp.capture(model, next(iter(self.tiles.batches(2)))[0])
+        self.network = tp.capture(self.model, next(iter(self.tiles.batches(2)))[0])
         self.asked = {
             "width": args.width,
             "weights_sha256": hashlib.sha256(Path(args.weights).read_bytes()).hexdigest(),
@@ -127,10 +129,9 @@ class Study:
         return tp.Recipe.load(file)
 
     def convert(self, recipe: tp.Recipe) -> tp.SpikingNetwork:
-        """Convert with the calibration tiles."""
-        return recipe.convert(
-            self.network, self.training(self.args.calibration_size, self.args.seed)
-        )
+        """Converted with the calibration tiles, for whole slices."""
+        tiles = self.training(self.args.calibration_size, self.args.seed)
+        return resized(recipe.convert(self.network, tiles), self.model, self.data.test.slice_shape)
 
     def slice(self, index: int) -> tuple[Tensor, Tensor]:
         """Image (1, 1, H, W) and mask of a test slice."""
@@ -214,7 +215,7 @@ def taken_apart(
 def fill(study: Study, setting: Setting, folder: Path, slices: list[int], longest: int) -> None:
     """Measure the slices that a setting's file does not have yet."""
     causes = folder.name == "causes"
-    points = tp.curve_points(longest)
+    points = curve_points(longest)
     recipe = study.recipe(setting)
     asked = {**study.asked, "recipe": {**recipe.to_dict(), "found": {}}, "timesteps": points}
     file = folder / f"{setting.name.replace(' ', '-')}.json"
