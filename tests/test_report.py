@@ -526,3 +526,27 @@ def test_samples_and_early_stopping_are_refused_together(tmp_path):
     result = _run("evaluate", "digits_cnn", *options, *both)
     assert result.exit_code == 2 and "Leave one of them out" in result.stderr
     assert _run("evaluate", "digits_cnn", *options, *both[:2]).exit_code == 0  # the remedy
+
+
+def test_of_many_curves_intervals_and_ceilings_begin_hidden(folder, tmp_path):
+    content = json.loads((folder / "evaluate.json").read_text())
+    for k in range(5):
+        _write(tmp_path / f"{k}.json", {**content, "name": f"method {k}"})
+    traces = _page(tmp_path, tmp_path).chart("accuracy")["data"]
+    lines = [trace for trace in traces if trace.get("customdata")]
+    assert len(lines) == 5 and not any("visible" in line for line in lines)
+    hidden = [trace for trace in traces if trace.get("legendgroup") == "intervals"]
+    assert len(hidden) == 10 and all(trace["visible"] == "legendonly" for trace in hidden)
+    assert sum(trace["showlegend"] for trace in hidden) == 1
+
+
+def test_masks_of_an_evaluation_are_in_the_table(folder, tmp_path):
+    content = json.loads((folder / "evaluate.json").read_text())
+    scores = [{"f1": 0.1234 + t, "jaccard": 0.5, "positive": 7} for t in range(T)]
+    content |= {"metric": scores, "ann_metric": scores[0]}
+    content |= {"mask_agreement": [{"f1": 0.7654, "jaccard": 0.5}] * T}
+    page = _page(tmp_path, _write(tmp_path / "e.json", content))
+    assert "F1 3.1234 (analog network 0.1234)" in page.text
+    assert "0.7654" in page.text and "positive" not in page.text
+    drawn = [trace["name"] for trace in page.chart("metric")["data"]]
+    assert len(drawn) == 4 and any(name.endswith("Jaccard index") for name in drawn)

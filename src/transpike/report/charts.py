@@ -31,7 +31,7 @@ _ROW_PIXELS = 22  # of a site
 _LEGEND_ROW_PIXELS = 24
 _LEGEND_COLUMNS = 38  # characters
 _CURVE_PIXELS = 420
-_MANY = 3  # more curves than this are drawn without their ceilings and intervals at first
+_MANY = 3  # more curves than this begin without their ceilings and intervals
 _SMALLEST_ERROR = 1e-3  # rms; parts that are smaller at every site are left out
 
 
@@ -78,7 +78,7 @@ def accuracy_chart(evaluations: Sequence[Evaluated]) -> Chart:
         "ceiling, the quantised analog network with K·t levels; dashed: the analog network."
     )
     if not few:
-        caption += " Click an entry of the legend to show or hide it; ceilings begin hidden."
+        caption += " Intervals and ceilings begin hidden: click their entry of the legend."
     rows = len(data) - sum(not trace.get("showlegend", True) for trace in data)
     layout = _layout(_time_axis(longest), {"title": {"text": "accuracy, %"}}, rows)
     return Chart("accuracy", caption, data, layout, _CURVE_PIXELS + _LEGEND_ROW_PIXELS * rows)
@@ -296,7 +296,7 @@ def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
     low = [_PERCENT * pair[0] for pair in e["accuracy_interval"]]
     high = [_PERCENT * pair[1] for pair in e["accuracy_interval"]]
     group = f"curve{number}"
-    band = {
+    band: dict[str, Any] = {
         "type": "scatter",
         "mode": "lines",
         "x": [*times, *reversed(times)],
@@ -315,7 +315,7 @@ def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
     if len(times) == 1:
         line["mode"] = "markers"
     points = curve_points(e["timesteps"])
-    ceiling = {
+    ceiling: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers",
         "name": _legend_name(f"{one.name}: ceiling"),
@@ -323,8 +323,15 @@ def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
         "y": [_PERCENT * e["ceiling"][str(t)] for t in points],
         "marker": {"color": color, "symbol": "circle-open", "size": 9, "line": {"width": 2}},
         "hovertemplate": "ceiling %{y:.2f} %<extra></extra>",
-        "visible": True if few else "legendonly",
     }
+    if not few:  # one entry of the legend shows and hides them for all curves
+        hidden: dict[str, Any] = {
+            "legendgroup": "intervals",
+            "visible": "legendonly",
+            "showlegend": False,
+        }
+        band |= hidden
+        ceiling |= {**hidden, "name": "all intervals and ceilings", "showlegend": number == 0}
     return [band, line, ceiling]
 
 

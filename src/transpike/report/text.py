@@ -229,6 +229,7 @@ def curve_table(one: Evaluated) -> Table:
     e = one.content
     rows = []
     names = metric_names(e)
+    masks = _mask_agreement(e)
     for t in sorted(map(int, e["ceiling"])):
         rows.append(
             (
@@ -240,13 +241,22 @@ def curve_table(one: Evaluated) -> Table:
                 percent(e["ceiling"][str(t)]),
                 number(float(e["spikes_per_neuron"][t - 1])),
                 *(number(metric_values(e, name)[t - 1], 4) for name in names),
+                *(number(scores["f1"], 4) for scores in masks[t - 1 : t]),
             )
         )
     header = (
         "t", "SNN", "95 % interval", "loss, points", "agreement", "ceiling", "spikes/neuron",
-        *map(metric_label, names),
+        *map(metric_label, names), *(["F1 to the ANN"] if masks else []),
     )  # fmt: skip
     return Table(f"{one.name}, n = {number(e['n'])}.", header, tuple(rows))
+
+
+def _mask_agreement(e: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Scores of the masks against the analog network's at t = 1..T, empty where there are none."""
+    values = e.get("mask_agreement")
+    if not isinstance(values, list) or len(values) != e["timesteps"]:
+        return []
+    return [one for one in values if isinstance(one, dict) and "f1" in one]
 
 
 def diagnosis_table(content: Mapping[str, Any]) -> Table:
