@@ -25,12 +25,20 @@ ERROR_COLOURS: Mapping[str, tuple[int, int, int]] = {
     "false negative": (240, 228, 66),  # yellow
 }
 DIFFERENCE_COLOURS: Mapping[str, tuple[int, int, int]] = {
-    "SNN only": (204, 121, 167),  # reddish purple
-    "ANN only": (0, 158, 115),  # bluish green
+    "SNN only": ERROR_COLOURS["false positive"],
+    "ANN only": ERROR_COLOURS["false negative"],
+}
+# Against the analog network's mask the colours mean what they mean against a label.
+_LABELLED_LEGEND: Mapping[str, tuple[int, int, int]] = {
+    "true positive": ERROR_COLOURS["true positive"],
+    "false positive, or SNN only": ERROR_COLOURS["false positive"],
+    "false negative, or ANN only": ERROR_COLOURS["false negative"],
 }
 _BYTE = 255.0
-_OPACITY = 0.65  # of a colour over the slice
-_PANEL_INCHES = 2.8  # width of one picture
+_OPACITY = {"true positive": 0.5}  # of a colour over the slice; else 1
+_PANEL_INCHES = 3.4  # width of one picture
+_DOTS = 520  # of a side on which single pixels are coloured, about those of a printed panel
+_DIMMED = 0.6  # brightness of a slice behind colours
 _LARGEST = 1500  # pixels of a drawn side; larger slices are thinned out
 _CONTRAST = (0.1, 99.9)  # percentiles of the slice that are drawn black and white
 _PER_ROW = 5  # pictures of a strip
@@ -80,8 +88,7 @@ def overview_figure(shown: Sequence[Shown], title: str = "") -> Figure:
     titles = ("raw", "ANN mask", "SNN mask", "SNN against ANN", "label", "SNN against label")
     for axes, text in zip(panels[0], titles, strict=False):
         axes.set_title(text, fontsize="medium")
-    colours = {**DIFFERENCE_COLOURS, **(ERROR_COLOURS if labelled else {})}
-    _legend(figure, colours)
+    _legend(figure, _LABELLED_LEGEND if labelled else DIFFERENCE_COLOURS)
     if title:
         figure.suptitle(title, fontsize="medium")
     return figure
@@ -179,13 +186,27 @@ def _coloured(
     parts: Mapping[str, Mask],
     colours: Mapping[str, tuple[int, int, int]],
 ) -> NDArray[np.float64]:
-    """The slice in gray with parts in colour, (H, W, 3), 0..1."""
-    picture = np.repeat(_gray(_thinned(pixels))[..., None], 3, axis=2)
+    """The slice in dimmed gray with parts in colour, (h, w, 3), 0..1.
+
+    Thinned out to the dots of a panel. A dot has the colour of an error if any of its pixels is
+    one, so that errors a pixel wide are seen; they look larger than they are.
+    """
+    step = max(1, round(max(pixels.shape) / _DOTS))
+    picture = np.repeat(_DIMMED * _gray(pixels[::step, ::step])[..., None], 3, axis=2)
     for name, mask in parts.items():
-        where = _thinned(mask)
-        colour = np.asarray(colours[name]) / _BYTE
-        picture[where] = (1 - _OPACITY) * picture[where] + _OPACITY * colour
+        where = _any_of_block(mask, step) if name not in _OPACITY else mask[::step, ::step]
+        colour, opacity = np.asarray(colours[name]) / _BYTE, _OPACITY.get(name, 1.0)
+        picture[where] = (1 - opacity) * picture[where] + opacity * colour
     return picture
+
+
+def _any_of_block(mask: Mask, step: int) -> Mask:
+    """Whether any pixel of a block of step x step pixels is set, (ceil(H / step), ...)."""
+    height, width = mask.shape
+    padded = np.pad(mask, ((0, -height % step), (0, -width % step)))
+    blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
+    found: Mask = np.any(blocks, axis=(1, 3))
+    return found
 
 
 def _legend(figure: Figure, colours: Mapping[str, tuple[int, int, int]]) -> None:

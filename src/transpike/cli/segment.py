@@ -177,7 +177,7 @@ def segment(
         **tally.to_dict(),
         **provenance(seed),
     }
-    name = f"{volume.name}: T = {timesteps}, K = {snn.max_count}"
+    name = f"{volume}: T = {timesteps}, K = {snn.max_count}"
     write_figure(output / "overview.png", lambda rows: overview_figure(rows, name), tally.rows)
     write_figure(output / "timesteps.png", lambda one: _strip(one, name), tally)
     write_json(output / "segment.json", content)
