@@ -525,8 +525,9 @@ def _check_sparse(convolution, x, density):
         patch.setattr(convolve, "_LEAST_PRODUCTS", 0)
         patch.setattr(convolve, "_LEAST_POSITIONS", 0)
         patch.setattr(convolve, "densest", lambda *_: 1.0)
-        shape = convolve.geometry(network, node)
-        call = convolve.SparseConvolution(network, node, shape, _never)
+        call = arithmetic("exact", network).call(network, network, node)
+        assert isinstance(call, convolve.SparseConvolution)
+        call.fallback = _never
         found = call({node.reads[0]: x}, len(x))
     with torch.no_grad():
         assert torch.equal(found, convolution(x))
@@ -565,7 +566,8 @@ def test_dense_signals_go_to_the_dense_convolution():
         calls.append(rows)
         return network.compute(node, values, rows)
 
-    call = convolve.SparseConvolution(network, node, convolve.geometry(network, node), fallback)
+    call = arithmetic("exact", network).call(network, network, node)
+    call.fallback = fallback
     x = torch.randn(4, 32, 9, 9)
     sparse = x * (torch.rand_like(x) < 0.1)
     name = node.reads[0]
@@ -678,3 +680,57 @@ def test_a_changed_weight_is_noticed(change):
     after = tp.simulate(snn, x, 4).output
     assert not torch.equal(before, after)
     torch.testing.assert_close(after, tp.simulate_reference(snn, x, 4).output)
+
+
+@needs_gathering
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize("sparse", [0.0, 0.3, 1.0])
+def test_convolution_of_a_concatenation_equals_torch(sparse, precision, monkeypatch):
+    """Skips of a U-Net: nothing is concatenated, whichever of the values are dense."""
+    monkeypatch.setattr(convolve, "densest", lambda *_: sparse)
+    torch.manual_seed(0)
+
+    def forward(m, x):
+        skip = F.relu(m.first(x))
+        up = m.up(F.relu(m.down(skip)))
+        return m.last(F.relu(m.second(torch.cat([up, skip, x], 1))))
+
+    parts = {
+        "first": nets.conv(3, 16),
+        "down": nn.Conv2d(16, 8, 2, 2),
+        "up": nn.ConvTranspose2d(8, 8, 2, 2),
+        "second": nets.conv(27, 32),
+        "last": nn.Conv2d(32, 2, 1),
+    }
+    snn = nets.dyadic_snn(nets.Fn(forward, **parts), (3, 12, 16), tp.Signed(2))
+    engine = Engine(snn, precision)
+    assert list(engine.first.joins)
+    assert not [step for step in engine.first.plan(False).steps if "cat" in step.node.op]
+    x = nets.dyadic_input(2, 3, 12, 16)
+    found = tp.simulate(snn, x, 6, precision=precision)
+    wanted = tp.simulate_reference(snn, x, 6)
+    if precision == "exact":
+        nets.same_counts(found, wanted)
+        torch.testing.assert_close(found.output, wanted.output, rtol=1e-5, atol=1e-5)
+    else:
+        error = (found.output - wanted.output)[-1].norm() / wanted.output[-1].norm()
+        assert error < 0.1
+
+
+@needs_gathering
+def test_fast_reads_products_of_products():
+    """A convolution behind an upsampling gets bfloat16, and looks at it as float32."""
+
+    def forward(m, x):
+        return m.last(F.relu(m.second(m.up(F.relu(m.first(x))))))
+
+    parts = {
+        "first": nets.conv(3, 16),
+        "up": nn.ConvTranspose2d(16, 16, 2, 2),
+        "second": nets.conv(16, 32),
+        "last": nn.Conv2d(32, 2, 1),
+    }
+    snn = nets.dyadic_snn(nets.Fn(forward, **parts), (3, 12, 16), tp.Signed(2))
+    x = nets.dyadic_input(2, 3, 12, 16)
+    found, wanted = (tp.simulate(snn, x, 6, precision=p).output[-1] for p in ("fast", "exact"))
+    assert (found - wanted).norm() < 0.05 * wanted.norm()

@@ -25,6 +25,7 @@ typedef struct {
   int64_t outs, out_height, out_width;
   int64_t kernel_height, kernel_width, stride, pad_height, pad_width;
   int32_t threads;
+  int32_t onto; /* add to what is in `out`, without bias */
 } Convolution;
 
 /* Eight outputs, and as many as one register holds. */
@@ -172,9 +173,10 @@ static inline __attribute__((always_inline)) void strip(const Convolution *c, in
   }
 }
 
-/* The bias, or zeros, as outputs [low, high) of `pixels` pixels from `first`. */
+/* The bias, or zeros, as outputs [low, high) of `pixels` pixels from `first`; or what is there. */
 static void start(const Convolution *c, int64_t first, int64_t pixels, int64_t low, int64_t high) {
   const size_t size = (size_t)(high - low) * sizeof(float);
+  if (c->onto) return;
   for (int64_t p = first; p < first + pixels; p++) {
     float *out = c->out + p * c->outs + low;
     if (c->bias)

@@ -65,6 +65,7 @@ class Convolution(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in _ARRAYS),
         *((name, ctypes.c_int64) for name in _EXTENTS),
         ("threads", ctypes.c_int32),
+        ("onto", ctypes.c_int32),
     ]
 
 

@@ -78,9 +78,7 @@ class Plan:
         most = 0
         for step in self.steps:
             live[step.node.name] = size[step.node.name]
-            # The running sums of what is pooled, and the pooled sums.
-            sums = size[step.reads[0]] + size[step.node.name] if step.kind == "cumulative" else 0
-            most = max(most, sum(live.values()) + sums)
+            most = max(most, sum(live.values()) + _scratch(step, size))
             for name in step.dead:
                 live.pop(name, None)
         return max(most, 1) * itemsize
@@ -100,6 +98,15 @@ class Plan:
         return max((size[step.node.name] for step in self.steps), default=1) * itemsize
 
 
+def _scratch(step: Step, size: Mapping[str, int]) -> int:
+    """Values' worth of memory that a step takes while it runs, beyond what it reads and writes."""
+    if step.kind == "cumulative":  # running sums of what is pooled, and the pooled sums
+        return size[step.reads[0]] + size[step.node.name]
+    if "conv" in packet(step.node.op):  # lists of values and their channels, or a reordered copy
+        return 3 * sum(size[name] for name in step.reads) // 2
+    return 0
+
+
 def _value_sizes(network: Network) -> dict[str, int]:
     """Values per sample of every node; a tuple of parts counts as what it was split from."""
     sizes = {INPUT: prod(network.input_shape)}
@@ -112,12 +119,15 @@ def _value_sizes(network: Network) -> dict[str, int]:
     return sizes
 
 
-def plan(network: Network, *, constant_input: bool) -> Plan:
+def plan(
+    network: Network, *, constant_input: bool, joins: Mapping[str, Node] | None = None
+) -> Plan:
     """Plan a simulation.
 
     Args:
         network: the network.
         constant_input: the input is the same at every timestep.
+        joins: concatenations by the node that reads their values itself, their only reader.
     """
     static = _static_names(network, constant_input)
     readout = frontier(network)
@@ -126,9 +136,13 @@ def plan(network: Network, *, constant_input: bool) -> Plan:
     ]
     readers = Counter(name for node in moving for name in node.reads)
     readers.update(readout)
-    fused = _fused(network, moving, readers)
-    kept_nodes = [node for node in moving if node.name not in fused]
-    reads = {node.name: _reads(network, node, fused) for node in kept_nodes}
+    fused, joined = _fused(network, moving, readers), joins or {}
+    left_out = fused.keys() | {node.name for node in joined.values()}
+    kept_nodes = [node for node in moving if node.name not in left_out]
+    reads = {
+        node.name: joined[node.name].reads if node.name in joined else _reads(network, node, fused)
+        for node in kept_nodes
+    }
     last = {name: node.name for node in kept_nodes for name in reads[node.name]}
     for name in readout:
         last.pop(name, None)

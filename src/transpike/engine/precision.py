@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from transpike.engine import native
-from transpike.engine.convolve import Rival, SparseConvolution, geometry
+from transpike.engine.convolve import (
+    Call,
+    JoinedConvolution,
+    Rival,
+    SparseConvolution,
+    geometry,
+    joinable,
+    value_channels,
+)
 from transpike.engine.plan import bound_call
 from transpike.errors import ArgumentError
 from transpike.network import Network, Node, operation
@@ -25,7 +33,6 @@ _PRODUCTS = frozenset(
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear".split()
 )
 _log = logging.getLogger("transpike")
-Call = Callable[[Mapping[str, Any], int], Any]
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,16 @@ class Arithmetic:
         """The network in the type of the products."""
         return network if self.product == self.kept else network.to(dtype=self.product)
 
-    def call(self, network: Network, weights: Network, node: Node) -> Call:
+    def call(
+        self, network: Network, weights: Network, node: Node, joined: Node | None = None
+    ) -> Call:
         """How a node that is not a site is computed.
 
         Args:
             network: the network in the type of the membranes.
             weights: the same, from `weights`.
             node: its node.
+            joined: the concatenation whose values the node reads itself.
         """
         if node.kind == "cumulative":
             return bound_call(network, node)
@@ -69,7 +79,19 @@ class Arithmetic:
         if shape is None or native.convolution() is None:
             return call
         rival = "float" if self.product == self.kept else _bfloat16_units()
-        return SparseConvolution(network, node, shape, call, rival)
+        weight, bias = (network.resolve(arg, {}, 0) for arg in (*node.args, None)[1:3])
+        if joined is None:
+            return SparseConvolution(weight, bias, shape, rival, node.reads[0], call)
+        in_type = weights.resolve(node.args[1], {}, 0)
+        parts = [(value.name, value_channels(network, value.name)) for value in joined.args[0]]
+        return JoinedConvolution(weight, in_type, bias, parts, shape, rival)
+
+    def joins(self, network: Network) -> dict[str, Node]:
+        """Convolutions that read the values of a concatenation themselves, by name."""
+        if self.signal != self.kept:
+            return {}
+        found = {node.name: joinable(network, node) for node in network.nodes}
+        return {name: node for name, node in found.items() if node is not None}
 
 
 def arithmetic(precision: str, network: Network) -> Arithmetic:

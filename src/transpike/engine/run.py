@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transpike.engine.convolve import Call
 from transpike.engine.memory import portion
 from transpike.engine.plan import Plan, Step, dense, flat, plan, room
-from transpike.engine.precision import Arithmetic, Call, arithmetic, tensor_cores
+from transpike.engine.precision import Arithmetic, arithmetic, tensor_cores
 from transpike.engine.scan import Chunk, Constants, Population, scan
 from transpike.increments import increments
 from transpike.network import INPUT, Network, Node, Site
@@ -119,19 +120,24 @@ class _Phase:
     def __init__(self, network: Network, arithmetic: Arithmetic) -> None:
         self.network, self.arithmetic = network, arithmetic
         self.weights = arithmetic.weights(network)
+        self.joins = arithmetic.joins(network)
         self._plans: dict[bool, Plan] = {}
         self._calls: dict[str, Call] = {}
 
     def plan(self, moving_input: bool) -> Plan:
         """The plan for an input that changes in time, or not."""
         if moving_input not in self._plans:
-            self._plans[moving_input] = plan(self.network, constant_input=not moving_input)
+            self._plans[moving_input] = plan(
+                self.network, constant_input=not moving_input, joins=self.joins
+            )
         return self._plans[moving_input]
 
     def call(self, node: Node) -> Call:
         """How a node that is not a site is computed."""
         if node.name not in self._calls:
-            self._calls[node.name] = self.arithmetic.call(self.network, self.weights, node)
+            joined = self.joins.get(node.name)
+            call = self.arithmetic.call(self.network, self.weights, node, joined)
+            self._calls[node.name] = call
         return self._calls[node.name]
 
 
