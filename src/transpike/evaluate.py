@@ -236,7 +236,7 @@ class _Tally:
         self.engine = prepared(snn, precision)
         self.exact = Engine(snn, "exact") if compare_exact else None
         self.precision = precision
-        self.cut = _cut(snn.network)
+        self.cut = cut_of(snn.network)
         self.samples = self.n = 0
         self.sums: dict[str, Tensor] = {}
         self.ceiling = dict.fromkeys(curve_points(self.timesteps), 0)
@@ -247,7 +247,7 @@ class _Tally:
     def add(self, x: Tensor, target: Tensor) -> None:
         self.snn.network.check_input(x)
         ann = self._analog(x)
-        ann_guess = _prediction(ann, self.cut)
+        ann_guess = prediction(ann, self.cut)
         if ann.shape[1] == 1 and target.shape == ann.shape:
             target = target.squeeze(1)  # masks with a channel axis
         self._check_target(target, ann_guess, ann)
@@ -274,7 +274,7 @@ class _Tally:
         """Correct predictions of the quantised network."""
         pairs = zip(_cached_parts(x), _cached_parts(target), strict=True)
         guesses = (
-            (_prediction(_single(quantized_ann(self.snn, part, t)), self.cut), truth)
+            (prediction(_single(quantized_ann(self.snn, part, t)), self.cut), truth)
             for part, truth in pairs
         )
         return sum(int((guess == truth).sum()) for guess, truth in guesses)
@@ -305,7 +305,7 @@ class _Tally:
 
         def count(rows: slice | Tensor, t: int, outputs: list[Tensor]) -> None:
             output = _single(self.engine.network.structured(outputs))
-            guess = _prediction(output, self.cut)
+            guess = prediction(output, self.cut)
             right, truth = guess == target[rows], ann_right[rows]
             sums["correct"][t - 1] += right.sum()
             sums["agree"][t - 1] += (guess == ann_guess[rows]).sum()
@@ -330,7 +330,7 @@ class _Tally:
         equal = torch.zeros(self.timesteps, dtype=torch.int64, device=x.device)
 
         def count(rows: slice | Tensor, t: int, outputs: list[Tensor]) -> None:
-            exact = _prediction(outputs[0], self.cut)
+            exact = prediction(outputs[0], self.cut)
             equal[t - 1] += (exact == guesses[t][rows]).sum()
 
         self.exact.run(x, replace(self.request, progress=None), count)
@@ -402,7 +402,7 @@ def _single(output: Any) -> Tensor:
     )
 
 
-def _cut(network: Network) -> float:
+def cut_of(network: Network) -> float:
     """Where a one-channel output becomes positive: 0 for logits, 0.5 behind a sigmoid."""
     name = network.outputs[0].name if isinstance(network.outputs[0], Value) else ""
     node = network.by_name.get(name)
@@ -411,7 +411,12 @@ def _cut(network: Network) -> float:
     return 0.5 if node is not None and packet(node.op) == "sigmoid" else 0.0
 
 
-def _prediction(output: Tensor, cut: float) -> Tensor:
+def prediction(output: Tensor, cut: float) -> Tensor:
+    """Classes (B, ...) that an output (B, C, ...) stands for; of one channel, whether it is > cut.
+
+    Raises:
+        ArgumentError: the output has no channels.
+    """
     if output.ndim < 2:
         raise ArgumentError(
             f"evaluate: needed an output (B, C, ...), got shape {tuple(output.shape)}."

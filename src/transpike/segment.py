@@ -20,18 +20,13 @@ from transpike.data.volumes import Volume, normalised
 from transpike.errors import ArgumentError, DataError
 
 # The rule by which `evaluate` predicts: a mask is the same wherever it is made.
-from transpike.evaluate import _cut as cut_of
-from transpike.evaluate import _prediction as prediction
-from transpike.evaluate import curve_points
+from transpike.evaluate import curve_points, cut_of, prediction
 from transpike.network import Network, check_timesteps
 from transpike.receptive import receptive_field
 from transpike.spiking import SpikingNetwork
 
 # Tiles and weights of the analog network are those of the spiking one.
-from transpike.tiled import TiledSimulation, simulate_tiled
-from transpike.tiled import _axis as axis_of
-from transpike.tiled import _overlaps as overlaps_of
-from transpike.tiled import _places as places_of
+from transpike.tiled import TiledSimulation, axis_of, overlaps_of, places_of, simulate_tiled
 
 Mask = NDArray[np.bool_]
 _CLASSES = 2

@@ -120,17 +120,17 @@ def simulate_tiled(
     seen = receptive_field(snn.network)
     tile = snn.network.input_shape[1:]
     samples, size = _layout(snn, image, channels)
-    overlaps = _overlaps(overlap, seen, tile, size)
+    overlaps = overlaps_of(overlap, seen, tile, size)
     sides = (seen.before, seen.after, seen.alignment)
-    axes = [_axis(*facts) for facts in zip(size, tile, overlaps, *sides, strict=True)]
+    axes = [axis_of(*facts) for facts in zip(size, tile, overlaps, *sides, strict=True)]
     classes = _output_channels(snn)
     lead = (classes,) if samples is None else (samples, classes)
     output = _checked_output(output, (*lead, *size))
-    total = (samples or 1) * len(list(_places(axes)))
+    total = (samples or 1) * len(list(places_of(axes)))
     done, spikes, name = 0, 0.0, precision
     for sample in [()] if samples is None else [(n,) for n in range(samples)]:
         output[sample or ...] = 0
-        for where, weight in _places(axes):
+        for where, weight in places_of(axes):
             x = _read(snn, image, sample, where, channels, prepare)
             run = simulate(
                 snn,
@@ -190,7 +190,7 @@ def _layout(
     return (shape[0] if len(shape) > inner else None), size
 
 
-def _overlaps(
+def overlaps_of(
     overlap: int | tuple[int, ...] | None,
     seen: ReceptiveField,
     tile: tuple[int, ...],
@@ -224,7 +224,7 @@ def _aligned(pixels: int, alignment: int) -> int:
     return -(-pixels // alignment) * alignment
 
 
-def _axis(size: int, tile: int, overlap: int, before: int, after: int, alignment: int) -> _Axis:
+def axis_of(size: int, tile: int, overlap: int, before: int, after: int, alignment: int) -> _Axis:
     """Places of the tiles along one axis, the last flush with the border, and their weights."""
     if size == tile:
         return _Axis((0,), (np.ones(tile),), 0, True)
@@ -251,7 +251,7 @@ def _axis(size: int, tile: int, overlap: int, before: int, after: int, alignment
     return _Axis(offsets, tuple(weights), smallest, exact)
 
 
-def _places(axes: list[_Axis]) -> Iterator[tuple[tuple[slice, ...], np.ndarray[Any, Any]]]:
+def places_of(axes: list[_Axis]) -> Iterator[tuple[tuple[slice, ...], np.ndarray[Any, Any]]]:
     """Slices and weights of every tile, in the order of the pixels."""
     for numbers in itertools.product(*(range(len(axis.offsets)) for axis in axes)):
         weight: np.ndarray[Any, Any] = np.ones(())

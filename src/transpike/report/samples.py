@@ -32,9 +32,7 @@ from torch.nn import functional
 from transpike.errors import ArgumentError, DataError, FileError
 
 # The rule by which `evaluate` predicts, so that a report and its pictures cannot disagree.
-from transpike.evaluate import _cut as cut_of
-from transpike.evaluate import _prediction as prediction
-from transpike.evaluate import curve_points
+from transpike.evaluate import curve_points, cut_of, prediction
 from transpike.network import check_timesteps
 from transpike.simulate import simulate
 from transpike.spiking import SpikingNetwork
