@@ -43,6 +43,7 @@ def _arguments(folder, **changes):
         "batch_size": 20,
         "output": folder / "out",
         "only_table": False,
+        "rows": [],
     }
     return argparse.Namespace(**{**values, **changes})
 
