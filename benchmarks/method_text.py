@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from method_rows import TARGETS, Row
+from method_rows import TARGETS, Row, rows
 
 import transpike as tp
 from transpike.evaluate import Z95
@@ -138,24 +138,28 @@ def _targets(found: list[Line]) -> list[str]:
 
 
 def _ablation(found: list[Line]) -> list[str]:
-    """Every part with what it adds to the line above."""
+    """Every part with what it adds to the line above, where both have the same seeds."""
     text: list[str] = []
-    before: Line | None = None
-    for line in found:
-        same = before is not None and (line.row.target, line.row.timesteps) == (
-            before.row.target,
-            before.row.timesteps,
-        )
-        if not same:
-            title = f"{line.row.target}, T={line.row.timesteps}"
+    measured = {(line.row.target, line.row.timesteps, line.row.name): line for line in found}
+    chain, above = "", None
+    for row in [row for row in rows(1.0) if row.group == "ablation"]:
+        line = measured.get((row.target, row.timesteps, row.name))
+        title = f"{row.target}, T={row.timesteps}"
+        before = None if title != chain else above
+        chain, above = title, line
+        if line is None:
+            continue
+        if f"### {title}" not in text:
             text += ["", f"### {title}", "", *head("part", "points gained")]
-            text.append(cells(line, line.row.name, f"{_seeds(line)}"))
-        else:
-            assert before is not None
-            gain = before.mean("loss") - line.mean("loss")
-            text.append(cells(line, line.row.name, f"{gain:+.2f}, {_seeds(line)}"))
-        before = line
+        gain = ""
+        if before is not None and _seeds_of(before) == _seeds_of(line):
+            gain = f"{before.mean('loss') - line.mean('loss'):+.2f}, "
+        text.append(cells(line, line.row.name, gain + _seeds(line)))
     return text[1:]
+
+
+def _seeds_of(line: Line) -> list[int]:
+    return sorted(entry["seed"] for entry in line.entries)
 
 
 def _parts(found: list[Line]) -> list[str]:

@@ -2,8 +2,8 @@
 
     python benchmarks/tiled_unet.py
 
-Random weights: trained ones spike less, which takes less time. The image is read from a file and the
-output written to one. Writes results/tiled_unet.json.
+Random weights: trained ones spike less, which takes less time. The image is read from a file and
+the output written to one. Writes results/tiled_unet.json.
 """
 
 from __future__ import annotations

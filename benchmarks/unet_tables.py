@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 Counts = list[int]  # true positives, false positives, true negatives, false negatives
-STUDY_LOSS = 0.0007  # of F1, of the original study's network at T = 256
+# Of F1 after binarising, of the original study's network at T = 256: 0.8866 to 0.8859 (its README).
+STUDY_LOSS = 0.0007
 STUDY_TIMESTEPS = 256
 
 
@@ -43,7 +44,7 @@ def document(folder: Path) -> str:
             f"Lucchi++ test stack, every third slice: {about['slices']} slices of "
             f"{about['slice_shape'][0]} x {about['slice_shape'][1]} pixels, whole. Width "
             f"{entries[0]['asked']['width']}. Calibration: {entries[0]['asked']['calibration']}; "
-            "tuning sees other tiles of the same slices. Every timestep is counted in T. F1, "
+            "tuning sees another draw of them. Every timestep is counted in T. F1, "
             "Jaccard and accuracy: all pixels of all slices together; in the last column F1 per "
             f"slice, mean ± standard deviation. transpike {about['transpike']}, torch "
             f"{about['torch']}.",
@@ -106,8 +107,12 @@ def _first(entries: list[dict[str, Any]]) -> list[str]:
         "| setting | T | F1 loss | spikes per neuron |",
         "|---|---|---|---|",
     ]
+    most = max((len(entry["slices"]) for entry in entries), default=0)
     for entry in entries:
         slices = list(entry["slices"].values())
+        if len(slices) < most:
+            lines.append(f"| {entry['name']} | only {len(slices)} of {most} slices yet | | |")
+            continue
         ann = f1(added([one["ann"] for one in slices]))
         row = f"| {entry['name']} | not up to T = {entry['asked']['timesteps'][-1]} | | |"
         for index, t in enumerate(entry["asked"]["timesteps"]):

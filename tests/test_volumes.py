@@ -330,3 +330,21 @@ def test_a_missing_package_is_named(
     place = _write_tiffs(tmp_path, _stacks()) if package == "tifffile" else tmp_path / "a.zarr"
     with pytest.raises(ArgumentError, match=rf"{package} is not installed.*transpike\[volumes\]"):
         open_lucchi(place)
+
+
+def test_slices_behind_one_header_are_all_there(tmp_path: Path) -> None:
+    """ImageJ writes large stacks with a single header."""
+    stack = np.arange(5 * 8 * 8, dtype=np.uint8).reshape(5, 8, 8)
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, truncate=True)
+    volume = open_tiff(tmp_path / "a.tif")
+    assert volume.shape == (5, 8, 8)
+    for index in range(5):
+        assert np.array_equal(volume.read(index, slice(None), slice(None)), stack[index])
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_tiff_in_which_zero_is_white_is_refused(tmp_path: Path, folder: bool) -> None:
+    tifffile.imwrite(tmp_path / "0.tif", np.zeros((8, 8), np.uint8), photometric="miniswhite")
+    opener = open_slices if folder else open_tiff
+    with pytest.raises(DataError, match="0 is white. Invert it"):
+        opener(tmp_path if folder else tmp_path / "0.tif")

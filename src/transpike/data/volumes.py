@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 from transpike.data.images import Normalisation
 from transpike.errors import ArgumentError, DataError, FileError
 
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF's tag, and its value
+_INVERTED = (
+    "{!r}: needed a TIFF in which 0 is black, got one in which 0 is white. Invert it and save it "
+    "again."
+)
 _SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 _GRAY_MODES = ("1", "L", "I;16", "I;16B", "I;16L")  # pillow's names
 _WHOLE_NUMBERS = "ub"  # numpy kinds: unsigned, boolean
@@ -209,11 +214,17 @@ def open_tiff(file: Path) -> Volume:
             first = opened.pages[0]
             shape, dtype = tuple(first.shape), np.dtype(first.dtype)
             stacked = opened.series[0]
+            hidden = stacked.ndim == 3 and stacked.shape[1:] == shape and first.samplesperpixel == 1
+            if pages == 1 and hidden:  # slices one after the other behind a single header
+                pages = stacked.shape[0]
             mapped = stacked.shape == (pages, *shape) and stacked.dataoffset is not None
+            inverted = first.photometric == _WHITE_IS_ZERO
             kinds = {(tuple(page.shape), str(page.dtype)) for page in opened.pages}
     except (tifffile.TiffFileError, OSError, IndexError) as error:
         raise FileError(f"cannot read {str(file)!r} as TIFF: {error}.") from error
     _check_array(str(file), (pages, *shape), dtype)
+    if inverted:
+        raise DataError(_INVERTED.format(str(file)))
     if len(kinds) > 1:
         found = ", ".join(f"{size} {kind}" for size, kind in sorted(kinds))
         raise DataError(
@@ -341,6 +352,8 @@ def _header(file: Path) -> tuple[int, int, int]:
         with Image.open(file) as opened:
             mode, (width, height) = opened.mode, opened.size
             frames = getattr(opened, "n_frames", 1)
+            tags = getattr(opened, "tag_v2", {})
+            inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     except (UnidentifiedImageError, OSError) as error:
         raise FileError(f"cannot read the slice {str(file)!r}: {error}.") from error
     if mode not in _GRAY_MODES:
@@ -348,6 +361,8 @@ def _header(file: Path) -> tuple[int, int, int]:
             f"{str(file)!r}: needed a grayscale slice of 8 or 16 bit, got mode {mode}. Convert it "
             "to one channel first; which one, or what mix, is your choice."
         )
+    if inverted:
+        raise DataError(_INVERTED.format(str(file)))
     if frames != 1:
         raise DataError(
             f"{str(file)!r}: needed one slice per file, got {frames} pages. Name the volume "

@@ -75,7 +75,8 @@ def accuracy_chart(evaluations: Sequence[Evaluated]) -> Chart:
     sizes = " or ".join(f"{size:,}" for size in sorted({size for _, size in lines}))
     caption = (
         f"Accuracy after t timesteps, n = {sizes}. Bands: 95 % Wilson intervals; circles: the "
-        "ceiling, the quantised analog network with K·t levels; dashed: the analog network."
+        "ceiling, the quantised analog network with K·t levels (differential coding: with its "
+        "own); dashed: the analog network."
     )
     if not few:
         caption += " Intervals and ceilings begin hidden: click their entry of the legend."

@@ -359,12 +359,13 @@ def _pictures(
             f"mean, std: needed {channels} values each, got {len(mean)} and {len(std)}."
         )
     scale, shift = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (std, mean))
-    values = x[torch.from_numpy(kept).to(x.device)].double().cpu() * scale + shift
-    if len(values) and not (values.min() >= -_ROUNDING and values.max() <= 1 + _ROUNDING):
+    values = x.double().cpu() * scale + shift
+    if not (values.min() >= -_ROUNDING and values.max() <= 1 + _ROUNDING):
         raise ArgumentError(
             f"mean, std: needed what the data was normalised with, so that pixels are in 0..1; "
             f"with these they are in {values.min():.3g}..{values.max():.3g}."
         )
+    values = values[torch.from_numpy(kept)]
     longest = max(values.shape[2:])
     if not whole and longest > _PICTURE_SIDE:
         size = [max(1, round(side * _PICTURE_SIDE / longest)) for side in values.shape[2:]]

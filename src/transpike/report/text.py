@@ -24,7 +24,8 @@ PART_LABELS = {
     "unevenness": "unevenness",
 }
 _CEILING_NOTE = (
-    "The ceiling is the quantised analog network with K·t levels: a reference, not an upper bound."
+    "The ceiling is the quantised analog network with K·t levels (differential coding: with its "
+    "own levels at every t): a reference, not an upper bound."
 )
 _OPERATIONS = (
     ("accumulates (spikes)", "accumulates", "ann_additions"),
