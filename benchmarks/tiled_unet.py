@@ -22,18 +22,17 @@ from memory import base_memory, peak_over
 from networks import UNet
 
 import transpike as tp
-from transpike.spiking import SpikingNetwork
+from transpike.segment import resized
 
 CALIBRATION_TILE = 128  # pixels; thresholds need no more of random images
 
 
-def _converted(model: torch.nn.Module, tile: tuple[int, int]) -> SpikingNetwork:
+def _converted(model: torch.nn.Module, tile: tuple[int, int]) -> tp.SpikingNetwork:
     """Calibrated on a small tile, captured with the large one."""
     small = torch.randn(1, 1, CALIBRATION_TILE, CALIBRATION_TILE)
     network = tp.capture(model, small)
     snn = tp.convert(network, tp.calibrate(network, [small]))
-    large = tp.capture(model, torch.randn(1, 1, *tile))
-    return SpikingNetwork(large, snn.neurons, snn.steps, snn.settings)
+    return resized(snn, model, tile)
 
 
 def main() -> None:

@@ -46,6 +46,18 @@ enum { CHANNELS = 32, BAND = 32 };
 int64_t transpike_convolution_size(void) { return (int64_t)sizeof(Convolution); }
 int64_t transpike_convolution_lanes(void) { return LANE; }
 
+#ifdef __AVX2__
+/* A bit for every value of one lane that is not zero. */
+static inline unsigned nonzero(const float *x) {
+#ifdef __AVX512F__
+  return _mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+#else
+  return (unsigned)_mm256_movemask_ps(
+      _mm256_cmp_ps(_mm256_loadu_ps(x), _mm256_setzero_ps(), _CMP_NEQ_UQ));
+#endif
+}
+#endif
+
 /* How many values of every `every`-th pixel are not zero. */
 int64_t transpike_sample(const Convolution *c, int64_t every) {
   const int64_t pixels = c->images * c->height * c->width;
@@ -84,9 +96,7 @@ int64_t transpike_list(const Convolution *c) {
     }
 #elif defined(__AVX2__)
     for (; j + LANE <= c->channels; j += LANE) {
-      const __m256 lane = _mm256_loadu_ps(x + j);
-      const __m256 other = _mm256_cmp_ps(lane, _mm256_setzero_ps(), _CMP_NEQ_UQ);
-      for (unsigned left = (unsigned)_mm256_movemask_ps(other); left; left &= left - 1) {
+      for (unsigned left = nonzero(x + j); left; left &= left - 1) {
         const int64_t at = j + __builtin_ctz(left);
         channel[n] = (uint16_t)at;
         value[n++] = x[at];
@@ -212,18 +222,6 @@ static inline __attribute__((always_inline)) void spread(const Convolution *c, f
         *(Lane *)(to + i * LANE) += v * *(const Lane *)(w + i * LANE);
     }
 }
-
-#ifdef __AVX2__
-/* A bit for every value of one lane that is not zero. */
-static inline unsigned nonzero(const float *x) {
-#ifdef __AVX512F__
-  return _mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_setzero_ps(), _CMP_NEQ_UQ);
-#else
-  return (unsigned)_mm256_movemask_ps(
-      _mm256_cmp_ps(_mm256_loadu_ps(x), _mm256_setzero_ps(), _CMP_NEQ_UQ));
-#endif
-}
-#endif
 
 /* Output rows [top, bottom) of one image, value by value; stride 1, weight (C, KH, KW, O). */
 static inline __attribute__((always_inline)) void scatter(const Convolution *c, int64_t image,
