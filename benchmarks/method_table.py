@@ -8,18 +8,23 @@ done and is not run again; results/methods/MODEL.md is written from these files 
 Calibration and tuning see training images only; nothing is chosen by test images. A tuned recipe is
 chosen once per target, on its own draw of training images, kept as
 results/methods/MODEL/recipes/TARGET-tT.json, and calibrated anew with every seed.
+
+The same command started several times shares the work out, one process per conversion.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import fcntl
 import hashlib
 import json
+import os
 import platform
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +44,7 @@ GROUPS = ("targets", "ablation", "parts", "codes", "pooling")
 _TUNING_DRAW = 1000  # seed of the training images that tuning sees, no calibration seed
 _CALIBRATION_BATCH = 64
 _INTERRUPTED = 130  # the shell's code for Ctrl-C
+_PAUSE = 2.0  # seconds between looks at what other processes are busy with
 
 
 class Study:
@@ -47,7 +53,7 @@ class Study:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.data: Dataset = open_data(args.data)
-        self.model = build_model(args.model, args.weights)
+        self.model = build_model(args.model, args.weights).to(args.device)
         self.folder: Path = args.output / args.model
         self._networks: dict[str, tp.Network] = {}
         self._statistics: dict[tuple[str, int], tp.Calibration] = {}
@@ -68,7 +74,8 @@ class Study:
 
     def training(self, size: int, seed: int) -> list[Tensor]:
         """Batches of training images, without labels."""
-        return [x for x, _ in self.data.train.subset(size, seed).batches(_CALIBRATION_BATCH)]
+        batches = self.data.train.subset(size, seed).batches(_CALIBRATION_BATCH)
+        return [x.to(self.args.device) for x, _ in batches]
 
     def network(self, pooling: str) -> tp.Network:
         """The captured model."""
@@ -84,9 +91,13 @@ class Study:
             self._statistics[pooling, seed] = tp.calibrate(network, images)
         return recipe.convert(network, images, calibration=self._statistics[pooling, seed])
 
+    def recipe_file(self, target: str, timesteps: int) -> Path:
+        """Where a target's tuned recipe is kept."""
+        return self.folder / "recipes" / f"{target}-t{timesteps}.json"
+
     def tuned(self, target: str, timesteps: int) -> tp.Recipe:
         """The recipe of a target, chosen now or before."""
-        file = self.folder / "recipes" / f"{target}-t{timesteps}.json"
+        file = self.recipe_file(target, timesteps)
         if not file.exists():
             (wanted,) = [one for one in method_rows.TARGETS if one.name == target]
             start = time.perf_counter()
@@ -152,12 +163,14 @@ def measured(study: Study, recipe: tp.Recipe, pooling: str, seed: int) -> dict[s
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
+        "device": study.args.device,
         "evaluation": result.to_dict(),
     }
 
 
 def binary_share(snn: tp.SpikingNetwork, x: Tensor, timesteps: int) -> float:
     """Spikes in the binary code for one in the unit code."""
+    x = x.to(snn.network.device)
     run = tp.simulate(snn, x, timesteps, output_at=[timesteps], totals=True)
     unit = sum(float(total.unit.double().sum()) for total in run.totals.values())
     return sum(float(total.binary.double().sum()) for total in run.totals.values()) / unit
@@ -179,9 +192,26 @@ def read(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
 def write(file: Path, content: str) -> None:
     """Write all or nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
     part.write_text(content)
     part.replace(file)
+
+
+@contextmanager
+def claimed(file: Path) -> Iterator[bool]:
+    """Whether this process is the one to write a file; a lock that ends with the process."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    busy = file.with_name(file.name + ".busy")
+    with busy.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            busy.unlink(missing_ok=True)
 
 
 def possible_rows(study: Study) -> list[method_rows.Row]:
@@ -191,18 +221,18 @@ def possible_rows(study: Study) -> list[method_rows.Row]:
     return method_rows.shared([row for row in found if pools or row.group != "pooling"])
 
 
-def recipe_of(study: Study, row: method_rows.Row, make: bool) -> tp.Recipe | None:
-    """The row's recipe; a tuned one is chosen if `make`, else read where it is there."""
+def recipe_of(study: Study, row: method_rows.Row) -> tp.Recipe | None:
+    """The row's recipe; a tuned one where it has been chosen."""
     if row.recipe is not None:
         return row.recipe
-    file = study.folder / "recipes" / f"{row.target}-t{row.timesteps}.json"
-    return study.tuned(row.target, row.timesteps) if make or file.exists() else None
+    file = study.recipe_file(row.target, row.timesteps)
+    return tp.Recipe.load(file) if file.exists() else None
 
 
 def lines(study: Study) -> Iterator[method_text.Line]:
     """What the files hold of every row, with every seed that is there."""
     for row in possible_rows(study):
-        recipe = recipe_of(study, row, make=False)
+        recipe = recipe_of(study, row)
         if recipe is None:
             continue
         files = sorted(study.folder.glob(f"{method_rows.key(recipe, row.pooling)}-s*.json"))
@@ -211,13 +241,23 @@ def lines(study: Study) -> Iterator[method_text.Line]:
             yield method_text.Line(row, recipe, entries)
 
 
-def fill(study: Study, row: method_rows.Row, seed: int) -> None:
-    """Measure a row with a seed, unless it is done."""
-    recipe = recipe_of(study, row, make=True)
-    assert recipe is not None
+def fill(study: Study, row: method_rows.Row, seed: int) -> bool:
+    """Measure a row with a seed; False where another process is at it."""
+    recipe = recipe_of(study, row)
+    if recipe is None:
+        with claimed(study.recipe_file(row.target, row.timesteps)) as mine:
+            if not mine:
+                return False
+            recipe = study.tuned(row.target, row.timesteps)
     file = study.folder / f"{method_rows.key(recipe, row.pooling)}-s{seed}.json"
-    if read(file, study.asked) is not None:
-        return
+    with claimed(file) as mine:
+        if mine and read(file, study.asked) is None:
+            measure(study, row, recipe, seed, file)
+        return mine
+
+
+def measure(study: Study, row: method_rows.Row, recipe: tp.Recipe, seed: int, file: Path) -> None:
+    """Measure a conversion and keep it."""
     label = f"{row.group}: {row.name}, T={row.timesteps}, seed {seed}"
     try:
         entry = measured(study, recipe, row.pooling, seed)
@@ -235,18 +275,28 @@ def table(study: Study) -> None:
     write(study.folder.with_suffix(".md"), method_text.document(study.asked, list(lines(study))))
 
 
+def chosen(row: method_rows.Row, args: argparse.Namespace) -> bool:
+    """Whether the command asks for a row."""
+    named = not args.rows or any(word in row.name for word in args.rows)
+    return named and (not args.timesteps or row.timesteps in args.timesteps)
+
+
 def run(study: Study) -> int:
     """What is missing, group by group and seed by seed; the exit code."""
-    possible, words = possible_rows(study), study.args.rows
-
-    def chosen(row: method_rows.Row) -> bool:
-        return not words or any(word in row.name for word in words)
-
+    args = study.args
+    left = [
+        (row, seed)
+        for group in ([] if args.only_table else args.groups)
+        for seed in args.seeds
+        for row in possible_rows(study)
+        if row.group == group and chosen(row, args)
+    ]
     try:
-        for group in [] if study.args.only_table else study.args.groups:
-            for seed in study.args.seeds:
-                for row in [row for row in possible if row.group == group and chosen(row)]:
-                    fill(study, row, seed)
+        while left:
+            missing = [(row, seed) for row, seed in left if not fill(study, row, seed)]
+            if len(missing) == len(left):
+                time.sleep(_PAUSE)
+            left = missing
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", flush=True)
         return _INTERRUPTED
@@ -262,6 +312,7 @@ def main() -> int:
     parser.add_argument("--data", default="cifar10:.data/cifar10.npz")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
     parser.add_argument("--rows", nargs="+", default=[], help="only rows whose names hold a word")
+    parser.add_argument("--timesteps", type=int, nargs="+", default=[], help="only rows of these T")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--calibration-size", type=int, default=1024)
     parser.add_argument("--tuning-size", type=int, default=1024)
@@ -269,6 +320,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="random test images instead of all")
     parser.add_argument("--test-seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--output", type=Path, default=Path("results/methods"))
     parser.add_argument("--only-table", action="store_true", help="run nothing")
     return run(Study(parser.parse_args()))

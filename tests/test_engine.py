@@ -92,34 +92,6 @@ def test_kernel_equals_torch_bit_for_bit(neuron, seed, length, shape, first, fla
     _identical(mine, _run(scans._eager, *problem, length, first))
 
 
-@pytest.mark.parametrize("bounded", [False, True])
-@pytest.mark.parametrize("neuron", [tp.IF(), tp.Signed(3), tp.Telescoped(2), tp.MultiThreshold(3)])
-def test_traced_form_equals_torch(neuron, bounded):
-    """The function that accelerators compile, here run as it is."""
-    problem = _problem(
-        neuron, 3, 4, 2, 50, other=True, bounded=bounded, offset=True, constant=False
-    )
-    eager = _run(scans._eager, *problem, 4, 5)
-
-    def traced(constants, population, chunk):
-        first = torch.tensor(float(chunk.first))
-        found = scans.steps(constants, population, chunk, first)
-        population.membrane, population.total = found[:2]
-        chunk.out.copy_(found[2])
-        chunk.membranes.copy_(found[3])
-        return found[4]
-
-    _identical(_run(traced, *problem, 4, 5), eager)
-
-
-@pytest.mark.slow
-def test_traced_form_compiles():
-    problem = _problem(
-        tp.Signed(2), 3, 4, 2, 50, other=False, bounded=False, offset=False, constant=False
-    )
-    _identical(_run(scans._traced, *problem, 4, 5), _run(scans._eager, *problem, 4, 5))
-
-
 @needs_kernel
 def test_kernel_in_place_and_in_bfloat16():
     constants, current, _ = _problem(

@@ -1,4 +1,4 @@
-"""One population of neurons through all timesteps of a chunk: kernel, eager and traced form.
+"""One population of neurons through all timesteps of a chunk: C kernel, Triton kernel, eager form.
 
 All three do the arithmetic of `neuron.fire` in the same order, so their results are identical.
 Shapes: L timesteps, B batch, N neurons of a sample in memory order. Time comes first.
@@ -6,9 +6,7 @@ Shapes: L timesteps, B batch, N neurons of a sample in memory order. Time comes 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -18,7 +16,7 @@ from transpike.neuron import Neuron
 
 # Values per block of the eager update: its buffers of float32 fit a 512 KiB second-level cache.
 _BLOCK = 24_576
-_KINDS = {"unsigned": 0, "signed": 1, "telescoped": 2}
+_UNSIGNED, _SIGNED, _TELESCOPED = 0, 1, 2  # as in scan.c and scan_cuda.py
 
 
 @dataclass(frozen=True)
@@ -104,12 +102,17 @@ def scan(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
         Spikes of every sample and timestep, (L, B), float64.
     """
     device = chunk.out.device.type
+    if device == "cuda":
+        return _on_cuda(constants, population, chunk)
     if device == "cpu":
         small = constants.neuron.levels_at(chunk.first + len(chunk.out)) < native.MOST_COUNTS
         if chunk.current.dtype != torch.float64 and small and native.kernel() is not None:
             return _native(constants, population, chunk)
-        return _eager(constants, population, chunk)
-    return _traced(constants, population, chunk)
+    return _eager(constants, population, chunk)
+
+
+def _kind(neuron: Neuron) -> int:
+    return _TELESCOPED if neuron.telescoped else _SIGNED if neuron.signed else _UNSIGNED
 
 
 def _native(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
@@ -122,7 +125,6 @@ def _native(constants: Constants, population: Population, chunk: Chunk) -> Tenso
         bound = torch.full_like(constants.step, torch.inf)
         total = torch.zeros_like(population.membrane) if total is None else total
     counts = torch.zeros(length, batch, dtype=torch.int64)
-    kind = "telescoped" if neuron.telescoped else "signed" if neuron.signed else "unsigned"
     half = torch.bfloat16
     current, other = chunk.current, chunk.other
     native.run(
@@ -146,7 +148,7 @@ def _native(constants: Constants, population: Population, chunk: Chunk) -> Tenso
             first=chunk.first,
             max_count=neuron.max_count,
             levels=neuron.levels or 0,
-            kind=_KINDS[kind],
+            kind=_kind(neuron),
             binary=binary,
             half_current=current.dtype == half,
             half_other=other is not None and other.dtype == half,
@@ -259,47 +261,27 @@ def spikes(neuron: Neuron, count: Tensor) -> Tensor:
     return bits
 
 
-def _traced(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
-    """The whole chunk as one compiled kernel, for accelerators."""
-    # As a tensor: a number would be compiled in, and every chunk would compile anew.
-    first = torch.tensor(float(chunk.first), device=chunk.out.device)
-    membrane, total, out, membranes, counts = _compiled()(constants, population, chunk, first)
-    population.membrane, population.total = membrane, total
-    chunk.out.copy_(out)
-    if chunk.membranes is not None:
-        chunk.membranes.copy_(membranes)
-    result: Tensor = counts
-    return result
+def _on_cuda(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
+    """The whole chunk as one kernel."""
+    from transpike.engine import scan_cuda  # needs Triton, which only CUDA's torch brings
 
-
-@cache
-def _compiled() -> Callable[..., tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]]:
-    return torch.compile(steps, dynamic=True)
-
-
-def steps(
-    constants: Constants, population: Population, chunk: Chunk, first: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
-    """The chunk as one pure function that torch.compile can fuse.
-
-    Args:
-        constants: of the population.
-        population: the state before.
-        chunk: currents, and the shape and type of the output.
-        first: timesteps done before, a tensor without axes.
-
-    Returns:
-        Membrane (B, N), total (B, N) or None, outputs (L, B, N), membranes (L, B, N), spikes (L, B)
-        in float64.
-    """
-    membrane, total = population.membrane, population.total
-    out, membranes, counts = [], [], []
-    for index in range(len(chunk.out)):
-        membrane = membrane + _drive(constants, chunk, index)
-        count, total = _fired(constants, membrane, total, first + (index + 1))
-        if not constants.neuron.telescoped:
-            membrane = membrane - count
-        membranes.append(membrane)
-        out.append((count * constants.step).to(chunk.out.dtype))
-        counts.append(spikes(constants.neuron, count).sum(dim=1, dtype=torch.float64))
-    return membrane, total, torch.stack(out), torch.stack(membranes), torch.stack(counts)
+    neuron = constants.neuron
+    return scan_cuda.run(
+        current=chunk.current,
+        other=chunk.other,
+        offset=constants.offset if chunk.offset else None,
+        step=constants.step,
+        bound=constants.bound,
+        start=constants.start,
+        membrane=population.membrane,
+        total=population.total,
+        out=chunk.out,
+        membranes=chunk.membranes,
+        first=chunk.first,
+        max_count=neuron.max_count,
+        levels=neuron.levels or 0,
+        kind=_kind(neuron),
+        binary=neuron.code == "binary",
+        limited=population.total is not None
+        and (constants.bound is not None or neuron.levels is not None),
+    )
