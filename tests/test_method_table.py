@@ -44,6 +44,8 @@ def _arguments(folder, **changes):
         "output": folder / "out",
         "only_table": False,
         "rows": [],
+        "timesteps": [],
+        "device": "cpu",
     }
     return argparse.Namespace(**{**values, **changes})
 

@@ -179,8 +179,10 @@ def _export(eager: nn.Module, example: Tensor) -> ExportedProgram:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # Some CUDA kernels take at most 65,535 samples, which export holds against a free size.
+            batch = Dim("batch", max=None if example.device.type == "cpu" else 65_535)
             program: ExportedProgram = torch.export.export(
-                eager, (example.clone(),), strict=False, dynamic_shapes=({0: Dim("batch")},)
+                eager, (example.clone(),), strict=False, dynamic_shapes=({0: batch},)
             )
             decomposed: ExportedProgram = program.run_decompositions({})
             return decomposed
