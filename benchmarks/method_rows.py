@@ -37,6 +37,7 @@ FIXED: dict[str, tuple[ThresholdRule, Passes]] = {
     "plain": (PERCENTILE, ()),
     "lsq-bias": (tp.LeastSquares(), (BIAS,)),
     "search": (tp.LeastSquares(), (SEARCH,)),
+    "distilled": (tp.LeastSquares(), (BIAS, tp.Distillation())),
 }
 
 

@@ -55,6 +55,7 @@ ORDER = [
     "until",
     "engine",
     "simulate",
+    "distill",
     "passes",
     "specs",
     "convert",

@@ -17,6 +17,7 @@ from transpike.errors import DataError as DataError
 from transpike.errors import FileError as FileError
 from transpike.errors import TranspikeError as TranspikeError
 from transpike.errors import UnsupportedError as UnsupportedError
+from transpike.distill import Distillation as Distillation
 from transpike.evaluate import Evaluation as Evaluation
 from transpike.evaluate import evaluate as evaluate
 from transpike.network import Network as Network

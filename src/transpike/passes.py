@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.calibrate import inputs_of
 from transpike.engine.scan import Chunk, Constants, Population, scan
+from transpike.distill import Distillation, distilled
 from transpike.errors import ArgumentError, DataError
 from transpike.increments import increments
 from transpike.network import INPUT, Network, Node, Site
@@ -137,7 +138,9 @@ class DelayedReadout:
     """
 
 
-CalibrationPass = BiasCorrection | MembraneCorrection | SiteSearch | AllocateCounts | DelayedReadout
+CalibrationPass = (
+    BiasCorrection | MembraneCorrection | SiteSearch | Distillation | AllocateCounts | DelayedReadout
+)
 
 
 def _check_rounds(rounds: int) -> None:
@@ -174,6 +177,8 @@ def apply_pass(
     match one:
         case AllocateCounts():
             corrected, used = _allocated(one, snn, images, timesteps), len(images)
+        case Distillation():
+            corrected, used = distilled(one, snn, images, timesteps), len(images)
         case DelayedReadout():
             corrected, used = _delayed(snn, images, timesteps), len(images)
         case _:

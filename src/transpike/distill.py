@@ -1,0 +1,183 @@
+"""Train the neurons, not the weights: thresholds and currents by gradient, towards the ANN's output.
+
+Shapes: B inputs, C channels, T timesteps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from transpike.errors import ArgumentError
+from transpike.network import Network, Site
+from transpike.neuron import level_limit
+from transpike.simulate import simulate
+from transpike.spiking import SpikingNetwork, site_bounds
+
+_BATCH = 64
+# Bytes of the largest value of a batch, kept for the backward pass.
+_VALUE = 64 * 2**20
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Train step and offset of every channel for the network's output at T.
+
+    Adam on log2 of the step and on the offset in levels, for the least Kullback-Leibler divergence
+    of the spiking network's class scores from the analog network's (outputs of one channel: the
+    least squared distance). Forward, the spiking network itself is simulated; backward, every
+    site's mean output is n d/T with n = clamp(floor(T (z/d + offset) + start), 0, K T), z its mean
+    input current, and floor has the derivative 1. Weights stay as they are, no labels are used.
+
+    Attributes:
+        epochs: passes over the inputs, >= 1.
+        rate: learning rate at the start, falling to 0 along a cosine, > 0.
+
+    Source: Esser et al. 2020 (learned step size: the gradient of d); differs: of a spiking
+    network's neurons alone, on its own spike counts, with the analog network as the teacher.
+    """
+
+    epochs: int = 16
+    rate: float = 0.02
+
+    def __post_init__(self) -> None:
+        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
+            raise ArgumentError(f"epochs: needed an integer >= 1, got {self.epochs!r}.")
+        if not 0 < self.rate < float("inf"):
+            raise ArgumentError(f"rate: needed a number > 0, got {self.rate!r}.")
+
+
+def distilled(
+    one: Distillation, snn: SpikingNetwork, images: Tensor, timesteps: int
+) -> SpikingNetwork:
+    """A copy with trained steps and offsets; the network itself where training found no better.
+
+    Args:
+        one: settings.
+        snn: the network so far.
+        images: training inputs (B, ...).
+        timesteps: T that it is to be best for.
+
+    Raises:
+        ArgumentError: the network has a delayed readout already.
+    """
+    if snn.readout_start:
+        raise ArgumentError(
+            "calibrate: Distillation trains for the mean over all timesteps. Put it before "
+            "DelayedReadout."
+        )
+    with torch.inference_mode(False), torch.enable_grad():
+        student = _Student(snn, timesteps)
+        targets = _analog(snn.network, images)
+        before = student.distance(snn, images, targets)
+        optimizer = torch.optim.Adam(student.parameters, lr=one.rate)
+        rounds = list(_batches(one.epochs, len(images), _fitting(snn.network)))
+        for number, rows in enumerate(rounds):
+            for group in optimizer.param_groups:
+                group["lr"] = one.rate * (1 + math.cos(math.pi * number / len(rounds))) / 2
+            rows = rows.to(images.device)
+            loss = student.loss(images[rows], [target[rows] for target in targets])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        trained = student.network()
+        return trained if student.distance(trained, images, targets) < before else snn
+
+
+def _analog(network: Network, images: Tensor) -> list[Tensor]:
+    """The analog network's outputs, leaf by leaf, (B, ...)."""
+    with torch.no_grad():
+        parts = [pytree.tree_leaves(network(part)) for part in images.split(_fitting(network))]
+    return [torch.cat(leaves) for leaves in zip(*parts, strict=True)]
+
+
+def _batches(epochs: int, count: int, size: int) -> Iterator[Tensor]:
+    """Rows of every batch of every epoch, each epoch in another order."""
+    generator = torch.Generator().manual_seed(_SEED)
+    for _ in range(epochs):
+        yield from torch.randperm(count, generator=generator).split(size)
+
+
+def _fitting(network: Network) -> int:
+    """Inputs per batch."""
+    itemsize = torch.empty(0, dtype=network.dtype).element_size()
+    largest = max(site.neurons for site in network.sites) * itemsize
+    return max(1, min(_BATCH, _VALUE // largest))
+
+
+def divergence(analog: Tensor, spiking: Tensor) -> Tensor:
+    """How far an output (B, C, ...) is from the analog one, a number >= 0, mean over inputs.
+
+    Kullback-Leibler divergence of the softmax along axis 1, nats; with a single channel, or without
+    that axis, the squared distance over the analog output's mean square.
+    """
+    if analog.ndim < 2 or analog.shape[1] == 1:
+        size = analog.square().mean().clamp(min=torch.finfo(analog.dtype).tiny)
+        return (spiking - analog).square().mean() / size
+    wanted, found = F.log_softmax(analog, dim=1), F.log_softmax(spiking, dim=1)
+    return (wanted.exp() * (wanted - found)).sum(dim=1).mean()
+
+
+class _Student:
+    """A spiking network whose steps and offsets are trained."""
+
+    def __init__(self, snn: SpikingNetwork, timesteps: int) -> None:
+        self.snn, self.timesteps = snn, timesteps
+        self.scale = timesteps if snn.coding == "rate" else 1
+        steps, offsets = snn.steps, snn.offsets
+        self.octaves = {n: torch.zeros_like(v).requires_grad_() for n, v in steps.items()}
+        self.levels = {n: torch.zeros_like(v).requires_grad_() for n, v in offsets.items()}
+        self.parameters = [*self.octaves.values(), *self.levels.values()]
+
+    def step(self, name: str) -> Tensor:
+        """(C,), activation units."""
+        return self.snn.steps[name] * torch.exp2(self.octaves[name])
+
+    def offset(self, name: str) -> Tensor:
+        """(C,), units of the step."""
+        return self.snn.offsets[name] + self.levels[name] / self.scale
+
+    def network(self) -> SpikingNetwork:
+        """The spiking network as trained so far."""
+        names = list(self.octaves)
+        return self.snn.changed(
+            steps={name: self.step(name).detach() for name in names},
+            offsets={name: self.offset(name).detach() for name in names},
+        )
+
+    def distance(self, snn: SpikingNetwork, images: Tensor, targets: list[Tensor]) -> float:
+        """Divergence of a spiking network's output at T."""
+        with torch.no_grad():
+            run = simulate(snn, images, self.timesteps, output_at=[self.timesteps])
+            found = [leaf[0] for leaf in pytree.tree_leaves(run.output)]
+            return float(sum(divergence(a, b) for a, b in zip(targets, found, strict=True)))
+
+    def loss(self, x: Tensor, targets: list[Tensor]) -> Tensor:
+        """Divergence of the output at T; its value is the spiking network's own."""
+        now = self.network()
+        totals = simulate(now, x, self.timesteps, output_at=[self.timesteps], totals=True).totals
+        bounds, starts = site_bounds(now), self.snn.starts
+
+        def send(site: Site, z: Tensor) -> Tensor:
+            name, spread = site.name, site.along_channels
+            step, start = spread(self.step(name)), spread(starts[name])
+            level = self.scale * (z / step + spread(self.offset(name))) + start
+            limit = level_limit(self.snn.neurons[name], self.timesteps, bounds[name], start)
+            level = torch.minimum(level.clamp(min=0), torch.as_tensor(limit).to(level))
+            count = level + (totals[name].net.to(level) - level).detach()
+            return count * (step / self.scale)
+
+        found: Any = self.snn.network.run(x, send)
+        leaves = pytree.tree_leaves(found)
+        return torch.stack([divergence(a, b) for a, b in zip(targets, leaves, strict=True)]).sum()
+
+
+__all__ = ["Distillation", "distilled", "divergence"]
