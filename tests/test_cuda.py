@@ -65,6 +65,7 @@ def _to(value, device):
     return None if value is None else value.to(device)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernel itself is tested")
 def test_kernel_in_the_interpreter_equals_torch():
     """In a process of its own: Triton reads the setting when it is imported."""
     code = "import test_cuda; test_cuda.same_as_eager('cpu')"

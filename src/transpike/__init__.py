@@ -11,13 +11,13 @@ from transpike.cost import Cost as Cost
 from transpike.cost import measure_cost as measure_cost
 from transpike.diagnose import Diagnosis as Diagnosis
 from transpike.diagnose import diagnose as diagnose
+from transpike.distill import Distillation as Distillation
 from transpike.errors import ArgumentError as ArgumentError
 from transpike.errors import CheckpointError as CheckpointError
 from transpike.errors import DataError as DataError
 from transpike.errors import FileError as FileError
 from transpike.errors import TranspikeError as TranspikeError
 from transpike.errors import UnsupportedError as UnsupportedError
-from transpike.distill import Distillation as Distillation
 from transpike.evaluate import Evaluation as Evaluation
 from transpike.evaluate import evaluate as evaluate
 from transpike.network import Network as Network

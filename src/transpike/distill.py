@@ -1,4 +1,4 @@
-"""Train the neurons, not the weights: thresholds and currents by gradient, towards the ANN's output.
+"""Train neurons, not weights: steps and currents by gradient, towards the analog output.
 
 Shapes: B inputs, C channels, T timesteps.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -31,11 +30,14 @@ _SEED = 0
 class Distillation:
     """Train step and offset of every channel for the network's output at T.
 
-    Adam on log2 of the step and on the offset in levels, for the least Kullback-Leibler divergence
-    of the spiking network's class scores from the analog network's (outputs of one channel: the
-    least squared distance). Forward, the spiking network itself is simulated; backward, every
-    site's mean output is n d/T with n = clamp(floor(T (z/d + offset) + start), 0, K T), z its mean
-    input current, and floor has the derivative 1. Weights stay as they are, no labels are used.
+    Adam on log2 of the step and on the offset in levels, for the least squared distance of the
+    output at T from the analog network's; what is common to all class scores of an input does not
+    count, as it changes no softmax. (The divergence of the softmax itself learns from the few
+    inputs that are not clear, by heart.) The more inputs, the better: several thousand.
+
+    Forward, the spiking network itself is simulated; backward, every site's mean output is n d/T
+    with n = clamp(floor(T (z/d + offset) + start), 0, K T), z its mean input current, and floor
+    has the derivative 1. Weights stay as they are, no labels are used.
 
     Attributes:
         epochs: passes over the inputs, >= 1.
@@ -113,17 +115,15 @@ def _fitting(network: Network) -> int:
     return max(1, min(_BATCH, _VALUE // largest))
 
 
-def divergence(analog: Tensor, spiking: Tensor) -> Tensor:
-    """How far an output (B, C, ...) is from the analog one, a number >= 0, mean over inputs.
+def _distance(analog: Tensor, spiking: Tensor) -> Tensor:
+    """Squared distance of an output (B, C, ...) over the analog one's, a number >= 0.
 
-    Kullback-Leibler divergence of the softmax along axis 1, nats; with a single channel, or without
-    that axis, the squared distance over the analog output's mean square.
+    With more than one channel both are centred along axis 1.
     """
-    if analog.ndim < 2 or analog.shape[1] == 1:
-        size = analog.square().mean().clamp(min=torch.finfo(analog.dtype).tiny)
-        return (spiking - analog).square().mean() / size
-    wanted, found = F.log_softmax(analog, dim=1), F.log_softmax(spiking, dim=1)
-    return (wanted.exp() * (wanted - found)).sum(dim=1).mean()
+    if analog.ndim > 1 and analog.shape[1] > 1:
+        analog, spiking = (x - x.mean(dim=1, keepdim=True) for x in (analog, spiking))
+    size = analog.square().mean().clamp(min=torch.finfo(analog.dtype).tiny)
+    return (spiking - analog).square().mean() / size
 
 
 class _Student:
@@ -154,14 +154,14 @@ class _Student:
         )
 
     def distance(self, snn: SpikingNetwork, images: Tensor, targets: list[Tensor]) -> float:
-        """Divergence of a spiking network's output at T."""
+        """Distance of a spiking network's output at T."""
         with torch.no_grad():
             run = simulate(snn, images, self.timesteps, output_at=[self.timesteps])
             found = [leaf[0] for leaf in pytree.tree_leaves(run.output)]
-            return float(sum(divergence(a, b) for a, b in zip(targets, found, strict=True)))
+            return float(sum(_distance(a, b) for a, b in zip(targets, found, strict=True)))
 
     def loss(self, x: Tensor, targets: list[Tensor]) -> Tensor:
-        """Divergence of the output at T; its value is the spiking network's own."""
+        """Distance of the output at T; its value is the spiking network's own."""
         now = self.network()
         totals = simulate(now, x, self.timesteps, output_at=[self.timesteps], totals=True).totals
         bounds, starts = site_bounds(now), self.snn.starts
@@ -177,7 +177,7 @@ class _Student:
 
         found: Any = self.snn.network.run(x, send)
         leaves = pytree.tree_leaves(found)
-        return torch.stack([divergence(a, b) for a, b in zip(targets, leaves, strict=True)]).sum()
+        return torch.stack([_distance(a, b) for a, b in zip(targets, leaves, strict=True)]).sum()
 
 
-__all__ = ["Distillation", "distilled", "divergence"]
+__all__ = ["Distillation", "distilled"]

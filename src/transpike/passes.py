@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from transpike.calibrate import inputs_of
-from transpike.engine.scan import Chunk, Constants, Population, scan
 from transpike.distill import Distillation, distilled
+from transpike.engine.scan import Chunk, Constants, Population, scan
 from transpike.errors import ArgumentError, DataError
 from transpike.increments import increments
 from transpike.network import INPUT, Network, Node, Site
@@ -139,7 +139,12 @@ class DelayedReadout:
 
 
 CalibrationPass = (
-    BiasCorrection | MembraneCorrection | SiteSearch | Distillation | AllocateCounts | DelayedReadout
+    BiasCorrection
+    | MembraneCorrection
+    | SiteSearch
+    | Distillation
+    | AllocateCounts
+    | DelayedReadout
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Literal
 
+from transpike.distill import Distillation
 from transpike.errors import ArgumentError
 from transpike.neuron import (
     IF,
@@ -39,7 +40,7 @@ NEURON_FORMS = (
 )
 UNTIL_FORMS = "margin, margin:0.9, entropy, entropy:0.1"
 THRESHOLD_FORMS = "percentile:99.9, max, lsq, lsq:16, gauss, gauss:16, ltb, ltb:1000"
-PASS_FORMS = "bias, membrane, search, delay, allocate:2.5"
+PASS_FORMS = "bias, membrane, search, distill, delay, allocate:2.5"
 GRANULARITIES = ("channel", "layer")
 
 _DEFAULT_PERCENTILE = 99.9
@@ -116,8 +117,8 @@ def parse_passes(text: str) -> tuple[CalibrationPass, ...]:
     """Reads calibration passes, in order.
 
     Args:
-        text: `bias`, `membrane`, `search`, `delay` and `allocate:SPIKES` (spikes per neuron),
-            joined by commas.
+        text: `bias`, `membrane`, `search`, `distill`, `delay` and `allocate:SPIKES` (spikes per
+            neuron), joined by commas.
 
     Raises:
         ArgumentError: a form is unknown, or a number is out of range.
@@ -126,6 +127,7 @@ def parse_passes(text: str) -> tuple[CalibrationPass, ...]:
         "bias": BiasCorrection,
         "membrane": MembraneCorrection,
         "search": SiteSearch,
+        "distill": Distillation,
         "delay": DelayedReadout,
     }
     passes: list[CalibrationPass] = []
