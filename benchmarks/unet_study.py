@@ -42,6 +42,7 @@ from transpike.data.lucchi import VolumeDataset, open_lucchi
 from transpike.evaluate import curve_points
 from transpike.models import build_model
 from transpike.segment import resized
+from transpike.train.augment import vary_intensity
 
 _TUNING_DRAW = 1000  # seed of the training tiles that tuning sees
 _STUDY = tp.Recipe(64, tp.Burst(5, initial_membrane=0.0), tp.Percentile(99, "layer"))
@@ -56,11 +57,15 @@ class Setting:
         name: of its file.
         recipe: how to convert; with `tuned`, only its neuron and T count.
         tuned: whether tuning chooses the rest, for the T of the recipe.
+        varied: whether every second tile that tuning and calibration see is changed in contrast,
+            brightness and noise as the training did. (Added after a test slice that is noisier
+            than all of training had been seen to clip at the thresholds of the tiles as they are.)
     """
 
     name: str
     recipe: tp.Recipe
     tuned: bool = False
+    varied: bool = False
 
 
 SETTINGS = (
@@ -70,6 +75,10 @@ SETTINGS = (
     Setting("unsigned1-tuned", tp.Recipe(16, tp.IF(), _CHANNELS), tuned=True),
     Setting("signed4-tuned", tp.Recipe(2, tp.Signed(4), _CHANNELS), tuned=True),
     Setting("signed8-tuned", tp.Recipe(2, tp.Signed(8), _CHANNELS), tuned=True),
+    Setting("signed1-varied", tp.Recipe(8, tp.Signed(1), _CHANNELS), tuned=True, varied=True),
+    Setting("unsigned1-varied", tp.Recipe(16, tp.IF(), _CHANNELS), tuned=True, varied=True),
+    Setting("signed4-varied", tp.Recipe(2, tp.Signed(4), _CHANNELS), tuned=True, varied=True),
+    Setting("signed8-varied", tp.Recipe(2, tp.Signed(8), _CHANNELS), tuned=True, varied=True),
 )
 # The original study's conversion with one thing, or both, as this library has it by default.
 CAUSES = (
@@ -103,9 +112,14 @@ class Study:
             "python": platform.python_version(),
         }
 
-    def training(self, size: int, seed: int) -> list[Tensor]:
+    def training(self, size: int, seed: int, varied: bool) -> list[Tensor]:
         """Batches of training tiles, without masks."""
-        return [x for x, _ in self.tiles.subset(size, seed).batches(8)]
+        batches = [x for x, _ in self.tiles.subset(size, seed).batches(8)]
+        if varied:
+            generator = torch.Generator().manual_seed(seed)
+            for x in batches:
+                x[1::2] = vary_intensity(x[1::2], generator)
+        return batches
 
     def recipe(self, setting: Setting) -> tp.Recipe:
         """The setting's recipe, tuned now or before."""
@@ -117,7 +131,7 @@ class Study:
             neuron = setting.recipe.neuron
             result = tp.tune(
                 self.network,
-                self.training(self.args.tuning_size, _TUNING_DRAW),
+                self.training(self.args.tuning_size, _TUNING_DRAW, setting.varied),
                 timesteps=setting.recipe.timesteps,
                 max_count=neuron.max_count,
                 signed=neuron.signed,
@@ -128,9 +142,9 @@ class Study:
             replace(result.recipe, found={**result.recipe.found, "seconds": seconds}).save(file)
         return tp.Recipe.load(file)
 
-    def convert(self, recipe: tp.Recipe) -> tp.SpikingNetwork:
+    def convert(self, recipe: tp.Recipe, varied: bool) -> tp.SpikingNetwork:
         """Converted with the calibration tiles, for whole slices."""
-        tiles = self.training(self.args.calibration_size, self.args.seed)
+        tiles = self.training(self.args.calibration_size, self.args.seed, varied)
         return resized(recipe.convert(self.network, tiles), self.model, self.data.test.slice_shape)
 
     def slice(self, index: int) -> tuple[Tensor, Tensor]:
@@ -217,7 +231,12 @@ def fill(study: Study, setting: Setting, folder: Path, slices: list[int], longes
     causes = folder.name == "causes"
     points = curve_points(longest)
     recipe = study.recipe(setting)
-    asked = {**study.asked, "recipe": {**recipe.to_dict(), "found": {}}, "timesteps": points}
+    asked = {
+        **study.asked,
+        **({"varied": True} if setting.varied else {}),
+        "recipe": {**recipe.to_dict(), "found": {}},
+        "timesteps": points,
+    }
     file = folder / f"{setting.name.replace(' ', '-')}.json"
     entry = json.loads(file.read_text()) if file.exists() else {"asked": asked, "slices": {}}
     if entry["asked"] != asked:
@@ -227,7 +246,7 @@ def fill(study: Study, setting: Setting, folder: Path, slices: list[int], longes
     missing = [index for index in slices if str(index) not in entry["slices"]]
     if not missing:
         return
-    snn = study.convert(recipe)
+    snn = study.convert(recipe, setting.varied)
     folder.mkdir(parents=True, exist_ok=True)
     for index in missing:
         measure = taken_apart if causes else measured
