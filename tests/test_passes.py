@@ -212,6 +212,8 @@ def test_convert_refuses_passes_without_inputs_or_timesteps():
     "make, message",
     [
         (lambda: tp.BiasCorrection(0), "rounds: needed an integer in 1..6"),
+        (lambda: tp.Distillation(epochs=0), "epochs: needed an integer >= 1"),
+        (lambda: tp.Distillation(rate=0.0), "rate: needed a number > 0"),
         (lambda: tp.SiteSearch(weight=-1), "weight: needed a number >= 0"),
         (lambda: tp.AllocateCounts(0), "spikes_per_neuron: needed a number > 0"),
     ],

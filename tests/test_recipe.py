@@ -30,6 +30,7 @@ PASSES = (
     tp.SiteSearch(2, 1.5),
     tp.BiasCorrection(4),
     tp.MembraneCorrection(),
+    tp.Distillation(2, 0.05),
     tp.DelayedReadout(),
 )
 

@@ -97,7 +97,7 @@ def distilled(
 def _analog(network: Network, images: Tensor) -> list[Tensor]:
     """The analog network's outputs, leaf by leaf, (B, ...)."""
     with torch.no_grad():
-        parts = [pytree.tree_leaves(network(part)) for part in images.split(_fitting(network))]
+        parts = [pytree.tree_leaves(network(x)) for x in torch.split(images, _fitting(network))]
     return [torch.cat(leaves) for leaves in zip(*parts, strict=True)]
 
 
@@ -105,7 +105,7 @@ def _batches(epochs: int, count: int, size: int) -> Iterator[Tensor]:
     """Rows of every batch of every epoch, each epoch in another order."""
     generator = torch.Generator().manual_seed(_SEED)
     for _ in range(epochs):
-        yield from torch.randperm(count, generator=generator).split(size)
+        yield from torch.split(torch.randperm(count, generator=generator), size)
 
 
 def _fitting(network: Network) -> int:

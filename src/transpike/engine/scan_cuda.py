@@ -93,7 +93,7 @@ def run(
 
 
 @triton.jit(do_not_specialize=["length", "first", "max_count", "levels"])  # type: ignore[untyped-decorator]
-def _kernel(
+def _kernel(  # type: ignore[no-untyped-def]
     current_at,
     other_at,
     offset_at,
@@ -117,7 +117,7 @@ def _kernel(
     binary: tl.constexpr,
     limited: tl.constexpr,
     block: tl.constexpr,
-):  # type: ignore[no-untyped-def]
+):
     """All timesteps of `block` neurons of one sample."""
     sample = tl.program_id(1).to(tl.int64)
     columns = tl.program_id(0) * block + tl.arange(0, block)

@@ -1,0 +1,96 @@
+"""Distillation: the loss is what is simulated, the derivative known, the result no worse."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils import _pytree as pytree
+
+import nets
+import transpike as tp
+from transpike.distill import _analog, _distance, _Student, distilled
+
+NEURONS = [tp.IF(), tp.Signed(3), tp.Burst(4, mode="resolution"), tp.Differential(8, 2)]
+
+
+def _snn(name, neuron, dtype=torch.float64):
+    network, calibration = nets.captured(name, dtype)
+    return tp.convert(network, calibration, neuron=neuron)
+
+
+def _images(count, dtype=torch.float64, shape=nets.IMAGE):
+    draw = torch.Generator().manual_seed(3)
+    return torch.randn(count, *shape, generator=draw, dtype=dtype)
+
+
+@pytest.mark.parametrize("neuron", NEURONS, ids=lambda neuron: neuron.name)
+@pytest.mark.parametrize("name", ["max_pool_odd", "max_pool_signed", "average", "unet", "relu6"])
+def test_loss_is_the_distance_of_the_simulated_output(name, neuron):
+    snn = _snn(name, neuron)
+    x = _images(5, shape=snn.network.input_shape)
+    student = _Student(snn, 6)
+    targets = _analog(snn.network, x)
+    loss = student.loss(x, targets).item()
+    assert loss == pytest.approx(student.distance(snn, x, targets), rel=1e-6)
+    run = tp.simulate_reference(snn, x, 6)
+    found = [leaf[-1] for leaf in pytree.tree_leaves(run.output)]
+    wanted = sum(float(_distance(a, b)) for a, b in zip(targets, found, strict=True))
+    assert loss == pytest.approx(wanted, rel=1e-6)
+
+
+def test_derivative_of_a_step_within_and_beyond_the_range():
+    """y = n d/T: dy/dd is (n - level)/T + start/T within the range of z, K beyond it."""
+    network, calibration = nets.one_site([1.0, 1.0])
+    snn = tp.convert(network, calibration, neuron=tp.IF())
+    student, step = _Student(snn, 4), snn.steps[network.sites[0].name]
+    inside, beyond = 0.3 * float(step[0]), 5.0 * float(step[0])
+    x = torch.tensor([[inside, beyond]], dtype=torch.float64)
+    target = [torch.zeros(1, 2, dtype=torch.float64)]
+    (octaves,) = student.octaves.values()
+    target[0][0, 0] = 1.0
+    counts = tp.simulate(snn, x, 4, totals=True).totals[network.sites[0].name].net
+    slopes = [(float(counts[0, 0]) - 4 * 0.3) / 4, 1.0]
+    outputs, wanted = (v - v.mean() for v in (counts[0] * step / 4, target[0][0]))
+    gap, size = outputs - wanted, float(wanted.square().mean())
+    # d = step 2^octave, so dy/d octave = log(2) d dy/dd.
+    expected = [float(gap[i] * slopes[i] * step[i]) * math.log(2) / size for i in range(2)]
+    student.loss(x, target).backward()
+    assert octaves.grad.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("neuron", [tp.IF(), tp.Signed(2)], ids=lambda neuron: neuron.name)
+def test_training_brings_the_output_closer_and_leaves_weights_alone(neuron):
+    torch.manual_seed(0)
+    model = nets.Fn(
+        lambda m, x: m.b(F.relu(m.a(x)).mean([2, 3])), a=nets.conv(2, 8), b=nn.Linear(8, 4)
+    ).eval()
+    x = _images(96, torch.float32)
+    network = tp.capture(model, x[:2])
+    snn = tp.convert(network, [x], neuron=neuron, threshold=tp.MaxAbs("layer"))
+    trained = distilled(tp.Distillation(8, 0.05), snn, x, 4)
+    targets, student = _analog(network, x), _Student(snn, 4)
+    before, after = (student.distance(one, x, targets) for one in (snn, trained))
+    assert after < 0.75 * before
+    for name, tensor in snn.network.tensors.items():
+        assert torch.equal(tensor, trained.network.tensors[name])
+    assert trained.neurons == snn.neurons
+
+
+def test_where_training_finds_nothing_better_the_network_stays():
+    snn, x = _snn("average", tp.IF()), _images(4)
+    assert distilled(tp.Distillation(1, 50.0), snn, x, 4) is snn
+
+
+def test_it_is_the_same_every_time():
+    snn, x = _snn("average", tp.IF()), _images(70)
+    one, other = (distilled(tp.Distillation(1), snn, x, 4) for _ in range(2))
+    for name, step in one.steps.items():
+        assert torch.equal(step, other.steps[name])
+
+
+def test_a_delayed_readout_is_refused():
+    snn = _snn("average", tp.IF()).changed(readout_start=2)
+    with pytest.raises(tp.ArgumentError, match="Put it before DelayedReadout"):
+        distilled(tp.Distillation(1), snn, _images(4), 4)
