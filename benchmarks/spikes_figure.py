@@ -34,6 +34,7 @@ from transpike.evaluate import curve_points
 
 NEURONS = 188_416  # of the spiking ResNet-20, per image
 LOSS = 0.5  # points at which spikes are compared
+_FEWEST = 10  # thousand spikes, below which nothing is recognised
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def least_spikes(points: list[Point], loss: float) -> dict[str, tuple[float, flo
 
 
 def draw(points: list[Point], file: Path) -> None:
-    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(11, 8), layout="constrained")
     colours = plt.get_cmap("tab20")
     shown = {p.name for p in front([p for p in points if p.ours])}
     shown |= {p.name for p in points if not p.ours} | {p.name for p in points if p.ours and p.curve}
@@ -150,12 +151,12 @@ def draw(points: list[Point], file: Path) -> None:
             linewidth=1.5 if mine else 1,
         )
     axes.axhline(LOSS, color="grey", linewidth=0.8, linestyle=":")
-    axes.set(xscale="log", yscale="log", ylim=(0.01, 100))
+    axes.set(xscale="log", yscale="log", xlim=(_FEWEST, None), ylim=(0.01, 100))
     axes.set_xlabel("thousand spikes per image (counts of n as n)")
     axes.set_ylabel("loss against the ANN, points (0.01 and less at the bottom)")
     axes.set_title("ResNet-20 on CIFAR-10: accuracy against spikes")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="lower left")
+    figure.legend(fontsize=7, loc="outside lower center", ncols=2)
     figure.savefig(file)
     figure.savefig(file.with_suffix(".png"), dpi=110)
 

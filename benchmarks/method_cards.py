@@ -1,0 +1,81 @@
+"""Writes each method's rows of results/methods/resnet20.md into its card under docs/methods/.
+
+    python benchmarks/method_cards.py
+
+A card names its rows ("Rows `bias` and ... of the table"); they come below that sentence, between
+two marks, as they stand in the table of the group they are in, once per T.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+START, END = "<!-- rows -->", "<!-- end of rows -->"
+COLUMNS = ("T", "K", "loss", "paired s.e.", "seeds: s.d.", "ceiling's loss", "agree %")
+SPIKES = "spikes/neuron"
+
+
+def rows_of(table: str) -> dict[str, list[dict[str, str]]]:
+    """Every row of a document's tables by its name, in order, each (name, T, K) once."""
+    found: dict[str, list[dict[str, str]]] = {}
+    heads: list[str] = []
+    neuron = ""
+    for line in table.splitlines():
+        if line.startswith("#"):
+            heads, neuron = [], line.lstrip("# ")
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not line.startswith("|") or set(line) <= set("|- "):
+            continue
+        if not heads:
+            heads = cells
+            continue
+        row = dict(zip(heads, cells, strict=True)) | {"under": neuron}
+        name = cells[0]
+        same = [one for one in found.get(name, []) if (one["T"], one["K"]) == (row["T"], row["K"])]
+        if not same:
+            found.setdefault(name, []).append(row)
+    return found
+
+
+def named(card: str) -> list[str]:
+    """The rows that a card names."""
+    sentences = re.findall(
+        r"Rows? ((?:`[^`]+`(?:, | and )?)+) of the table", " ".join(card.split())
+    )
+    return [name for sentence in sentences for name in re.findall(r"`([^`]+)`", sentence)]
+
+
+def filled(card: str, found: dict[str, list[dict[str, str]]]) -> str:
+    """The card with its rows; unchanged where the table has none of them."""
+    bare = re.sub(rf"\n*{START}.*?{END}\n*", "\n", card, flags=re.DOTALL)
+    rows = [(name, row) for name in named(bare) for row in found.get(name, [])]
+    if not rows:
+        return bare
+    heads = ["row", *COLUMNS, SPIKES]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name, row in rows:
+        lines.append("| " + " | ".join([name, *(row[key] for key in heads[1:])]) + " |")
+    before = (
+        "ResNet-20, 10,000 CIFAR-10 test images; loss in points, mean over calibration seeds "
+        '("-": one seed).'
+    )
+    if any(row["under"] == "Parts" for _, row in rows):
+        before += " Signed neuron at T = 8, unsigned at T = 32."
+    return "\n".join([bare.rstrip("\n"), "", START, before, "", *lines, END, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", type=Path, default=ROOT / "results/methods/resnet20.md")
+    parser.add_argument("--cards", type=Path, default=ROOT / "docs/methods")
+    args = parser.parse_args()
+    found = rows_of(args.table.read_text())
+    for file in sorted(args.cards.glob("*.md")):
+        file.write_text(filled(file.read_text(), found))
+
+
+if __name__ == "__main__":
+    main()
