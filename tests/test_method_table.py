@@ -17,6 +17,7 @@ from transpike.models import build_model
 ROOT = Path(tp.__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import method_cards  # noqa: E402
 import method_rows  # noqa: E402
 import method_table  # noqa: E402
 import method_text  # noqa: E402
@@ -52,7 +53,7 @@ def _arguments(folder, **changes):
 
 def test_every_target_of_every_neuron_has_all_its_recipes():
     targets = [row for row in ROWS if row.group == "targets"]
-    assert len(targets) == 8 * 4
+    assert len(targets) == 8 * 5
     assert sum(row.recipe is None for row in targets) == 8
     for row in targets:
         if row.recipe is not None:
@@ -113,6 +114,16 @@ def test_rows_that_cards_name_exist():
                 assert name in names, (card.name, name)
                 seen += 1
     assert seen > 20
+
+
+def test_cards_hold_the_rows_of_the_table():
+    found = method_cards.rows_of((ROOT / "results/methods/resnet20.md").read_text())
+    filled = 0
+    for file in (ROOT / "docs" / "methods").glob("*.md"):
+        card = file.read_text()
+        assert method_cards.filled(card, found) == card, f"run benchmarks/method_cards.py: {file}"
+        filled += method_cards.START in card
+    assert filled > 5
 
 
 def test_nothing_is_measured_twice_and_the_table_holds_the_files(tmp_path, monkeypatch):
