@@ -47,8 +47,8 @@ class Distillation:
     network's neurons alone, on its own spike counts, with the analog network as the teacher.
     """
 
-    epochs: int = 16
-    rate: float = 0.02
+    epochs: int = 4
+    rate: float = 0.01
 
     def __post_init__(self) -> None:
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
