@@ -2,8 +2,8 @@
 
     python benchmarks/method_cards.py
 
-A card names its rows ("Rows `bias` and ... of the table"); they come below that sentence, between
-two marks, as they stand in the table of the group they are in, once per T.
+A card names its rows ("Rows `bias` and ... of the table"); they come at the end of the card,
+between two marks, as they stand in the tables of their groups.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SPIKES = "spikes/neuron"
 
 
 def rows_of(table: str) -> dict[str, list[dict[str, str]]]:
-    """Every row of a document's tables by its name, in order, each (name, T, K) once."""
+    """Every row of a document's tables by its name, in order, equal ones once."""
     found: dict[str, list[dict[str, str]]] = {}
     heads: list[str] = []
     neuron = ""
@@ -34,10 +34,13 @@ def rows_of(table: str) -> dict[str, list[dict[str, str]]]:
             continue
         row = dict(zip(heads, cells, strict=True)) | {"under": neuron}
         name = cells[0]
-        same = [one for one in found.get(name, []) if (one["T"], one["K"]) == (row["T"], row["K"])]
-        if not same:
+        if not any(_numbers(one) == _numbers(row) for one in found.get(name, [])):
             found.setdefault(name, []).append(row)
     return found
+
+
+def _numbers(row: dict[str, str]) -> list[str]:
+    return [row[key] for key in (*COLUMNS, SPIKES)]
 
 
 def named(card: str) -> list[str]:
@@ -54,10 +57,11 @@ def filled(card: str, found: dict[str, list[dict[str, str]]]) -> str:
     rows = [(name, row) for name in named(bare) for row in found.get(name, [])]
     if not rows:
         return bare
-    heads = ["row", *COLUMNS, SPIKES]
+    heads = ["row", "table", *COLUMNS, SPIKES]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name, row in rows:
-        lines.append("| " + " | ".join([name, *(row[key] for key in heads[1:])]) + " |")
+        cells = [name, row["under"], *(row[key] for key in heads[2:])]
+        lines.append("| " + " | ".join(cells) + " |")
     before = (
         "ResNet-20, 10,000 CIFAR-10 test images; loss in points, mean over calibration seeds "
         '("-": one seed).'

@@ -111,7 +111,9 @@ class Study:
             seconds = time.perf_counter() - start
             print(f"tuned {target} T={timesteps} in {seconds:.0f} s\n{result}", flush=True)
             found = {**result.recipe.found, "seconds": round(seconds, 1)}
-            replace(result.recipe, found=found).save(file)
+            part = file.with_name(f"{file.name}.{os.getpid()}.part")
+            replace(result.recipe, found=found).save(part)
+            part.replace(file)
         return tp.Recipe.load(file)
 
 

@@ -1,12 +1,14 @@
-"""Mitochondria: a U-Net converted in five ways, measured on the test slices at every T.
+"""Mitochondria: a U-Net converted in several ways, measured on the test slices at every T.
 
     python benchmarks/unet_study.py                      # hours on two cores; resumable
     python benchmarks/unet_study.py --causes             # the original study's numbers taken apart
     python benchmarks/unet_study.py --only-table
 
 Every setting is one file of results/unet/, written again after each slice, and results/unet.md is
-made from them. Thresholds and tuning see tiles of the training slices only; nothing is chosen by
-test slices. The network sees whole slices (768 x 1024), as its convolutions allow.
+made from them. Thresholds and tuning see tiles of the training slices only. The settings `tuned`
+and `study` were fixed before any test slice was seen; `varied` and `mask` were added after one had
+been seen to clip, and are to be read beside them. The network sees whole slices (768 x 1024), as
+its convolutions allow.
 
 Counted per slice and T, over all pixels: the mask (mean readout > 0) against the label and against
 the analog network's mask, by torchmetrics; spikes; the quantised network with K*T levels.
@@ -77,7 +79,7 @@ SETTINGS = (
     Setting("signed8-tuned", tp.Recipe(2, tp.Signed(8), _CHANNELS), tuned=True),
     Setting("signed1-varied", tp.Recipe(8, tp.Signed(1), _CHANNELS), tuned=True, varied=True),
     Setting("signed4-varied", tp.Recipe(2, tp.Signed(4), _CHANNELS), tuned=True, varied=True),
-    # Chosen by the mask on validation tiles as they are and with the training's noise.
+    # The rule that benchmarks/unet_choice.py finds best by the mask on validation tiles.
     Setting("signed1-mask", tp.Recipe(8, tp.Signed(1), _CHANNELS), varied=True),
     Setting("signed4-mask", tp.Recipe(8, tp.Signed(4), _CHANNELS), varied=True),
     Setting("signed8-mask", tp.Recipe(8, tp.Signed(8), _CHANNELS), varied=True),

@@ -94,3 +94,28 @@ def test_a_delayed_readout_is_refused():
     snn = _snn("average", tp.IF()).changed(readout_start=2)
     with pytest.raises(tp.ArgumentError, match="Put it before DelayedReadout"):
         distilled(tp.Distillation(1), snn, _images(4), 4)
+
+
+def test_a_bounded_neuron_at_its_bound_has_no_slope():
+    """Its output is c whatever the step."""
+    network, calibration = nets.one_site([6.0, 6.0], nn.ReLU6())
+    student = _Student(tp.convert(network, calibration, neuron=tp.Burst(4)), 4)
+    x = torch.tensor([[9.0, 3.1]], dtype=torch.float64)
+    target = [torch.tensor([[1.0, 0.0]], dtype=torch.float64)]
+    (octaves,) = student.octaves.values()
+    (slope,) = torch.autograd.grad(student.loss(x, target), [octaves])
+    assert abs(float(slope[0])) < 1e-9 < abs(float(slope[1]))
+
+
+def test_inference_mode_does_not_matter_and_inputs_stay_as_they_are():
+    snn, x = _snn("average", tp.IF()), _images(6).requires_grad_()
+    expected = distilled(tp.Distillation(1), snn, x, 4)
+    assert x.grad is None
+    with torch.inference_mode():
+        found = distilled(tp.Distillation(1), snn.changed(steps=_copies(snn.steps)), x.clone(), 4)
+    for name, step in expected.steps.items():
+        assert torch.equal(step, found.steps[name])
+
+
+def _copies(tensors):
+    return {name: tensor.clone() for name, tensor in tensors.items()}

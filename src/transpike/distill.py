@@ -16,13 +16,12 @@ from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError
 from transpike.network import Network, Site
-from transpike.neuron import level_limit
 from transpike.simulate import simulate
-from transpike.spiking import SpikingNetwork, site_bounds
+from transpike.spiking import SpikingNetwork
 
 _BATCH = 64
-# Bytes of the largest value of a batch, kept for the backward pass.
-_VALUE = 64 * 2**20
+# Bytes of one value of every site of a batch; about six times that is kept for the backward pass.
+_VALUES = 256 * 2**20
 _SEED = 0
 
 
@@ -36,8 +35,9 @@ class Distillation:
     inputs that are not clear, by heart.) The more inputs, the better: several thousand.
 
     Forward, the spiking network itself is simulated; backward, every site's mean output is n d/T
-    with n = clamp(floor(T (z/d + offset) + start), 0, K T), z its mean input current, and floor
-    has the derivative 1. Weights stay as they are, no labels are used.
+    with n = clamp(floor(T (z/d + offset) + start), 0, K T), or at most floor(c T/d + start) where
+    the activation is bounded by c, z its mean input current, and floor has the derivative 1.
+    Weights stay as they are, no labels are used.
 
     Attributes:
         epochs: passes over the inputs, >= 1.
@@ -77,6 +77,7 @@ def distilled(
             "DelayedReadout."
         )
     with torch.inference_mode(False), torch.enable_grad():
+        snn, images = _ordinary(snn), images.detach().clone()
         student = _Student(snn, timesteps)
         targets = _analog(snn.network, images)
         before = student.distance(snn, images, targets)
@@ -87,11 +88,31 @@ def distilled(
                 group["lr"] = one.rate * (1 + math.cos(math.pi * number / len(rounds))) / 2
             rows = rows.to(images.device)
             loss = student.loss(images[rows], [target[rows] for target in targets])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            slopes = torch.autograd.grad(loss, student.parameters)
+            for parameter, slope in zip(student.parameters, slopes, strict=True):
+                parameter.grad = slope
             optimizer.step()
         trained = student.network()
         return trained if student.distance(trained, images, targets) < before else snn
+
+
+def _ordinary(snn: SpikingNetwork) -> SpikingNetwork:
+    """A copy of tensors that a derivative can be taken of, though they came of inference mode."""
+    network = snn.network
+    if not any(t.is_inference() for t in (*network.tensors.values(), *snn.steps.values())):
+        return snn
+    tensors = {name: tensor.clone() for name, tensor in network.tensors.items()}
+    kinds = (snn.steps, snn.starts, snn.offsets)
+    steps, starts, offsets = ({n: v.clone() for n, v in kind.items()} for kind in kinds)
+    return SpikingNetwork(
+        network.with_tensors(tensors, network.input_dtype),
+        snn.neurons,
+        steps,
+        snn.settings,
+        starts=starts,
+        offsets=offsets,
+        coding=snn.coding,
+    )
 
 
 def _analog(network: Network, images: Tensor) -> list[Tensor]:
@@ -111,8 +132,8 @@ def _batches(epochs: int, count: int, size: int) -> Iterator[Tensor]:
 def _fitting(network: Network) -> int:
     """Inputs per batch."""
     itemsize = torch.empty(0, dtype=network.dtype).element_size()
-    largest = max(site.neurons for site in network.sites) * itemsize
-    return max(1, min(_BATCH, _VALUE // largest))
+    each = sum(site.neurons for site in network.sites) * itemsize
+    return max(1, min(_BATCH, _VALUES // each))
 
 
 def _distance(analog: Tensor, spiking: Tensor) -> Tensor:
@@ -164,14 +185,17 @@ class _Student:
         """Distance of the output at T; its value is the spiking network's own."""
         now = self.network()
         totals = simulate(now, x, self.timesteps, output_at=[self.timesteps], totals=True).totals
-        bounds, starts = site_bounds(now), self.snn.starts
+        starts = self.snn.starts
 
         def send(site: Site, z: Tensor) -> Tensor:
             name, spread = site.name, site.along_channels
             step, start = spread(self.step(name)), spread(starts[name])
             level = self.scale * (z / step + spread(self.offset(name))) + start
-            limit = level_limit(self.snn.neurons[name], self.timesteps, bounds[name], start)
-            level = torch.minimum(level.clamp(min=0), torch.as_tensor(limit).to(level))
+            most = torch.full_like(step, self.snn.neurons[name].levels_at(self.timesteps))
+            if site.upper_bound is not None:  # c/d: with the derivative that keeps the output at c
+                reach = (self.scale * site.upper_bound / step + start).clamp(min=0)
+                most = torch.minimum(reach, most)
+            level = torch.minimum(level.clamp(min=0), most)
             count = level + (totals[name].net.to(level) - level).detach()
             return count * (step / self.scale)
 

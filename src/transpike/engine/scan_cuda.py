@@ -7,6 +7,8 @@ correctly and nothing is fused.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import triton
 import triton.language as tl
@@ -62,37 +64,63 @@ def run(
     length, batch, neurons = out.shape
     counts = torch.zeros(length, batch, dtype=torch.int64, device=out.device)
     stride = batch * neurons
-    _kernel[(triton.cdiv(neurons, _BLOCK), batch)](
-        current,
-        other,
-        offset,
-        step,
-        bound,
-        start,
-        membrane,
-        total,
-        out,
-        membranes,
-        counts,
-        length,
-        batch,
-        neurons,
-        stride if len(current) > 1 else 0,
-        stride if other is not None and len(other) > 1 else 0,
-        first,
-        max_count,
-        levels,
-        kind=kind,
-        binary=binary,
-        limited=limited,
-        block=_BLOCK,
-        num_warps=4,
-        enable_fp_fusion=False,
-    )
+    grid = (batch, triton.cdiv(neurons, _BLOCK))  # only the first may exceed 65,535
+    with torch.cuda.device(out.device) if out.is_cuda else nullcontext():
+        _kernel[grid](
+            current,
+            other,
+            offset,
+            step,
+            bound,
+            start,
+            membrane,
+            total,
+            out,
+            membranes,
+            counts,
+            length,
+            batch,
+            neurons,
+            stride if len(current) > 1 else 0,
+            stride if other is not None and len(other) > 1 else 0,
+            first,
+            max_count,
+            levels,
+            kind=kind,
+            binary=binary,
+            limited=limited,
+            block=_BLOCK,
+            num_warps=4,
+            enable_fp_fusion=False,
+        )
     return counts.double()
 
 
-@triton.jit(do_not_specialize=["length", "first", "max_count", "levels"])  # type: ignore[untyped-decorator]
+@triton.jit
+def _minimum(a, b):  # type: ignore[no-untyped-def]
+    """The smaller one; NaN where one is NaN, as in torch."""
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _maximum(a, b):  # type: ignore[no-untyped-def]
+    """The larger one; NaN where one is NaN, as in torch."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+# Triton takes an integer of 1 for a constant, without the methods of a value, unless named here.
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=[
+        "length",
+        "batch",
+        "neurons",
+        "current_stride",
+        "other_stride",
+        "first",
+        "max_count",
+        "levels",
+    ]
+)
 def _kernel(  # type: ignore[no-untyped-def]
     current_at,
     other_at,
@@ -119,8 +147,8 @@ def _kernel(  # type: ignore[no-untyped-def]
     block: tl.constexpr,
 ):
     """All timesteps of `block` neurons of one sample."""
-    sample = tl.program_id(1).to(tl.int64)
-    columns = tl.program_id(0) * block + tl.arange(0, block)
+    sample = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * block + tl.arange(0, block)
     here = columns < neurons
     at = sample * neurons + columns
     volume = batch.to(tl.int64) * neurons
@@ -163,19 +191,19 @@ def _kernel(  # type: ignore[no-untyped-def]
             most = tl.zeros([block], dtype=dtype) + limit
             if limited and bound_at is not None:
                 reach = tl.floor(bound * scale + start)
-                most = tl.minimum(tl.maximum(reach, 0.0), most)
+                most = _minimum(_maximum(reach, 0.0), most)
         if kind == 2:
-            reached = tl.minimum(tl.maximum(count, 0.0), most)
+            reached = _minimum(_maximum(count, 0.0), most)
             count = reached - total
             total = reached
         else:
-            count = tl.minimum(count, most_per_step)
+            count = _minimum(count, most_per_step)
             if kind == 1:
-                count = tl.maximum(tl.maximum(count, -most_per_step), -total)
+                count = _maximum(_maximum(count, -most_per_step), -total)
             else:
-                count = tl.maximum(count, 0.0)
+                count = _maximum(count, 0.0)
             if limited:
-                count = tl.minimum(count, most - total)
+                count = _minimum(count, most - total)
             v = v - count
             if kind != 0 or limited:
                 total = total + count

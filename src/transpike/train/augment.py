@@ -11,7 +11,7 @@ from torch import Tensor
 _ZOOM = 1.25  # largest factor by which an image is enlarged or reduced
 _KNOTS = 4  # per side, of the elastic displacement; interpolated between them
 _ELASTIC = 0.04  # standard deviation of a knot's displacement, of the crop's side
-_GAIN, _OFFSET, _NOISE = 0.2, 0.15, 0.05  # of normalised intensities, at most; noise: std at most
+_GAIN, _OFFSET, NOISE = 0.2, 0.15, 0.05  # of normalised intensities, at most; noise: std at most
 
 
 def deform(
@@ -48,7 +48,7 @@ def vary_intensity(images: Tensor, generator: torch.Generator) -> Tensor:
     middle = images.mean(dim=(1, 2, 3), keepdim=True)
     changed = (images - middle) * (1 + _GAIN * gain) + middle + _OFFSET * offset
     grain = torch.randn(images.shape, generator=generator)
-    noisy: Tensor = changed + _NOISE * noise.abs() * grain
+    noisy: Tensor = changed + NOISE * noise.abs() * grain
     return noisy
 
 

@@ -1,0 +1,85 @@
+"""Which conversion keeps the mask on validation tiles, as they are and with the training's noise.
+
+    python benchmarks/unet_choice.py
+
+Calibration: training tiles, every second one varied as in training. Prints F1 of the spiking
+network's mask against the analog network's; the settings `mask` of unet_study.py come from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import unet_study
+
+import transpike as tp
+from transpike.train import augment
+
+_TILES, _SEED, _NOISE_SEED = 24, 5, 9
+_MEMBRANE, _BIAS, _DELAY = tp.MembraneCorrection(), tp.BiasCorrection(), tp.DelayedReadout()
+_RULES = (tp.LeastSquares(), tp.Percentile(99.9), tp.Percentile(99.99), tp.MaxAbs())
+RECIPES = [
+    *(
+        tp.Recipe(t, neuron, rule, passes)
+        for neuron, t in (
+            (tp.Signed(4), 2),
+            (tp.Signed(8), 2),
+            (tp.Signed(1), 4),
+            (tp.Signed(1), 8),
+        )
+        for rule in _RULES
+        for passes in ((), (_MEMBRANE,))
+    ),
+    *(
+        tp.Recipe(16, tp.IF(), rule, passes)
+        for rule, passes in (
+            (tp.LeastSquares(granularity="layer"), (_BIAS,)),
+            (_RULES[1], ()),
+            (_RULES[1], (_BIAS,)),
+            (_RULES[1], (tp.SiteSearch(),)),
+            (_RULES[1], (tp.SiteSearch(), _BIAS)),
+            (_RULES[1], (_DELAY,)),
+        )
+    ),
+]
+
+
+def f1(mask: Tensor, other: Tensor) -> float:
+    """Agreement of two masks."""
+    return 2 * float((mask & other).sum()) / float(mask.sum() + other.sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default=".data/lucchi_pp")
+    parser.add_argument("--weights", default="zoo/unet-lucchi-w16.safetensors")
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--tile", type=int, default=256)
+    parser.add_argument("--calibration-size", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    study = unet_study.Study(parser.parse_args())
+    images = study.training(study.args.calibration_size, study.args.seed, varied=True)
+    statistics = tp.calibrate(study.network, images)
+    tiles = study.data.validation.with_tile(study.args.tile).subset(_TILES, _SEED)
+    clean = torch.cat([x for x, _ in tiles.batches(8)])
+    grain = torch.randn(clean.shape, generator=torch.Generator().manual_seed(_NOISE_SEED))
+    sets = {"as they are": clean, "with noise": clean + augment.NOISE * grain}
+    with torch.inference_mode():
+        analog = {k: torch.cat([study.network(p) > 0 for p in x.split(4)]) for k, x in sets.items()}
+    for recipe in RECIPES:
+        snn = recipe.convert(study.network, images, calibration=statistics)
+        found = []
+        for name, x in sets.items():
+            runs = [tp.simulate(snn, p, recipe.timesteps).output[-1] > 0 for p in x.split(4)]
+            found.append(f"{name} {f1(torch.cat(runs), analog[name]):.4f}")
+        print(f"{recipe.name}, T={recipe.timesteps}: {', '.join(found)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
