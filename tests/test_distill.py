@@ -99,7 +99,8 @@ def test_a_delayed_readout_is_refused():
 def test_a_bounded_neuron_at_its_bound_has_no_slope():
     """Its output is c whatever the step."""
     network, calibration = nets.one_site([6.0, 6.0], nn.ReLU6())
-    student = _Student(tp.convert(network, calibration, neuron=tp.Burst(4)), 4)
+    snn = tp.convert(network, calibration, neuron=tp.Burst(4), threshold=tp.MaxAbs())
+    student = _Student(snn, 4)
     x = torch.tensor([[9.0, 3.1]], dtype=torch.float64)
     target = [torch.tensor([[1.0, 0.0]], dtype=torch.float64)]
     (octaves,) = student.octaves.values()
