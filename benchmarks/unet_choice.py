@@ -17,6 +17,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import unet_study
+import unet_tables
 
 import transpike as tp
 from transpike.train import augment
@@ -50,9 +51,9 @@ RECIPES = [
 ]
 
 
-def f1(mask: Tensor, other: Tensor) -> float:
-    """Agreement of two masks."""
-    return 2 * float((mask & other).sum()) / float(mask.sum() + other.sum())
+def score(mask: Tensor, other: Tensor) -> float:
+    """F1 of a mask against another."""
+    return unet_tables.f1(unet_study.counts(mask, other))
 
 
 def main() -> None:
@@ -77,7 +78,7 @@ def main() -> None:
         found = []
         for name, x in sets.items():
             runs = [tp.simulate(snn, p, recipe.timesteps).output[-1] > 0 for p in x.split(4)]
-            found.append(f"{name} {f1(torch.cat(runs), analog[name]):.4f}")
+            found.append(f"{name} {score(torch.cat(runs), analog[name]):.4f}")
         print(f"{recipe.name}, T={recipe.timesteps}: {', '.join(found)}", flush=True)
 
 

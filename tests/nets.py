@@ -109,6 +109,17 @@ def conv(i=2, o=4, k=3, **kw):
     return nn.Conv2d(i, o, k, padding=kw.pop("padding", 1), **kw)
 
 
+def pooled_residual():
+    """A residual network with max-pooling and 32 channels, for inputs (B, 2, H, W)."""
+
+    def forward(m, x):
+        a = F.max_pool2d(F.relu(m.c(x)), 2)
+        a = F.relu(m.e(F.relu(m.f(a))) + a)
+        return m.d(a).mean([2, 3])
+
+    return Fn(forward, c=conv(2, 32), d=conv(32, 8), e=conv(32, 32), f=conv(32, 32))
+
+
 IMAGE = (2, 8, 8)
 
 NETS = {

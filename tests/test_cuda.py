@@ -86,27 +86,12 @@ def test_kernel_equals_torch_bit_for_bit():
     same_as_eager("cuda")
 
 
-def _residual():
-    def forward(m, x):
-        a = F.max_pool2d(F.relu(m.c(x)), 2)
-        a = F.relu(m.e(F.relu(m.f(a))) + a)
-        return m.d(a).mean([2, 3])
-
-    parts = {
-        "c": nets.conv(2, 32),
-        "d": nets.conv(32, 8),
-        "e": nets.conv(32, 32),
-        "f": nets.conv(32, 32),
-    }
-    return nets.Fn(forward, **parts)
-
-
 @needs_cuda
 @pytest.mark.parametrize("neuron", NEURONS)
 @pytest.mark.parametrize("precision", ["exact", "split"])
 def test_engine_on_cuda_equals_reference_on_the_cpu(neuron, precision):
     """Weights and steps of few bits: every order of the sums gives the same."""
-    snn = nets.dyadic_snn(_residual(), (2, 12, 12), NEURONS[neuron])
+    snn = nets.dyadic_snn(nets.pooled_residual(), (2, 12, 12), NEURONS[neuron])
     x = nets.dyadic_input(3, 2, 12, 12)
     reference = tp.simulate_reference(snn, x, 7)
     moved = snn.to("cuda")
@@ -150,7 +135,7 @@ def test_fast_on_cuda_is_close_to_exact():
     ids=lambda passes: type(passes[0]).__name__,
 )
 def test_calibration_on_cuda_gives_what_the_cpu_gives(passes):
-    model = _residual().eval()
+    model = nets.pooled_residual().eval()
     x = torch.randn(48, 2, 12, 12, generator=torch.Generator().manual_seed(0))
     found = []
     for device in ("cpu", "cuda"):
@@ -164,7 +149,7 @@ def test_calibration_on_cuda_gives_what_the_cpu_gives(passes):
 
 @needs_cuda
 def test_evaluation_diagnosis_cost_and_tuning_run_on_cuda():
-    model = _residual().eval().cuda()
+    model = nets.pooled_residual().eval().cuda()
     x = torch.randn(48, 2, 12, 12, generator=torch.Generator().manual_seed(0))
     images = x.cuda()
     network = tp.capture(model, images[:2])

@@ -557,18 +557,7 @@ def test_gathering_engine_equals_reference_spike_for_spike(neuron, monkeypatch):
     monkeypatch.setattr(convolve, "densest", lambda *_: 1.0)
     monkeypatch.setattr(convolve, "_LEAST_PRODUCTS", 0)
 
-    def forward(m, x):
-        a = F.max_pool2d(F.relu(m.c(x)), 2)
-        a = F.relu(m.e(F.relu(m.f(a))) + a)
-        return m.d(a).mean([2, 3])
-
-    parts = {
-        "c": nets.conv(2, 32),
-        "d": nets.conv(32, 8),
-        "e": nets.conv(32, 32),
-        "f": nets.conv(32, 32),
-    }
-    snn = nets.dyadic_snn(nets.Fn(forward, **parts), (2, 12, 12), neuron)
+    snn = nets.dyadic_snn(nets.pooled_residual(), (2, 12, 12), neuron)
     engine = Engine(snn, "exact")
     gathered = [
         node.name

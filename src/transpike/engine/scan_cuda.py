@@ -16,7 +16,6 @@ from torch import Tensor
 
 # Neurons per program: a thread has 4.
 _BLOCK = 512
-UNSIGNED, SIGNED, TELESCOPED = 0, 1, 2
 
 
 def run(
@@ -48,15 +47,15 @@ def run(
         bound: (N,) or None.
         start: (N,).
         membrane: (B, N), updated.
-        total: (B, N), updated; needed with `limited` and every kind but UNSIGNED.
+        total: (B, N), updated; needed with `limited` and every kind but the unsigned.
         out: (L, B, N), filled; may be the memory of `current`.
         membranes: (L, B, N), filled, or None.
         first: timesteps done before.
         max_count: K.
         levels: of differential coding, or 0.
-        kind: UNSIGNED, SIGNED or TELESCOPED.
+        kind: 0 unsigned, 1 signed, 2 telescoped.
         binary: whether a count is sent as the bits set in it.
-        limited: whether the running total has a limit; that of TELESCOPED always has.
+        limited: whether the running total has a limit; that of the telescoped always has.
 
     Returns:
         Spikes of every sample and timestep, (L, B), float64.
@@ -225,4 +224,4 @@ def _kernel(  # type: ignore[no-untyped-def]
         tl.store(total_at + at, total, mask=here)
 
 
-__all__ = ["SIGNED", "TELESCOPED", "UNSIGNED", "run"]
+__all__ = ["run"]
