@@ -51,6 +51,7 @@ ORDER = [
     "thresholds",
     "neuron",
     "spiking",
+    "outputs",
     "reference",
     "until",
     "engine",

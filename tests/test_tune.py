@@ -2,13 +2,16 @@
 
 import importlib
 import json
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import nets
 import transpike as tp
+from transpike.outputs import divergence
 
 # `tp.tune` is the function, which hides the module of the same name.
 tuning = importlib.import_module("transpike.tune")
@@ -39,11 +42,13 @@ def test_the_whole_list_of_candidates_is_tried_and_ranked():
         _network(), [x], timesteps=3, progress=lambda done, total: seen.append((done, total))
     )
     count = 2 * len(tuning._RULES) * len(tuning._PASSES)
-    assert len(result.trials) == len({trial.recipe for trial in result.trials}) <= count
+    assert len(result.trials) == len({trial.recipe for trial in result.trials}) <= count + 2
     kinds = [{type(one) for one in trial.recipe.calibrate} for trial in result.trials]
-    without = [kind for kind in kinds if tp.DelayedReadout not in kind]
+    distilled = [kind for kind in kinds if tp.Distillation in kind]
+    assert len(distilled) == 2
+    without = [kind for kind in kinds if tp.DelayedReadout not in kind and kind not in distilled]
     assert len(without) == count * 5 // 6  # a readout delayed by nothing is no recipe of its own
-    assert seen[-1][0] == seen[-1][1] == len(seen) == count  # 30 inputs are seen in one round
+    assert seen[-1][0] == seen[-1][1] == len(seen) == count + 2  # 30 inputs: one round
     divergences = [trial.divergence for trial in result.trials]
     assert divergences == sorted(divergences)
     assert result.recipe == result.trials[0].recipe
@@ -87,9 +92,9 @@ def test_inputs_that_judge_are_never_calibrated_on(few, monkeypatch):
         calibrated.update(rows(images))
         return apply_pass(one, snn, images, timesteps)
 
-    def judging(snn, images, timesteps):
+    def judging(snn, images, timesteps, reading):
         judged.update(rows(images))
-        return judge(snn, images, timesteps)
+        return judge(snn, images, timesteps, reading)
 
     monkeypatch.setattr(tuning, "calibrate", calibrating)
     monkeypatch.setattr(tuning, "judge", judging)
@@ -144,7 +149,8 @@ def test_rounds_grow_and_the_last_one_decides(monkeypatch, few):
     monkeypatch.setattr(tuning, "_ROUNDS", (6, 12, 500))
     result = tp.tune(_network(), [_inputs(count=60)], timesteps=2)
     counts = [trial.n for trial in result.trials]
-    assert counts == [20] * 2 + [12] * 1 + [6] * 5  # 8, then 3, then 2
+    # 8, then 3, then 2, and these two with distillation.
+    assert counts == [20] * 4 + [12] * 1 + [6] * 5
     assert result.recipe.found["held_out"] == 20
     assert all(trial.n == 20 for trial in result.pareto)
 
@@ -192,15 +198,58 @@ def test_front_is_what_nothing_beats(few):
     assert spikes == sorted(spikes) and result.trials[0] in result.pareto
 
 
-def test_one_channel_is_judged_by_distance_and_sign():
+def test_a_distilled_trial_is_the_recipe_before_it_and_one_pass_more():
+    delayed = tp.Recipe(4, tp.Signed(1), tp.LeastSquares(), (tp.SiteSearch(), tp.DelayedReadout()))
+    plain = tp.Recipe(4, tp.Signed(1), tp.LeastSquares())
+    assert tuning._with_distillation(plain).calibrate == (tp.Distillation(),)
+    passes = tuning._with_distillation(delayed).calibrate
+    assert passes == (tp.SiteSearch(), tp.Distillation(), tp.DelayedReadout())
+
+
+def test_a_mask_is_judged_by_the_divergence_of_its_probability():
     network, calibration = nets.captured("unet")
     snn = tp.convert(network, calibration, neuron=tp.Signed(2))
     x = _inputs("unet", 70)
-    divergence, agreement, rate = tuning.judge(snn, x, 4)
-    analog, found = network(x), tp.simulate_reference(snn, x, 4).output[-1]
-    assert divergence == pytest.approx(float(F.mse_loss(found, analog) / analog.square().mean()))
-    assert agreement == pytest.approx(float(((found > 0) == (analog > 0)).double().mean()))
+    gap, agreement, rate = tuning.judge(snn, x, 4)
+    p, q = network(x).sigmoid(), tp.simulate_reference(snn, x, 4).output[-1].sigmoid()
+    wanted = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    assert gap == pytest.approx(float(wanted.mean()))
+    assert agreement == pytest.approx(float(((q > 0.5) == (p > 0.5)).double().mean()))
     assert rate == pytest.approx(float(tp.simulate(snn, x, 4).spikes_per_neuron[-1]))
+
+
+def test_a_mask_behind_a_sigmoid_is_judged_as_its_logits_are():
+    """The same divergence, read from probabilities that the network computes itself."""
+    torch.manual_seed(0)
+    analog, spiking = torch.randn(2, 6, 1, 5, 5, dtype=torch.float64)
+    logits = divergence(analog, spiking, cut=0.0)
+    assert logits.shape == (6, 5, 5) and bool((logits >= 0).all())
+    found = divergence(analog.sigmoid(), spiking.sigmoid(), cut=0.5)
+    torch.testing.assert_close(found, logits, rtol=1e-9, atol=1e-12)
+    sure = divergence(torch.ones(1, 1), torch.zeros(1, 1), cut=0.5)
+    assert float(sure) == pytest.approx(-math.log(1e-7), rel=1e-5)
+
+
+def test_values_are_judged_by_their_distance(few):
+    network, calibration = nets.captured("unet")
+    snn = tp.convert(network, calibration, neuron=tp.Signed(2))
+    x = _inputs("unet", 70)
+    gap, agreement, _ = tuning.judge(snn, x, 4, "values")
+    analog, found = network(x), tp.simulate_reference(snn, x, 4).output[-1]
+    assert gap == pytest.approx(float(F.mse_loss(found, analog) / analog.square().mean()))
+    assert agreement is None
+    result = tp.tune(_network(), [_inputs()], timesteps=2, reading="values")
+    assert result.recipe.found["agreement"] is None and " - " in str(result)
+    with pytest.raises(tp.ArgumentError, match="needed 'scores' or 'values', got 'classes'"):
+        tp.tune(_network(), [_inputs()], timesteps=2, reading="classes")
+
+
+def test_an_output_without_classes_needs_to_be_read_as_values(few):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1), nn.Flatten(0))
+    x = torch.randn(12, 4)
+    with pytest.raises(tp.ArgumentError, match="shape .* Pass reading='values'"):
+        tp.tune(model, [x], timesteps=2)
+    assert tp.tune(model, [x], timesteps=2, reading="values").recipe.found["divergence"] >= 0
 
 
 def test_a_module_is_captured_and_left_alone(few):

@@ -14,8 +14,8 @@ from torch import Tensor
 from transpike.calibrate import pairs_of
 from transpike.engine.run import Engine, Outcome, Request
 from transpike.errors import ArgumentError, DataError
-from transpike.network import Network, Value, check_timesteps
-from transpike.ops import packet
+from transpike.network import check_timesteps
+from transpike.outputs import cut_of, prediction
 from transpike.simulate import check_portion, prepared
 from transpike.spiking import SpikingNetwork, quantized_ann
 from transpike.until import Until
@@ -400,30 +400,6 @@ def _single(output: Any) -> Tensor:
         f"evaluate: needed a model with one output tensor, got {type(output).__name__}. Use "
         "transpike.simulate and your own metric, or wrap the model to return one tensor."
     )
-
-
-def cut_of(network: Network) -> float:
-    """Where a one-channel output becomes positive: 0 for logits, 0.5 behind a sigmoid."""
-    name = network.outputs[0].name if isinstance(network.outputs[0], Value) else ""
-    node = network.by_name.get(name)
-    while node is not None and packet(node.op) in ("reshape", "getitem", "squeeze", "unsqueeze"):
-        node = network.by_name.get(node.reads[0])
-    return 0.5 if node is not None and packet(node.op) == "sigmoid" else 0.0
-
-
-def prediction(output: Tensor, cut: float) -> Tensor:
-    """Classes (B, ...) that an output (B, C, ...) stands for; of one channel, whether it is > cut.
-
-    Raises:
-        ArgumentError: the output has no channels.
-    """
-    if output.ndim < 2:
-        raise ArgumentError(
-            f"evaluate: needed an output (B, C, ...), got shape {tuple(output.shape)}."
-        )
-    if output.shape[1] == 1:
-        return (output > cut).squeeze(1).long()
-    return output.argmax(dim=1)
 
 
 def _plain(value: Any) -> Any:

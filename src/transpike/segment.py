@@ -20,8 +20,9 @@ from transpike.data.volumes import Volume, normalised
 from transpike.errors import ArgumentError, DataError
 
 # The rule by which `evaluate` predicts: a mask is the same wherever it is made.
-from transpike.evaluate import curve_points, cut_of, prediction
+from transpike.evaluate import curve_points
 from transpike.network import Network, check_timesteps
+from transpike.outputs import cut_of, prediction
 from transpike.receptive import receptive_field
 from transpike.spiking import SpikingNetwork
 

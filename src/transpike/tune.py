@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from transpike.calibrate import Calibration, calibrate
 from transpike.capture import capture
+from transpike.distill import Distillation
 from transpike.errors import ArgumentError, DataError
 from transpike.network import Network, check_timesteps
 from transpike.neuron import Burst, Neuron, Signed
+from transpike.outputs import Reading, cut_of, divergence, prediction
 from transpike.passes import (
     AllocateCounts,
     BiasCorrection,
@@ -40,6 +41,7 @@ _BATCH = 64
 # Excess over the budget of spikes that held-out inputs may show, relative.
 _TOLERANCE = 0.02
 _SMALLEST = 6  # inputs that tuning needs at least
+_DISTILLED = 2  # recipes at the top of the last round that are tried with Distillation too
 
 _RULES: tuple[ThresholdRule, ...] = (
     Percentile(99.9),
@@ -63,10 +65,10 @@ class Trial:
 
     Attributes:
         recipe: the recipe.
-        divergence: of the spiking from the analog network's output at T, mean over held-out
-            inputs: Kullback-Leibler in nats for class scores, else squared distance relative to
-            the analog output.
-        agreement: fraction of equal predictions (largest output along axis 1).
+        divergence: of the spiking from the analog network's output at T on held-out inputs:
+            Kullback-Leibler in nats, mean over predictions, or for outputs read as values the
+            squared distance relative to the analog output.
+        agreement: fraction of equal predictions, as `evaluate` reads them; None for values.
         spikes_per_neuron: over all T timesteps.
         n: held-out inputs.
         within: the budget of spikes is kept.
@@ -74,7 +76,7 @@ class Trial:
 
     recipe: Recipe
     divergence: float
-    agreement: float
+    agreement: float | None
     spikes_per_neuron: float
     n: int
     within: bool
@@ -121,8 +123,9 @@ class Tuning:
 
 def _row(trial: Trial) -> str:
     over = "" if trial.within else "  (over the budget)"
+    agreement = "-" if trial.agreement is None else f"{100 * trial.agreement:.2f}"
     return (
-        f"{trial.divergence:10.4f} {100 * trial.agreement:8.2f} {trial.spikes_per_neuron:14.3f} "
+        f"{trial.divergence:10.4f} {agreement:>8} {trial.spikes_per_neuron:14.3f} "
         f"{trial.n:>5}  {trial.recipe.name}{over}"
     )
 
@@ -135,14 +138,15 @@ def tune(
     max_count: int = 1,
     spikes: float | None = None,
     signed: bool | None = None,
+    reading: Reading = "scores",
     seed: int = 0,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Tuning:
     """Choose neuron, threshold rule, granularity, passes and counts for a budget.
 
     Candidates are converted on one part of the inputs and compared with the analog network on the
-    rest, in rounds of more and more inputs that each keep the best third (successive halving).
-    Labels are not used.
+    rest, in rounds of more and more inputs that each keep the best third (successive halving). The
+    two at the top of the last round are tried with `Distillation` too. Labels are not used.
 
     Args:
         network: a captured network, or a module.
@@ -151,6 +155,9 @@ def tune(
         max_count: K, largest count per timestep of any neuron.
         spikes: budget of spikes per neuron over all T timesteps, or None.
         signed: only signed neurons (True), only unsigned ones (False), or both (None).
+        reading: "scores": the output is class scores along axis 1 or, of one channel, the logit of
+            a mask (behind a sigmoid its probability), as `evaluate` reads it; "values": any
+            numbers, a regression.
         seed: of the draw of held-out inputs.
         progress: called with (candidates done, candidates in all).
 
@@ -158,12 +165,15 @@ def tune(
         The best recipe, all trials, and the Pareto front.
 
     Raises:
-        ArgumentError: an argument is out of range, or no candidate keeps the budget.
+        ArgumentError: an argument is out of range, no candidate keeps the budget, or the output is
+            not what `reading` says.
         DataError: too few inputs.
 
     Source: Karnin et al. 2013 (successive halving).
     """
     check_timesteps(timesteps)
+    if reading not in get_args(Reading):
+        raise ArgumentError(f"reading: needed 'scores' or 'values', got {reading!r}.")
     if spikes is not None and not 0 < spikes < float("inf"):
         raise ArgumentError(f"spikes: needed a number > 0, got {spikes!r}.")
     candidates = _candidates(timesteps, max_count, spikes, signed)
@@ -175,21 +185,45 @@ def tune(
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     cut = max(1, round(len(images) * _HELD_OUT))
     held, used = images[order[:cut]], images[order[cut:]]
-    jury = _Jury(network, used.to(network.device), held.to(network.device), spikes)
-    sizes = _sizes(max(len(used), len(held)))
-    total = _work(len(candidates), len(sizes))
+    jury = _Jury(network, used.to(network.device), held.to(network.device), spikes, reading)
+    last, measured = _rounds(jury, candidates, _sizes(max(len(used), len(held))), progress)
+    return _result(last, measured, spikes, seed, len(used), max_count)
+
+
+def _rounds(
+    jury: _Jury,
+    candidates: list[Recipe],
+    sizes: list[int],
+    progress: Callable[[int, int | None], None] | None,
+) -> tuple[list[Trial], list[Trial]]:
+    """Trials of the last round, best first, and of every recipe as last measured."""
+    total = _work(len(candidates), len(sizes)) + _DISTILLED
     done, measured = 0, {}
-    for size in sizes:
+
+    def tried(recipes: list[Recipe], size: int) -> list[Trial]:
+        nonlocal done
         trials = []
-        for recipe in candidates:
+        for recipe in recipes:
             trials.append(jury.trial(recipe, size))
             done += 1
             if progress is not None:
                 progress(done, total)
-        measured.update({trial.recipe: trial for trial in trials if trial is not None})
-        ranked = sorted((t for t in trials if t is not None), key=_rank)
+        found = [trial for trial in trials if trial is not None]
+        measured.update({trial.recipe: trial for trial in found})
+        return sorted(found, key=_rank)
+
+    for size in sizes:
+        ranked = tried(candidates, size)
         candidates = [trial.recipe for trial in ranked[: _keep(len(ranked))]]
-    return _result(ranked, list(measured.values()), spikes, seed, len(used), max_count)
+    best = [_with_distillation(trial.recipe) for trial in ranked[:_DISTILLED]]
+    return sorted([*ranked, *tried(best, sizes[-1])], key=_rank), list(measured.values())
+
+
+def _with_distillation(recipe: Recipe) -> Recipe:
+    """The recipe and `Distillation` as its last pass, but for a delayed readout."""
+    passes = list(recipe.calibrate)
+    delay = [passes.pop()] if passes and isinstance(passes[-1], DelayedReadout) else []
+    return replace(recipe, calibrate=(*passes, Distillation(), *delay))
 
 
 def _candidates(
@@ -241,6 +275,7 @@ class _Jury:
     used: Tensor
     held: Tensor
     spikes: float | None
+    reading: Reading
 
     def __post_init__(self) -> None:
         self._statistics: dict[int, Calibration] = {}
@@ -269,7 +304,7 @@ class _Jury:
             raise
         if snn.readout_start == 0 and any(isinstance(p, DelayedReadout) for p in recipe.calibrate):
             return None
-        divergence, agreement, rate = judge(snn, self.held[:size], recipe.timesteps)
+        divergence, agreement, rate = judge(snn, self.held[:size], recipe.timesteps, self.reading)
         # The budget is kept on calibration inputs; others may need a little more.
         within = self.spikes is None or rate <= self.spikes * (1 + _TOLERANCE)
         return Trial(recipe, divergence, agreement, rate, len(self.held[:size]), within)
@@ -294,14 +329,16 @@ def _batches(images: Tensor) -> list[Tensor]:
     return list(torch.split(images, _BATCH))
 
 
-def judge(snn: SpikingNetwork, images: Tensor, timesteps: int) -> tuple[float, float, float]:
+def judge(
+    snn: SpikingNetwork, images: Tensor, timesteps: int, reading: Reading = "scores"
+) -> tuple[float, float | None, float]:
     """(divergence, agreement, spikes per neuron) at T, as in `Trial`.
 
     Raises:
-        ArgumentError: the network has several outputs.
+        ArgumentError: the network has several outputs, or one without channels.
     """
-    gap = size = same = predictions = rate = 0.0
-    scores = True
+    cut = cut_of(snn.network)
+    gap = size = same = rate = 0.0
     for part in _batches(images):
         run = simulate(snn, part, timesteps, output_at=[timesteps])
         with torch.inference_mode():
@@ -311,29 +348,24 @@ def judge(snn: SpikingNetwork, images: Tensor, timesteps: int) -> tuple[float, f
                 f"tune: needed a model with one output tensor, got {type(analog).__name__}. Wrap "
                 "the model to return one tensor."
             )
+        if reading == "scores" and analog.ndim < 2:
+            raise ArgumentError(
+                f"tune: needed class scores (B, C, ...), got an output of shape "
+                f"{tuple(analog.shape)}. Pass reading='values'."
+            )
         (found,) = pytree.tree_leaves(run.output)
         spiking = found[0]
-        scores = analog.ndim >= 2 and analog.shape[1] > 1
-        if scores:
-            gap += float(_divergence(analog, spiking))
-            size += analog.numel() / analog.shape[1]
-            equal = analog.argmax(dim=1) == spiking.argmax(dim=1)
+        if reading == "scores":
+            equal = prediction(analog, cut) == prediction(spiking, cut)
+            gap += float(divergence(analog, spiking, cut).sum())
+            size += equal.numel()
+            same += float(equal.sum())
         else:
             gap += float((analog - spiking).double().square().sum())
             size += float(analog.double().square().sum())
-            equal = (analog > 0) == (spiking > 0)
-        same += float(equal.sum())
-        predictions += equal.numel()
         rate += float(run.spikes_per_neuron[-1]) * len(part)
-    tiny = torch.finfo(torch.float64).tiny
-    return gap / max(size, tiny), same / predictions, rate / len(images)
-
-
-def _divergence(analog: Tensor, spiking: Tensor) -> Tensor:
-    """Sum of the Kullback-Leibler divergences of the softmax along axis 1, nats."""
-    wanted = F.log_softmax(analog.double(), dim=1)
-    found = F.log_softmax(spiking.double(), dim=1)
-    return (wanted.exp() * (wanted - found)).sum()
+    agreement = same / size if reading == "scores" else None
+    return gap / max(size, torch.finfo(torch.float64).tiny), agreement, rate / len(images)
 
 
 def _beats(one: Trial, other: Trial) -> bool:

@@ -11,7 +11,8 @@ from torch import Tensor
 import transpike as tp
 
 # The rule by which `evaluate` predicts.
-from transpike.evaluate import curve_points, cut_of
+from transpike.evaluate import curve_points
+from transpike.outputs import cut_of
 
 _CLASSES = 2  # of a binary mask
 

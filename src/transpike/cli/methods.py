@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -27,6 +27,7 @@ from transpike.cli.options import (
 )
 from transpike.cli.output import plain, progress_bar, provenance, write_json
 from transpike.cli.run import open_run
+from transpike.outputs import Reading
 
 
 def tune(
@@ -47,6 +48,13 @@ def tune(
         bool | None,
         typer.Option("--signed/--unsigned", help="Only signed, or only unsigned neurons."),
     ] = None,
+    reading: Annotated[
+        str,
+        typer.Option(
+            "--reading",
+            help="What the output is: scores (of classes, or logits of a mask), or values.",
+        ),
+    ] = "scores",
     calibration_size: CalibrationOption = None,
     seed: SeedOption = 0,
     batch_size: BatchOption = None,
@@ -65,6 +73,7 @@ def tune(
             max_count=max_count,
             spikes=spikes,
             signed=signed,
+            reading=cast(Reading, reading),
             seed=seed,
             progress=progress,
         )

@@ -301,7 +301,9 @@ def _cost_problem(content: Mapping[str, Any]) -> str | None:
 
 def _tuning_problem(content: Mapping[str, Any]) -> str | None:
     for trial in [*content["trials"], *content["pareto"]]:
-        numbers = ("divergence", "agreement", "spikes_per_neuron", "n")
+        numbers = ["divergence", "spikes_per_neuron", "n"]
+        if trial.get("agreement", "") is not None:  # None: outputs that are values, not classes
+            numbers.append("agreement")
         if not isinstance(trial.get("name"), str) or not all(
             _is_number(trial.get(name)) for name in numbers
         ):
