@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from transpike.cli import app
 from transpike.data import open_volumes
 from transpike.data.volumes import open_stack, read_mask
 from transpike.models import build_model
+from transpike.segment import Segmented
 
 SHAPE = (8, 32, 48)
 MODEL = "test_cli_volumes:dense"
@@ -286,6 +290,45 @@ def test_segment_agrees_with_evaluate(
         assert a["scores"]["snn"][str(t)]["f1"] == pytest.approx(b["metric"][t - 1]["f1"], abs=2e-3)
     assert a["scores"]["ann"]["f1"] == pytest.approx(b["ann_metric"]["f1"], abs=1e-3)
     assert a["against_ann"]["f1"] == pytest.approx(b["mask_agreement"][2]["f1"], abs=2e-3)
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_segment_interrupted_says_what_is_done(
+    after: int, segmented: Path, root: Path, data: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    real = importlib.import_module("transpike.cli.segment").segment_slices
+
+    def interrupted(*args: Any, **options: Any) -> Iterator[Segmented]:
+        yield from itertools.islice(real(*args, **options), after)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transpike.cli.segment.segment_slices", interrupted)
+    result = run("segment", root / "test" / "images", "--model", MODEL, *data, *SMALL,
+                 "--tile", "16", "--slices", "1:6:2", "--show", "3", "-o", tmp_path / "o",
+                 "--labels", root / "test" / "labels")  # fmt: skip
+    assert result.exit_code == 130 and f"interrupted after {after} of 3 slices" in result.stderr
+    content = loaded(tmp_path / "o" / "segment.json")
+    assert content["interrupted"] and content["slices"] == [1, 3, 5][:after]
+    whole = loaded(segmented / "segment.json")
+    assert not whole["interrupted"]
+    for one, other in zip(content["per_slice"], whole["per_slice"], strict=False):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    assert len(list((tmp_path / "o" / "masks").iterdir())) == after
+    # The slice to draw is the second one.
+    assert (tmp_path / "o" / "overview.png").exists() == (after == 2)
+
+
+def test_segment_interrupted_before_the_first_slice(
+    root: Path, data: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Iterator[Segmented]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("transpike.cli.segment.segment_slices", interrupted)
+    result = run("segment", root / "test" / "images", "--model", MODEL, *data, *SMALL,
+                 "--tile", "16", "-o", tmp_path / "o")  # fmt: skip
+    assert result.exit_code != 0 and not (tmp_path / "o" / "segment.json").exists()
 
 
 def test_segment_into_one_tiff_without_labels(

@@ -75,6 +75,25 @@ def test_equals_the_whole_image_exactly(neuron, overlap):
     np.testing.assert_array_equal(result.output, untiled(large, image)[0])
 
 
+@pytest.mark.parametrize("samples", [None, 2])
+def test_readouts_at_several_timesteps_come_from_one_run(samples):
+    # Powers of two, so that no division rounds.
+    snn, _ = pair(unet(), (1, 24, 32), (1, 40, 64))
+    image = dyadic_input(samples or 1, 1, 40, 64)
+    image = image if samples else image[0]
+    kept = tp.simulate_tiled(snn, image, 8, output_at=[8, 1, 4])
+    alone = [tp.simulate_tiled(snn, image, t) for t in (1, 4, 8)]
+    np.testing.assert_array_equal(kept.output, np.stack([one.output for one in alone]))
+    assert kept.spikes_per_neuron == alone[-1].spikes_per_neuron and kept.tiles == alone[-1].tiles
+    into = np.ones((1, *alone[-1].output.shape), np.float32)
+    tp.simulate_tiled(snn, image, 8, output_at=[8], output=into)
+    np.testing.assert_array_equal(into[0], alone[-1].output)
+    with pytest.raises(tp.ArgumentError, match=r"output shape: needed \(2, "):
+        tp.simulate_tiled(snn, image, 8, output_at=[1, 2], output=into)
+    with pytest.raises(tp.ArgumentError, match="output_at"):
+        tp.simulate_tiled(snn, image, 8, output_at=[9])
+
+
 def test_overlap_below_the_field_is_exact_in_the_middle_of_tiles():
     snn, large = pair(unet(), (1, 32, 32), (1, 32, 56))
     image = dyadic_input(1, 1, 32, 56)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,6 @@ from transpike.tiled import TiledSimulation, axis_of, overlaps_of, places_of, si
 
 Mask = NDArray[np.bool_]
 _CLASSES = 2
-_SMALL_SLICES = ("slices", "Crop or pad them to")
 _SMALL_SLICES = ("slices", "Crop or pad them to")
 
 
@@ -138,8 +136,7 @@ def segment(
         timesteps: T.
         normalisation: of values in 0..1, as in training.
         slices: which, in this order; all where None.
-        curve: those of them whose masks after 1, 2, 4, ... timesteps are made too, which takes
-            about twice the time.
+        curve: those of them whose masks after 1, 2, 4, ... timesteps are made too.
         overlap: pixels neighbouring tiles share; the receptive field where None, which makes the
             masks those of the whole slice.
         precision: see `simulate`.
@@ -163,19 +160,17 @@ def segment(
     points = {index: curve_points(timesteps) if index in curve else [timesteps] for index in chosen}
     task = _Task(snn, volume.maximum, normalisation, overlap, precision, memory_budget)
     tiles = len(list(places_of(task.axes(volume.shape[1:]))))
-    total = tiles * sum(sum(points[index]) for index in chosen)
+    total = tiles * timesteps * len(chosen)
 
     def made() -> Iterator[Segmented]:
-        done = 0
-        for index in chosen:
+        for number, index in enumerate(chosen):
             pixels = volume.read(index, slice(None), slice(None))
 
-            def report(more: int, before: int = done) -> None:
+            def report(done: int, _: int, before: int = number * tiles) -> None:
                 if progress is not None:
-                    progress(before + more, total)
+                    progress((before + done) * timesteps, total)
 
             yield task.segmented(index, pixels, points[index], report)
-            done += tiles * sum(points[index])
 
     return made()
 
@@ -300,10 +295,6 @@ def _populations(network: Network) -> list[tuple[str, int, float | None]]:
     return [(site.name, site.channels, site.upper_bound) for site in network.sites]
 
 
-def _report(report: Callable[[int], None], before: int, timesteps: int, tiles: int) -> None:
-    report(before + tiles * timesteps)
-
-
 @dataclass(frozen=True)
 class _Task:
     """What is the same for every slice."""
@@ -328,20 +319,16 @@ class _Task:
         index: int,
         pixels: NDArray[Any],
         points: Sequence[int],
-        report: Callable[[int], None],
+        report: Callable[[int, int], None],
     ) -> Segmented:
         """A slice, masks at every one of `points`, the last being T."""
         start = time.perf_counter()
         ann = self._mask(self._analog(pixels))
         ann_seconds = time.perf_counter() - start
-        masks: dict[int, Mask] = {}
-        done = 0
-        for t in points:
-            start = time.perf_counter()
-            found = self._simulated(pixels, t, partial(_report, report, done, t))
-            snn_seconds = time.perf_counter() - start
-            masks[t] = self._mask(found.output)
-            done += found.tiles * t
+        start = time.perf_counter()
+        found = self._simulated(pixels, points, report)
+        snn_seconds = time.perf_counter() - start
+        masks = {t: self._mask(output) for t, output in zip(points, found.output, strict=True)}
         # The readout is as large as the slice, and no longer needed.
         simulation = replace(found, output=None)
         return Segmented(index, pixels, ann, masks, simulation, ann_seconds, snn_seconds)
@@ -351,18 +338,19 @@ class _Task:
         return torch.from_numpy(normalised(pixels, self.maximum, self.normalisation))[None]
 
     def _simulated(
-        self, pixels: NDArray[Any], timesteps: int, report: Callable[[int], None]
+        self, pixels: NDArray[Any], points: Sequence[int], report: Callable[[int, int], None]
     ) -> TiledSimulation:
         return simulate_tiled(
             self.snn,
             pixels,
-            timesteps,
+            points[-1],
             overlap=self.overlap,
+            output_at=points,
             channels=False,
             prepare=self._prepared,
             memory_budget=self.memory_budget,
             precision=self.precision,
-            progress=lambda done, _: report(done),
+            progress=report,
         )
 
     def _analog(self, pixels: NDArray[Any]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ tiles k-1 and k, u_0 = 1. They are non-negative multiples of 1/256 that sum to o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,8 @@ class TiledSimulation:
 
     Attributes:
         output: mean readout over timesteps 1..T, (C, ...) or (N, C, ...), the array that was
-            given or a new one.
+            given or a new one; with `output_at` one for each of its timesteps, (P, C, ...) or
+            (P, N, C, ...).
         timesteps: T.
         tiles: number of tiles simulated, over all samples.
         tile: size of a tile per spatial axis, pixels.
@@ -78,6 +79,7 @@ def simulate_tiled(
     timesteps: int,
     *,
     overlap: int | tuple[int, ...] | None = None,
+    output_at: Sequence[int] | None = None,
     output: Array | None = None,
     channels: bool = True,
     prepare: Callable[[Any], Tensor] | None = None,
@@ -94,10 +96,12 @@ def simulate_tiled(
     Args:
         snn: the converted network.
         image: (C, ...) or (N, C, ...), at least as large as a tile; tiles are read one at a time.
-        timesteps: T >= 1, every synchronous pass counted; only the readout at T is kept.
+        timesteps: T >= 1, every synchronous pass counted.
         overlap: pixels neighbouring tiles share, per axis or for all. None: the receptive field,
             and then the result is that of the whole image. Less is faster and an approximation.
-        output: float32 or float64 array (C', ...) or (N, C', ...) to write into, such as a
+        output_at: P timesteps whose readout to keep, in ascending order; None: that of T alone,
+            without an axis for them.
+        output: float32 or float64 array of the shape of the result to write into, such as a
             memmap; a new array where None.
         channels: whether the image has a channel axis; False for (...) or (N, ...) images of one
             channel. The output has one in any case.
@@ -124,26 +128,30 @@ def simulate_tiled(
     sides = (seen.before, seen.after, seen.alignment)
     axes = [axis_of(*facts) for facts in zip(size, tile, overlaps, *sides, strict=True)]
     classes = _output_channels(snn)
+    points = [timesteps] if output_at is None else sorted(set(output_at))
     lead = (classes,) if samples is None else (samples, classes)
-    output = _checked_output(output, (*lead, *size))
+    kept = () if output_at is None else (len(points),)
+    output = _checked_output(output, (*kept, *lead, *size))
+    every = (slice(None),) * len(kept)
     total = (samples or 1) * len(list(places_of(axes)))
     done, spikes, name = 0, 0.0, precision
     for sample in [()] if samples is None else [(n,) for n in range(samples)]:
-        output[sample or ...] = 0
+        here = (*every, *sample, ...)
+        output[here] = 0
         for where, weight in places_of(axes):
             x = _read(snn, image, sample, where, channels, prepare)
             run = simulate(
                 snn,
                 x,
                 timesteps,
-                output_at=[timesteps],
+                output_at=points,
                 chunk=chunk,
                 memory_budget=memory_budget,
                 precision=precision,
             )
             (result,) = pytree.tree_leaves(run.output)
-            index = (*sample, slice(None), *where)
-            part = result[0, 0].cpu().numpy() * weight
+            index = (*every, *sample, slice(None), *where)
+            part = (result[:, 0] if kept else result[0, 0]).cpu().numpy() * weight
             output[index] = output[index] + part.astype(output.dtype, copy=False)
             done, spikes, name = done + 1, spikes + float(run.spikes_per_neuron[-1]), run.precision
             if progress is not None:

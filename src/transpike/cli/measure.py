@@ -33,13 +33,12 @@ from transpike.cli.options import (
     TimestepsOption,
     WeightsOption,
 )
-from transpike.cli.output import plain, progress_bar, write_figure, write_json
+from transpike.cli.output import INTERRUPTED, plain, progress_bar, write_figure, write_json
 from transpike.cli.run import is_volumes, open_run
 from transpike.cli.samples import write_samples
 from transpike.figures import cost_figure, diagnosis_figure
 from transpike.models import build_model
 
-_INTERRUPTED = 130  # the shell's code for Ctrl-C
 _TOGETHER = 50  # images in a batch whose values are all kept
 _TIMESTEPS = 32  # of a run where neither the user nor a recipe says
 
@@ -142,7 +141,7 @@ def evaluate(
     record = run.record(model, data, used, snn.network)
     write_json(json_file, {**content, **record})
     if result.interrupted:
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
     if samples is not None:
         write_samples(samples, run, snn, test, timesteps, precision=precision, facts=record)
 

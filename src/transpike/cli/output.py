@@ -24,6 +24,8 @@ from rich.progress import (
 
 import transpike as tp
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 ProgressCallback = Callable[[int, int | None], None]
 
 

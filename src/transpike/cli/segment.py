@@ -28,7 +28,14 @@ from transpike.cli.options import (
     ThresholdOption,
     WeightsOption,
 )
-from transpike.cli.output import plain, progress_bar, provenance, write_figure, write_json
+from transpike.cli.output import (
+    INTERRUPTED,
+    plain,
+    progress_bar,
+    provenance,
+    write_figure,
+    write_json,
+)
 from transpike.cli.run import is_saved, is_volumes, load_saved, open_device, open_run
 from transpike.data import Normalisation
 from transpike.data.volumes import Volume, open_stack, read_mask
@@ -147,7 +154,7 @@ def segment(
         _mask_writer(output, tiff, stack, len(chosen)) as write,
         progress_bar("segment (tiles x timesteps)", None) as progress,
     ):
-        for one in segment_slices(
+        made = segment_slices(
             snn,
             stack,
             timesteps,
@@ -158,15 +165,15 @@ def segment(
             precision=precision,
             memory_budget=None if memory is None else memory * 2**20,
             progress=progress,
-        ):
-            write(one.index, one.masks[timesteps])
-            tally.add(one)
+        )
+        interrupted = _written(made, write, tally)
     content = {
         "volume": str(volume),
         "labels": None if labels is None else str(labels),
         "shape": list(stack.shape),
         "maximum": stack.maximum,
-        "slices": chosen,
+        "slices": chosen[: len(tally.slices)],
+        "interrupted": interrupted,
         "model": model,
         "calibration": calibration,
         "normalisation": source.normalisation.to_dict(),
@@ -178,11 +185,29 @@ def segment(
         **provenance(seed),
     }
     name = f"{volume}: T = {timesteps}, K = {snn.max_count}"
-    write_figure(output / "overview.png", lambda rows: overview_figure(rows, name), tally.rows)
-    write_figure(output / "timesteps.png", lambda one: _strip(one, name), tally)
+    if tally.rows:  # an interrupt can come before the first slice to draw
+        write_figure(output / "overview.png", lambda rows: overview_figure(rows, name), tally.rows)
+    if tally.strip is not None:
+        write_figure(output / "timesteps.png", lambda one: _strip(one, name), tally)
     write_json(output / "segment.json", content)
     write_json(json_file, content)
     typer.echo(f"{tally.text()}\nwritten: {output}")
+    if interrupted:
+        typer.echo(f"interrupted after {len(tally.slices)} of {len(chosen)} slices", err=True)
+        raise typer.Exit(INTERRUPTED)
+
+
+def _written(made: Iterator[Segmented], write: Callable[[int, Mask], None], tally: _Tally) -> bool:
+    """Write and count every slice; whether the user interrupted it, after the first slice."""
+    try:
+        for one in made:
+            write(one.index, one.masks[one.simulation.timesteps])
+            tally.add(one)
+    except KeyboardInterrupt:
+        if tally.last is None:
+            raise
+        return True
+    return False
 
 
 @dataclass(frozen=True)
