@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from transpike.distill import Distillation
 from transpike.errors import ArgumentError
 from transpike.neuron import IF, Burst, Differential, MultiThreshold, Neuron, Signed, Telescoped
 from transpike.passes import (
@@ -115,6 +116,10 @@ def test_unknown_granularity() -> None:
 
 def test_pass_forms() -> None:
     assert parse_passes("bias") == (BiasCorrection(),)
+    assert parse_passes("distill,distill:values") == (
+        Distillation(),
+        Distillation(reading="values"),
+    )
     assert parse_passes("allocate:2.5, search,membrane,delay") == (
         AllocateCounts(2.5),
         SiteSearch(),

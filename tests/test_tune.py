@@ -201,8 +201,8 @@ def test_front_is_what_nothing_beats(few):
 def test_a_distilled_trial_is_the_recipe_before_it_and_one_pass_more():
     delayed = tp.Recipe(4, tp.Signed(1), tp.LeastSquares(), (tp.SiteSearch(), tp.DelayedReadout()))
     plain = tp.Recipe(4, tp.Signed(1), tp.LeastSquares())
-    assert tuning._with_distillation(plain).calibrate == (tp.Distillation(),)
-    passes = tuning._with_distillation(delayed).calibrate
+    assert tuning._with_pass(plain, tp.Distillation()).calibrate == (tp.Distillation(),)
+    passes = tuning._with_pass(delayed, tp.Distillation()).calibrate
     assert passes == (tp.SiteSearch(), tp.Distillation(), tp.DelayedReadout())
 
 

@@ -6,9 +6,9 @@ Shapes: B inputs, C channels, T timesteps.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError
 from transpike.network import Network, Site
+from transpike.outputs import Reading, cut_of, divergence
 from transpike.simulate import simulate
 from transpike.spiking import SpikingNetwork
 
@@ -29,10 +30,12 @@ _SEED = 0
 class Distillation:
     """Train step and offset of every channel for the network's output at T.
 
-    Adam on log2 of the step and on the offset in levels, for the least squared distance of the
-    output at T from the analog network's; what is common to all class scores of an input does not
-    count, as it changes no softmax. (The divergence of the softmax itself learns from the few
-    inputs that are not clear, by heart.) The more inputs, the better: several thousand.
+    Adam on log2 of the step and on the offset in levels, for the least distance of the output at T
+    from the analog network's. Of class scores it is the squared distance, relative to the analog
+    scores, without what is common to all scores of an input, as that changes no softmax. (The
+    divergence of the softmax itself learns from the few inputs that are not clear, by heart.) Of a
+    mask, one channel, it is the divergence of its probability, of which every pixel is a sample.
+    The more inputs, the better: several thousand, or as many pixels as they have.
 
     Forward, the spiking network itself is simulated; backward, every site's mean output is n d/T
     with n = clamp(floor(T (z/d + offset) + start), 0, K T), or at most floor(c T/d + start) where
@@ -42,6 +45,9 @@ class Distillation:
     Attributes:
         epochs: passes over the inputs, >= 1.
         rate: learning rate at the start, falling to 0 along a cosine, > 0.
+        reading: "scores": outputs are class scores along axis 1, or of one channel a mask (logits,
+            or probabilities behind a sigmoid), as `evaluate` reads them; "values": any numbers. Of
+            a network with several outputs those of one channel are values in any case.
 
     Source: Esser et al. 2020 (learned step size: the gradient of d); differs: of a spiking
     network's neurons alone, on its own spike counts, with the analog network as the teacher.
@@ -49,12 +55,15 @@ class Distillation:
 
     epochs: int = 4
     rate: float = 0.01
+    reading: Reading = "scores"
 
     def __post_init__(self) -> None:
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
             raise ArgumentError(f"epochs: needed an integer >= 1, got {self.epochs!r}.")
         if not 0 < self.rate < float("inf"):
             raise ArgumentError(f"rate: needed a number > 0, got {self.rate!r}.")
+        if self.reading not in get_args(Reading):
+            raise ArgumentError(f"reading: needed 'scores' or 'values', got {self.reading!r}.")
 
 
 def distilled(
@@ -78,7 +87,7 @@ def distilled(
         )
     with torch.inference_mode(False), torch.enable_grad():
         snn, images = _ordinary(snn), images.detach().clone()
-        student = _Student(snn, timesteps)
+        student = _Student(snn, timesteps, one.reading)
         targets = _analog(snn.network, images)
         before = student.distance(snn, images, targets)
         optimizer = torch.optim.Adam(student.parameters, lr=one.rate)
@@ -136,22 +145,34 @@ def _fitting(network: Network) -> int:
     return max(1, min(_BATCH, _VALUES // each))
 
 
-def _distance(analog: Tensor, spiking: Tensor) -> Tensor:
-    """Squared distance of an output (B, C, ...) over the analog one's, a number >= 0.
+@dataclass(frozen=True)
+class _Distance:
+    """How far the outputs of a spiking network are from the analog one's."""
 
-    With more than one channel both are centred along axis 1.
-    """
-    if analog.ndim > 1 and analog.shape[1] > 1:
-        analog, spiking = (x - x.mean(dim=1, keepdim=True) for x in (analog, spiking))
-    size = analog.square().mean().clamp(min=torch.finfo(analog.dtype).tiny)
-    return (spiking - analog).square().mean() / size
+    reading: Reading
+    cut: float
+
+    def between(self, analog: Sequence[Tensor], spiking: Sequence[Tensor]) -> Tensor:
+        """Of all outputs, leaf by leaf (B, C, ...), a number >= 0."""
+        pairs = list(zip(analog, spiking, strict=True))
+        return torch.stack([self._of_one(*pair, len(pairs) == 1) for pair in pairs]).sum()
+
+    def _of_one(self, analog: Tensor, spiking: Tensor, alone: bool) -> Tensor:
+        channels = analog.shape[1] if analog.ndim > 1 else 0
+        if self.reading == "scores" and channels == 1 and alone:
+            return divergence(analog, spiking, self.cut).mean()
+        if self.reading == "scores" and channels > 1:
+            analog, spiking = (x - x.mean(dim=1, keepdim=True) for x in (analog, spiking))
+        size = analog.square().mean().clamp(min=torch.finfo(analog.dtype).tiny)
+        return (spiking - analog).square().mean() / size
 
 
 class _Student:
     """A spiking network whose steps and offsets are trained."""
 
-    def __init__(self, snn: SpikingNetwork, timesteps: int) -> None:
+    def __init__(self, snn: SpikingNetwork, timesteps: int, reading: Reading = "scores") -> None:
         self.snn, self.timesteps = snn, timesteps
+        self._distance = _Distance(reading, cut_of(snn.network))
         self.scale = timesteps if snn.coding == "rate" else 1
         steps, offsets = snn.steps, snn.offsets
         self.octaves = {n: torch.zeros_like(v).requires_grad_() for n, v in steps.items()}
@@ -179,7 +200,7 @@ class _Student:
         with torch.no_grad():
             run = simulate(snn, images, self.timesteps, output_at=[self.timesteps])
             found = [leaf[0] for leaf in pytree.tree_leaves(run.output)]
-            return float(sum(_distance(a, b) for a, b in zip(targets, found, strict=True)))
+            return float(self._distance.between(targets, found))
 
     def loss(self, x: Tensor, targets: list[Tensor]) -> Tensor:
         """Distance of the output at T; its value is the spiking network's own."""
@@ -200,8 +221,7 @@ class _Student:
             return count * (step / self.scale)
 
         found: Any = self.snn.network.run(x, send)
-        leaves = pytree.tree_leaves(found)
-        return torch.stack([_distance(a, b) for a, b in zip(targets, leaves, strict=True)]).sum()
+        return self._distance.between(targets, pytree.tree_leaves(found))
 
 
 __all__ = ["Distillation", "distilled"]

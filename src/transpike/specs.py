@@ -40,7 +40,7 @@ NEURON_FORMS = (
 )
 UNTIL_FORMS = "margin, margin:0.9, entropy, entropy:0.1"
 THRESHOLD_FORMS = "percentile:99.9, max, lsq, lsq:16, gauss, gauss:16, ltb, ltb:1000"
-PASS_FORMS = "bias, membrane, search, distill, delay, allocate:2.5"
+PASS_FORMS = "bias, membrane, search, distill, distill:values, delay, allocate:2.5"
 GRANULARITIES = ("channel", "layer")
 
 _DEFAULT_PERCENTILE = 99.9
@@ -117,8 +117,8 @@ def parse_passes(text: str) -> tuple[CalibrationPass, ...]:
     """Reads calibration passes, in order.
 
     Args:
-        text: `bias`, `membrane`, `search`, `distill`, `delay` and `allocate:SPIKES` (spikes per
-            neuron), joined by commas.
+        text: `bias`, `membrane`, `search`, `distill` (`distill:values` for a regression), `delay`
+            and `allocate:SPIKES` (spikes per neuron), joined by commas.
 
     Raises:
         ArgumentError: a form is unknown, or a number is out of range.
@@ -135,6 +135,8 @@ def parse_passes(text: str) -> tuple[CalibrationPass, ...]:
         kind, *settings = part.strip().split(":")
         if kind in plain and not settings:
             passes.append(plain[kind]())
+        elif kind == "distill" and settings == ["values"]:
+            passes.append(Distillation(reading="values"))
         elif kind == "allocate" and len(settings) == 1:
             passes.append(AllocateCounts(_number(part, settings[0])))
         else:

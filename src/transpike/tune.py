@@ -215,15 +215,16 @@ def _rounds(
     for size in sizes:
         ranked = tried(candidates, size)
         candidates = [trial.recipe for trial in ranked[: _keep(len(ranked))]]
-    best = [_with_distillation(trial.recipe) for trial in ranked[:_DISTILLED]]
+    distillation = Distillation(reading=jury.reading)
+    best = [_with_pass(trial.recipe, distillation) for trial in ranked[:_DISTILLED]]
     return sorted([*ranked, *tried(best, sizes[-1])], key=_rank), list(measured.values())
 
 
-def _with_distillation(recipe: Recipe) -> Recipe:
-    """The recipe and `Distillation` as its last pass, but for a delayed readout."""
+def _with_pass(recipe: Recipe, one: CalibrationPass) -> Recipe:
+    """The recipe with one pass more, the last but for a delayed readout."""
     passes = list(recipe.calibrate)
     delay = [passes.pop()] if passes and isinstance(passes[-1], DelayedReadout) else []
-    return replace(recipe, calibrate=(*passes, Distillation(), *delay))
+    return replace(recipe, calibrate=(*passes, one, *delay))
 
 
 def _candidates(

@@ -59,7 +59,9 @@ CalibrationOption = Annotated[
 PassesOption = Annotated[
     str | None,
     typer.Option(
-        "--calibrate", help="Passes, in order: bias, membrane, search, delay, allocate:SPIKES."
+        "--calibrate",
+        help="Passes, in order: bias, membrane, search, distill (of a regression distill:values), "
+        "delay, allocate:SPIKES.",
     ),
 ]
 RecipeOption = Annotated[
