@@ -44,6 +44,7 @@ GROUPS = ("targets", "ablation", "parts", "codes", "pooling")
 _TUNING_DRAW = 1000  # seed of the training images that tuning sees, no calibration seed
 _CALIBRATION_BATCH = 64
 _INTERRUPTED = 130  # the shell's code for Ctrl-C
+_SHIFT = 4  # pixels
 _PAUSE = 2.0  # seconds between looks at what other processes are busy with
 
 
@@ -63,6 +64,7 @@ class Study:
             "test_images": len(self.test()),
             "test_draw": "all" if args.limit is None else f"random, seed {args.test_seed}",
             "calibration_images": args.calibration_size,
+            **({"varied": True} if args.varied else {}),
         }
 
     def test(self) -> Any:
@@ -74,8 +76,12 @@ class Study:
 
     def training(self, size: int, seed: int) -> list[Tensor]:
         """Batches of training images, without labels."""
-        batches = self.data.train.subset(size, seed).batches(_CALIBRATION_BATCH)
-        return [x.to(self.args.device) for x, _ in batches]
+        batches = [x for x, _ in self.data.train.subset(size, seed).batches(_CALIBRATION_BATCH)]
+        if self.args.varied:
+            generator = torch.Generator().manual_seed(seed)
+            for x in batches:
+                x[1::2] = shifted(x[1::2], generator)
+        return [x.to(self.args.device) for x in batches]
 
     def network(self, pooling: str) -> tp.Network:
         """The captured model."""
@@ -115,6 +121,21 @@ class Study:
             replace(result.recipe, found=found).save(part)
             part.replace(file)
         return tp.Recipe.load(file)
+
+
+def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (B, C, H, W) moved by up to 4 pixels and perhaps mirrored, as in training.
+
+    What comes in from outside has the mean colour, 0.
+    """
+    batch, _, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (_SHIFT,) * 4)
+    places = torch.randint(0, 2 * _SHIFT + 1, (batch, 2), generator=generator).tolist()
+    mirrored = torch.rand(batch, generator=generator) < 0.5
+    moved = torch.stack(
+        [one[:, y : y + height, x : x + width] for one, (y, x) in zip(padded, places, strict=True)]
+    )
+    return torch.where(mirrored[:, None, None, None], moved.flip(-1), moved)
 
 
 def averaged(model: nn.Module) -> nn.Module:
@@ -317,6 +338,11 @@ def main() -> int:
     parser.add_argument("--timesteps", type=int, nargs="+", default=[], help="only rows of these T")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--calibration-size", type=int, default=1024)
+    parser.add_argument(
+        "--varied",
+        action="store_true",
+        help="every second calibration image moved and perhaps mirrored, as in training",
+    )
     parser.add_argument("--tuning-size", type=int, default=1024)
     parser.add_argument("--budget", type=float, default=1.5, help="spikes of allocated counts")
     parser.add_argument("--limit", type=int, help="random test images instead of all")

@@ -15,6 +15,7 @@ HEAD = (
     "| {first} | T | K | loss | paired s.e. | seeds: s.d. | ceiling's loss | to the ceiling | "
     "agree % | spikes/neuron | binary | {last} |"
 )
+_VARIED = ", every second one moved by up to 4 pixels and perhaps mirrored, as in training"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def document(asked: dict[str, Any], found: list[Line]) -> str:
         f"# {asked['model']}: methods",
         "",
         f"ANN {first.mean('ann'):.2f} % on n = {asked['test_images']} test images "
-        f"({asked['test_draw']}). Calibration: {asked['calibration_images']} training images, "
+        f"({asked['test_draw']}). Calibration: {asked['calibration_images']} training images"
+        f"{_VARIED if asked.get('varied') else ''}; "
         f"seeds {', '.join(map(str, seeds))}; a row with fewer seeds says so. Static input, every "
         "timestep counted in T, K is the maximum in every layer. Written by "
         "`benchmarks/method_table.py`.",

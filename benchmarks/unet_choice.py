@@ -1,9 +1,11 @@
 """Which conversion keeps the mask on validation tiles, as they are and with the training's noise.
 
     python benchmarks/unet_choice.py
+    python benchmarks/unet_choice.py --distilled      # half an hour on one core
 
 Calibration: training tiles, every second one varied as in training. Prints F1 of the spiking
-network's mask against the analog network's; the settings `mask` of unet_study.py come from it.
+network's mask against the analog network's; the settings `mask` and, from the second command,
+`distilled` of unet_study.py come from it.
 """
 
 from __future__ import annotations
@@ -49,6 +51,13 @@ RECIPES = [
         )
     ),
 ]
+# With many tiles more, as distillation needs; each beside the same without it.
+DISTILLED = [
+    tp.Recipe(t, neuron, tp.Percentile(percentile), passes)
+    for neuron, t in ((tp.Signed(8), 2), (tp.Signed(4), 2))
+    for percentile in (99.9, 99.99)
+    for passes in ((), (tp.Distillation(),))
+]
 
 
 def score(mask: Tensor, other: Tensor) -> float:
@@ -62,10 +71,12 @@ def main() -> None:
     parser.add_argument("--weights", default="zoo/unet-lucchi-w16.safetensors")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--tile", type=int, default=256)
-    parser.add_argument("--calibration-size", type=int, default=32)
+    parser.add_argument("--calibration-size", type=int, help="tiles (32; distilled: 256)")
+    parser.add_argument("--distilled", action="store_true", help="with and without distillation")
     parser.add_argument("--seed", type=int, default=0)
-    study = unet_study.Study(parser.parse_args())
-    images = study.training(study.args.calibration_size, study.args.seed, varied=True)
+    study = unet_study.Study(args := parser.parse_args())
+    tiles = args.calibration_size or (unet_study.MANY_TILES if args.distilled else 32)
+    images = study.training(tiles, args.seed, varied=True)
     statistics = tp.calibrate(study.network, images)
     tiles = study.data.validation.with_tile(study.args.tile).subset(_TILES, _SEED)
     clean = torch.cat([x for x, _ in tiles.batches(8)])
@@ -73,13 +84,14 @@ def main() -> None:
     sets = {"as they are": clean, "with noise": clean + augment.NOISE * grain}
     with torch.inference_mode():
         analog = {k: torch.cat([study.network(p) > 0 for p in x.split(4)]) for k, x in sets.items()}
-    for recipe in RECIPES:
+    for recipe in DISTILLED if args.distilled else RECIPES:
         snn = recipe.convert(study.network, images, calibration=statistics)
         found = []
         for name, x in sets.items():
             runs = [tp.simulate(snn, p, recipe.timesteps).output[-1] > 0 for p in x.split(4)]
             found.append(f"{name} {score(torch.cat(runs), analog[name]):.4f}")
-        print(f"{recipe.name}, T={recipe.timesteps}: {', '.join(found)}", flush=True)
+        name = f"{recipe.name} {getattr(recipe.threshold, 'percentile', '')}".rstrip()
+        print(f"{name}, T={recipe.timesteps}: {', '.join(found)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ from transpike.train.augment import vary_intensity
 _TUNING_DRAW = 1000  # seed of the training tiles that tuning sees
 _STUDY = tp.Recipe(64, tp.Burst(5, initial_membrane=0.0), tp.Percentile(99, "layer"))
 _CHANNELS = tp.Percentile(99.9)
+MANY_TILES = 256  # for distillation, which learns a few tiles by heart
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,14 @@ class Setting:
         varied: whether every second tile that tuning and calibration see is changed in contrast,
             brightness and noise as the training did. (Added after a test slice that is noisier
             than all of training had been seen to clip at the thresholds of the tiles as they are.)
+        tiles: that calibration sees; None: as many as the command says.
     """
 
     name: str
     recipe: tp.Recipe
     tuned: bool = False
     varied: bool = False
+    tiles: int | None = None
 
 
 SETTINGS = (
@@ -110,8 +113,6 @@ class Study:
         self.asked = {
             "width": args.width,
             "weights_sha256": hashlib.sha256(Path(args.weights).read_bytes()).hexdigest(),
-            "calibration": f"{args.calibration_size} tiles of {args.tile} x {args.tile} of the "
-            f"training slices, seed {args.seed}",
         }
         self.about = {
             "slices": len(self.data.test),
@@ -129,6 +130,15 @@ class Study:
             for x in batches:
                 x[1::2] = vary_intensity(x[1::2], generator)
         return batches
+
+    def calibration(self, setting: Setting) -> tuple[int, str]:
+        """How many tiles a setting's calibration sees, and all of it in words."""
+        tiles = setting.tiles or self.args.calibration_size
+        side = self.args.tile
+        return (
+            tiles,
+            f"{tiles} tiles of {side} x {side} of the training slices, seed {self.args.seed}",
+        )
 
     def recipe(self, setting: Setting) -> tp.Recipe:
         """The setting's recipe, tuned now or before."""
@@ -151,9 +161,10 @@ class Study:
             replace(result.recipe, found={**result.recipe.found, "seconds": seconds}).save(file)
         return tp.Recipe.load(file)
 
-    def convert(self, recipe: tp.Recipe, varied: bool) -> tp.SpikingNetwork:
+    def convert(self, recipe: tp.Recipe, setting: Setting) -> tp.SpikingNetwork:
         """Converted with the calibration tiles, for whole slices."""
-        tiles = self.training(self.args.calibration_size, self.args.seed, varied)
+        size, _ = self.calibration(setting)
+        tiles = self.training(size, self.args.seed, setting.varied)
         return resized(recipe.convert(self.network, tiles), self.model, self.data.test.slice_shape)
 
     def slice(self, index: int) -> tuple[Tensor, Tensor]:
@@ -242,6 +253,7 @@ def fill(study: Study, setting: Setting, folder: Path, slices: list[int], longes
     recipe = study.recipe(setting)
     asked = {
         **study.asked,
+        "calibration": study.calibration(setting)[1],
         **({"varied": True} if setting.varied else {}),
         "recipe": {**recipe.to_dict(), "found": {}},
         "timesteps": points,
@@ -255,7 +267,7 @@ def fill(study: Study, setting: Setting, folder: Path, slices: list[int], longes
     missing = [index for index in slices if str(index) not in entry["slices"]]
     if not missing:
         return
-    snn = study.convert(recipe, setting.varied)
+    snn = study.convert(recipe, setting)
     folder.mkdir(parents=True, exist_ok=True)
     for index in missing:
         measure = taken_apart if causes else measured

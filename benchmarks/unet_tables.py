@@ -43,8 +43,8 @@ def document(folder: Path) -> str:
         lines += [
             f"Lucchi++ test stack, every third slice: {about['slices']} slices of "
             f"{about['slice_shape'][0]} x {about['slice_shape'][1]} pixels, whole. Width "
-            f"{entries[0]['asked']['width']}. Calibration: {entries[0]['asked']['calibration']}; "
-            "tuning sees another draw of them. Every timestep is counted in T. F1, "
+            f"{entries[0]['asked']['width']}. Tuning sees another draw of training tiles than "
+            "calibration. Every timestep is counted in T. F1, "
             "Jaccard and accuracy: all pixels of all slices together; in the last column F1 per "
             f"slice, mean ± standard deviation. transpike {about['transpike']}, torch "
             f"{about['torch']}.",
@@ -62,11 +62,13 @@ def _setting(entry: dict[str, Any]) -> list[str]:
     slices = list(entry["slices"].values())
     recipe, points = entry["asked"]["recipe"], entry["asked"]["timesteps"]
     ann = added([one["ann"] for one in slices])
+    varied = ", every second one varied" if entry["asked"].get("varied") else ""
     lines = [
         "",
         f"## {entry['name']}",
         "",
-        f"{_described(recipe)}. n = {len(slices)} slices, {sum(ann):,} pixels, "
+        f"{_described(recipe)}. Calibration: {entry['asked']['calibration']}{varied}. n = "
+        f"{len(slices)} slices, {sum(ann):,} pixels, "
         f"{slices[0]['neurons']:,} neurons. ANN: F1 {f1(ann):.4f}, Jaccard {jaccard(ann):.4f}, "
         f"accuracy {accuracy(ann):.4f}; per slice F1 {spread([f1(one['ann']) for one in slices])}.",
         "",

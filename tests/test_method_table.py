@@ -46,6 +46,7 @@ def _arguments(folder, **changes):
         "rows": [],
         "timesteps": [],
         "device": "cpu",
+        "varied": False,
     }
     return argparse.Namespace(**{**values, **changes})
 
@@ -72,6 +73,37 @@ def test_ablation_goes_from_the_plainest_to_the_tuned_one_part_at_a_time():
             before.calibrate != after.calibrate,
         ]
         assert sum(changed) == 1
+
+
+def test_shifted_images_are_moved_and_mirrored_ones():
+    x = torch.arange(1.0, 65.0).reshape(1, 1, 8, 8).repeat(40, 1, 1, 1)
+    found = method_table.shifted(x, torch.Generator().manual_seed(0))
+    seen = set()
+    for one in found:
+        places = []
+        for flipped in (False, True):
+            image = one.flip(-1) if flipped else one
+            for dy in range(-4, 5):
+                for dx in range(-4, 5):
+                    moved = torch.zeros(1, 8, 8)
+                    for y in range(8):
+                        for column in range(8):
+                            if 0 <= y + dy < 8 and 0 <= column + dx < 8:
+                                moved[0, y, column] = x[0, 0, y + dy, column + dx]
+                    if torch.equal(moved, image):
+                        places.append((flipped, dy, dx))
+        assert len(places) == 1
+        seen.add(places[0])
+    assert len(seen) > 25 and {flipped for flipped, _, _ in seen} == {False, True}
+
+
+def test_varied_calibration_says_so(tmp_path):
+    study = method_table.Study(_arguments(tmp_path, varied=True))
+    plain = method_table.Study(_arguments(tmp_path))
+    (one, *_), (other, *_) = study.training(16, 0), plain.training(16, 0)
+    assert torch.equal(one[::2], other[::2]) and not torch.equal(one[1::2], other[1::2])
+    assert torch.equal(one, study.training(16, 0)[0])
+    assert study.asked == {**plain.asked, "varied": True}
 
 
 def test_one_run_serves_every_t_where_the_conversion_is_the_same():
