@@ -202,6 +202,13 @@ def test_tune_and_compare(data: list[str], tmp_path: Path) -> None:
     text = ok("tune", MODEL, *data[:2], "--tile", "16", "-o", recipe, "--timesteps", "2",
               "--signed", "--calibration-size", "9").stdout  # fmt: skip
     assert "--tile 16" in text.splitlines()[-1]
+    values = ok("tune", MODEL, *data[:2], "--tile", "16", "-o", tmp_path / "v.json", "--timesteps",
+                "2", "--signed", "--calibration-size", "9", "--reading", "values",
+                "--json", tmp_path / "t.json").stdout  # fmt: skip
+    assert " - " in values and loaded(tmp_path / "t.json")["trials"][0]["agreement"] is None
+    assert "reading: needed 'scores' or 'values'" in refused(
+        "tune", MODEL, *data[:2], "-o", recipe, "--timesteps", "2", "--reading", "labels"
+    )
     ok("evaluate", MODEL, *data[:2], "--recipe", recipe, "--limit", "1")
     ok("compare", MODEL, *data, "--timesteps", "2", "--limit", "2", "--recipe", recipe,
        "--json", tmp_path / "c.json")  # fmt: skip

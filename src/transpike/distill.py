@@ -91,7 +91,7 @@ def distilled(
         targets = _analog(snn.network, images)
         before = student.distance(snn, images, targets)
         optimizer = torch.optim.Adam(student.parameters, lr=one.rate)
-        rounds = list(_batches(one.epochs, len(images), _fitting(snn.network)))
+        rounds = list(_batches(one.epochs, len(images), _batch_size(snn.network)))
         for number, rows in enumerate(rounds):
             for group in optimizer.param_groups:
                 group["lr"] = one.rate * (1 + math.cos(math.pi * number / len(rounds))) / 2
@@ -127,7 +127,7 @@ def _ordinary(snn: SpikingNetwork) -> SpikingNetwork:
 def _analog(network: Network, images: Tensor) -> list[Tensor]:
     """The analog network's outputs, leaf by leaf, (B, ...)."""
     with torch.no_grad():
-        parts = [pytree.tree_leaves(network(x)) for x in torch.split(images, _fitting(network))]
+        parts = [pytree.tree_leaves(network(x)) for x in torch.split(images, _batch_size(network))]
     return [torch.cat(leaves) for leaves in zip(*parts, strict=True)]
 
 
@@ -138,7 +138,7 @@ def _batches(epochs: int, count: int, size: int) -> Iterator[Tensor]:
         yield from torch.split(torch.randperm(count, generator=generator), size)
 
 
-def _fitting(network: Network) -> int:
+def _batch_size(network: Network) -> int:
     """Inputs per batch."""
     itemsize = torch.empty(0, dtype=network.dtype).element_size()
     each = sum(site.neurons for site in network.sites) * itemsize

@@ -187,7 +187,7 @@ def apply_pass(
         case DelayedReadout():
             corrected, used = _delayed(snn, images, timesteps), len(images)
         case _:
-            images = images[: _fitting(snn.network, timesteps, len(images))]
+            images = images[: _swept_together(snn.network, timesteps, len(images))]
             corrected, used = _Sweep(snn, timesteps, _correction(one)).run(images), len(images)
     note = {"pass": type(one).__name__, **asdict(one), "timesteps": timesteps, "n": used}
     done = [*snn.settings.get("passes", []), note]
@@ -306,7 +306,7 @@ def _where(choose: Tensor, one: _Values, other: _Values) -> _Values:
     return _Values(*(torch.where(choose, getattr(one, f), getattr(other, f)) for f in vars(one)))
 
 
-def _fitting(network: Network, timesteps: int, available: int) -> int:
+def _swept_together(network: Network, timesteps: int, available: int) -> int:
     """Inputs whose largest value over all timesteps fits a sweep; at least one."""
     sizes = [1]
     for node in network.nodes:

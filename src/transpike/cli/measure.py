@@ -34,13 +34,12 @@ from transpike.cli.options import (
     WeightsOption,
 )
 from transpike.cli.output import INTERRUPTED, plain, progress_bar, write_figure, write_json
-from transpike.cli.run import is_volumes, open_run
+from transpike.cli.run import is_volumes, open_run, run_length
 from transpike.cli.samples import write_samples
 from transpike.figures import cost_figure, diagnosis_figure
 from transpike.models import build_model
 
 _TOGETHER = 50  # images in a batch whose values are all kept
-_TIMESTEPS = 32  # of a run where neither the user nor a recipe says
 
 
 def evaluate(
@@ -115,8 +114,7 @@ def evaluate(
             "--samples: records runs of full length, and --until stops them. Leave one of them out."
         )
     run = open_run(data, device, batch_size, seed, tile=tile, split=split)
-    if timesteps is None:
-        timesteps = _TIMESTEPS if recipe is None else tp.Recipe.load(recipe).timesteps
+    timesteps = run_length(timesteps, recipe)
     snn, used = run.loaded_or_converted(model, choices, timesteps, whole=True)
     test = run.test_images(snn.network, limit, strict=True)
     rule = run.stopping_rule(snn, until, timesteps, choices)

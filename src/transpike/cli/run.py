@@ -21,10 +21,18 @@ from transpike.segment import resized
 from transpike.specs import parse_neuron, parse_passes, parse_threshold, parse_until
 
 _CONFIG_FILE = "config.json"  # what a saved network is recognised by
+_TIMESTEPS = 32  # of a run where neither the user nor a recipe says
 _TOGETHER = 128  # images in a batch
 _CALIBRATION_TILES = 64
 _CALIBRATION_SIDE = 256  # pixels of a tile of a training slice, at most
 _PIXELS_TOGETHER = 2**20  # in a batch of tiles or slices
+
+
+def run_length(timesteps: int | None, recipe: Path | None) -> int:
+    """T of a run: what the user says, else what the recipe is for, else 32."""
+    if timesteps is not None:
+        return timesteps
+    return _TIMESTEPS if recipe is None else tp.Recipe.load(recipe).timesteps
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,14 @@ from transpike.cli.output import (
     write_figure,
     write_json,
 )
-from transpike.cli.run import is_saved, is_volumes, load_saved, open_device, open_run
+from transpike.cli.run import (
+    is_saved,
+    is_volumes,
+    load_saved,
+    open_device,
+    open_run,
+    run_length,
+)
 from transpike.data import Normalisation
 from transpike.data.volumes import Volume, open_stack, read_mask
 from transpike.figures import blank_figure
@@ -44,7 +51,6 @@ from transpike.pictures import Shown, overview_figure, timesteps_figure
 from transpike.segment import Mask, PixelCounts, Segmented, fitting_tile, resized
 from transpike.segment import segment as segment_slices
 
-_TIMESTEPS = 32  # of a run where neither the user nor a recipe says
 _TILE = 512  # pixels
 _MOST_SHOWN = 4  # slices in the overview
 _WHITE = 255
@@ -139,8 +145,7 @@ def segment(
         calibrate,
         recipe,
     )
-    if timesteps is None:
-        timesteps = _TIMESTEPS if recipe is None else tp.Recipe.load(recipe).timesteps
+    timesteps = run_length(timesteps, recipe)
     stack = open_stack(volume)
     truth = _labels(labels, stack)
     chosen = _chosen(slices, limit, stack.shape[0])
