@@ -6,8 +6,8 @@
 
 Every setting is one file of results/unet/, written again after each slice, and results/unet.md is
 made from them. Thresholds and tuning see tiles of the training slices only. The settings `tuned`
-and `study` were fixed before any test slice was seen; `varied` and `mask` were added after one had
-been seen to clip, and are to be read beside them. The network sees whole slices (768 x 1024), as
+and `study` were fixed before any test slice was seen; `varied` and `mask` and `distilled` were added after
+one had been seen to clip, and are to be read beside them. The network sees whole slices (768 x 1024), as
 its convolutions allow.
 
 Counted per slice and T, over all pixels: the mask (mean readout > 0) against the label and against
@@ -86,6 +86,19 @@ SETTINGS = (
     Setting("signed1-mask", tp.Recipe(8, tp.Signed(1), _CHANNELS), varied=True),
     Setting("signed4-mask", tp.Recipe(8, tp.Signed(4), _CHANNELS), varied=True),
     Setting("signed8-mask", tp.Recipe(8, tp.Signed(8), _CHANNELS), varied=True),
+    # The rules that benchmarks/unet_choice.py --distilled finds best by the divergence there.
+    Setting(
+        "signed4-distilled",
+        tp.Recipe(2, tp.Signed(4), _CHANNELS, (tp.Distillation(),)),
+        varied=True,
+        tiles=MANY_TILES,
+    ),
+    Setting(
+        "signed8-distilled",
+        tp.Recipe(2, tp.Signed(8), tp.Percentile(99.99), (tp.Distillation(),)),
+        varied=True,
+        tiles=MANY_TILES,
+    ),
     Setting(
         "unsigned1-mask",
         tp.Recipe(16, tp.IF(), _CHANNELS, (tp.DelayedReadout(),)),

@@ -351,6 +351,14 @@ def dyadic_snn(model, shape, neuron, dtype=torch.float32):
     return make_steps_dyadic(tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs()))
 
 
+def classifier():
+    """(converted `conv_net`, the 24 images it was calibrated on), always the same."""
+    torch.manual_seed(4)
+    model = conv_net()
+    x = torch.randn(24, 2, 8, 8)
+    return tp.convert(model, [x], neuron=tp.Signed(2)), x
+
+
 def state_hash(model):
     """A hash of every parameter and buffer, with names."""
     digest = hashlib.sha256()
