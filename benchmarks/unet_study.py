@@ -6,9 +6,9 @@
 
 Every setting is one file of results/unet/, written again after each slice, and results/unet.md is
 made from them. Thresholds and tuning see tiles of the training slices only. The settings `tuned`
-and `study` were fixed before any test slice was seen; `varied` and `mask` and `distilled` were added after
-one had been seen to clip, and are to be read beside them. The network sees whole slices (768 x 1024), as
-its convolutions allow.
+and `study` were fixed before any test slice was seen; `varied`, `mask` and `distilled` were added
+after one had been seen to clip, and are to be read beside them. The network sees whole slices
+(768 x 1024), as its convolutions allow.
 
 Counted per slice and T, over all pixels: the mask (mean readout > 0) against the label and against
 the analog network's mask, by torchmetrics; spikes; the quantised network with K*T levels.
