@@ -341,7 +341,7 @@ def main() -> int:
     parser.add_argument(
         "--varied",
         action="store_true",
-        help="every second calibration image moved and perhaps mirrored, as in training",
+        help="every second image of calibration and tuning moved, perhaps mirrored, as in training",
     )
     parser.add_argument("--tuning-size", type=int, default=1024)
     parser.add_argument("--budget", type=float, default=1.5, help="spikes of allocated counts")

@@ -15,6 +15,8 @@ HEAD = (
     "| {first} | T | K | loss | paired s.e. | seeds: s.d. | ceiling's loss | to the ceiling | "
     "agree % | spikes/neuron | binary | {last} |"
 )
+# Of a recipe file that does not say how outputs were read.
+_EARLIER = " (chosen before distillation was among the candidates)"
 _VARIED = ", every second one moved by up to 4 pixels and perhaps mirrored, as in training"
 
 
@@ -133,6 +135,7 @@ def _targets(found: list[Line]) -> list[str]:
     text += ["", "Tuned, each chosen once on training images:", ""]
     text += [
         f"- {line.row.target}, T={line.row.timesteps}: {line.recipe.name}"
+        + ("" if "reading" in line.recipe.found else _EARLIER)
         for line in found
         if line.row.recipe is None
     ]

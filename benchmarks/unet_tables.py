@@ -50,7 +50,7 @@ def document(folder: Path) -> str:
             f"{about['torch']}.",
         ]
     for entry in entries:
-        lines += _setting(entry)
+        lines += _setting(entry, _chosen(folder / "recipes" / f"{entry['name']}.json"))
     lines += _first(entries)
     causes = [json.loads(file.read_text()) for file in sorted((folder / "causes").glob("*.json"))]
     if causes:
@@ -58,7 +58,16 @@ def document(folder: Path) -> str:
     return "\n".join([*lines, ""])
 
 
-def _setting(entry: dict[str, Any]) -> list[str]:
+def _chosen(recipe: Path) -> str:
+    """By what a tuned recipe was chosen; nothing where the setting is not tuned."""
+    if not recipe.exists():
+        return ""
+    if "reading" in json.loads(recipe.read_text())["found"]:
+        return " Chosen by the divergence of the mask's probability."
+    return " Chosen by the squared distance of logits, as tuning did at first."
+
+
+def _setting(entry: dict[str, Any], chosen: str) -> list[str]:
     slices = list(entry["slices"].values())
     recipe, points = entry["asked"]["recipe"], entry["asked"]["timesteps"]
     ann = added([one["ann"] for one in slices])
@@ -67,7 +76,7 @@ def _setting(entry: dict[str, Any]) -> list[str]:
         "",
         f"## {entry['name']}",
         "",
-        f"{_described(recipe)}. Calibration: {entry['asked']['calibration']}{varied}. n = "
+        f"{_described(recipe)}.{chosen} Calibration: {entry['asked']['calibration']}{varied}. n = "
         f"{len(slices)} slices, {sum(ann):,} pixels, "
         f"{slices[0]['neurons']:,} neurons. ANN: F1 {f1(ann):.4f}, Jaccard {jaccard(ann):.4f}, "
         f"accuracy {accuracy(ann):.4f}; per slice F1 {spread([f1(one['ann']) for one in slices])}.",

@@ -306,9 +306,14 @@ def build(name, dtype=torch.float64, seed=0):
 
 
 @functools.cache
-def captured(name, dtype=torch.float64, seed=0):
-    """(network, calibration) of one network of NETS; capture is the slow part."""
+def captured(name, dtype=torch.float64, seed=0, tail=()):
+    """(network, calibration) of one network of NETS; capture is the slow part.
+
+    `tail`: modules behind it.
+    """
     model = build(name, dtype, seed)
+    if tail:
+        model = nn.Sequential(model, *tail)
     shape = NETS[name][1]
     network = tp.capture(model, torch.randn(2, *shape, dtype=dtype))
     torch.manual_seed(seed + 1)

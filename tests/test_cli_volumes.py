@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -323,6 +325,42 @@ def test_segment_interrupted_says_what_is_done(
     assert len(list((tmp_path / "o" / "masks").iterdir())) == after
     # The slice to draw is the second one.
     assert (tmp_path / "o" / "overview.png").exists() == (after == 2)
+
+
+@pytest.mark.parametrize("place", ["read_mask", "PixelCounts.scores"])
+def test_a_slice_is_written_and_counted_as_a_whole(
+    place: str, segmented: Path, root: Path, data: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Ctrl-C while the second slice is accounted for: it comes after it."""
+    module = importlib.import_module("transpike.cli.segment")
+    owner, _, name = place.rpartition(".")
+    target = getattr(module, owner) if owner else module
+    real, calls = getattr(target, name), []
+
+    def signalling(*args: Any) -> Any:
+        calls.append(None)
+        if len(calls) == (2 if place == "read_mask" else 4):  # three scores a slice
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(target, name, signalling)
+    result = run("segment", root / "test" / "images", "--model", MODEL, *data, *SMALL,
+                 "--tile", "16", "--slices", "1:6:2", "-o", tmp_path / "o",
+                 "--labels", root / "test" / "labels")  # fmt: skip
+    assert result.exit_code == 130, result.output
+    content = loaded(tmp_path / "o" / "segment.json")
+    assert content["slices"] == [1, 3] and len(content["per_slice"]) == 2
+    assert content["against_ann"]["n"] == content["scores"]["n"] == 2 * 32 * 48
+    assert len(list((tmp_path / "o" / "masks").iterdir())) == 2
+
+
+def test_segment_takes_its_length_from_the_recipe(
+    root: Path, data: list[str], tmp_path: Path
+) -> None:
+    tp.Recipe(5, tp.Signed(2), tp.Percentile(99)).save(tmp_path / "r.json")
+    ok("segment", root / "test" / "images", "--model", MODEL, *data, "--recipe",
+       tmp_path / "r.json", "--tile", "16", "--limit", "1", "-o", tmp_path / "o")  # fmt: skip
+    assert loaded(tmp_path / "o" / "segment.json")["timesteps"] == 5
 
 
 def test_segment_interrupted_before_the_first_slice(

@@ -40,6 +40,26 @@ def test_loss_is_the_distance_of_the_simulated_output(name, neuron):
     assert loss == pytest.approx(wanted, rel=1e-6)
 
 
+def test_behind_a_sigmoid_the_loss_is_that_of_the_probabilities():
+    losses = []
+    for tail in ((), (nn.Sigmoid(),)):
+        network, calibration = nets.captured("unet", tail=tail)
+        snn = tp.convert(network, calibration, neuron=tp.Signed(2))
+        x = _images(5, shape=network.input_shape)
+        losses.append(_Student(snn, 6).loss(x, _analog(network, x)).item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4) and losses[0] > 0
+
+
+@pytest.mark.parametrize("name", ["unet", "average"])
+def test_the_distance_does_not_depend_on_the_batches(name, monkeypatch):
+    snn = _snn(name, tp.Signed(2))
+    x = _images(7, shape=snn.network.input_shape)
+    targets, student = _analog(snn.network, x), _Student(snn, 4)
+    whole = student.distance(snn, x, targets)
+    monkeypatch.setattr("transpike.distill._BATCH", 2)
+    assert student.distance(snn, x, targets) == pytest.approx(whole, rel=1e-9)
+
+
 def _by_hand(analog, spiking, alone):
     """By the words of the documentation."""
     if analog.shape[1] == 1 and alone:

@@ -22,6 +22,7 @@ from transpike.report import (
     read_results,
     read_samples,
     record_samples,
+    text,
     write_report,
 )
 from transpike.report.png import png
@@ -275,6 +276,21 @@ def test_foreign_and_damaged_files_are_refused_by_name(tmp_path, content, reason
     with pytest.raises(tp.FileError, match=reason) as caught:
         read_results([tmp_path])
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("reading, agreement", [("scores", "%"), ("values", "–")])
+def test_a_tuning_is_shown_with_what_it_measured(tmp_path, reading, agreement):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    result = tp.tune(model, [torch.randn(12, 4)], timesteps=2, signed=True, reading=reading)
+    file = _write(tmp_path / "t.json", result.to_dict())
+    (found,) = read_results([file]).of("tuning")
+    table = text.tuning_table(found.content)
+    assert len(table.rows) == min(len(result.trials), text._TRIALS)
+    for row, trial in zip(table.rows, result.trials, strict=False):
+        assert row[0] == trial.recipe.name and row[2].endswith(agreement)
+    wrong = _write(tmp_path / "w.json", {**result.to_dict(), "trials": [{"name": "a", "n": 3}]})
+    with pytest.raises(tp.FileError, match="a trial lacks its name or a number"):
+        read_results([wrong])
 
 
 def test_a_moved_foreign_file_no_longer_stops_the_report(folder, tmp_path):

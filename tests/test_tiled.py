@@ -90,8 +90,12 @@ def test_readouts_at_several_timesteps_come_from_one_run(samples):
     np.testing.assert_array_equal(into[0], alone[-1].output)
     with pytest.raises(tp.ArgumentError, match=r"output shape: needed \(2, "):
         tp.simulate_tiled(snn, image, 8, output_at=[1, 2], output=into)
-    with pytest.raises(tp.ArgumentError, match="output_at"):
-        tp.simulate_tiled(snn, image, 8, output_at=[9])
+    for wrong in ([9], [1, 9], 5, [1, "8"], []):
+        with pytest.raises(tp.ArgumentError, match="output_at: needed"):
+            tp.simulate_tiled(snn, image, 8, output_at=wrong, output=into)
+    with pytest.raises(tp.ArgumentError, match="timesteps"):
+        tp.simulate_tiled(snn, image, 0, output=into)
+    np.testing.assert_array_equal(into[0], alone[-1].output)  # refused before it was touched
 
 
 def test_overlap_below_the_field_is_exact_in_the_middle_of_tiles():

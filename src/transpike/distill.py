@@ -147,24 +147,33 @@ def _batch_size(network: Network) -> int:
 
 @dataclass(frozen=True)
 class _Distance:
-    """How far the outputs of a spiking network are from the analog one's."""
+    """How far the outputs of a spiking network are from the analog one's, a number >= 0."""
 
     reading: Reading
     cut: float
 
     def between(self, analog: Sequence[Tensor], spiking: Sequence[Tensor]) -> Tensor:
-        """Of all outputs, leaf by leaf (B, C, ...), a number >= 0."""
+        """Of all outputs, leaf by leaf (B, C, ...)."""
+        return self.joined([self.sums(analog, spiking)])
+
+    def sums(self, analog: Sequence[Tensor], spiking: Sequence[Tensor]) -> Tensor:
+        """What is added up over batches: the gap, and the size it is relative to, of every leaf."""
         pairs = list(zip(analog, spiking, strict=True))
-        return torch.stack([self._of_one(*pair, len(pairs) == 1) for pair in pairs]).sum()
+        return torch.stack([self._of_one(*pair, len(pairs) == 1) for pair in pairs])
+
+    def joined(self, sums: Sequence[Tensor]) -> Tensor:
+        """The distance, from the sums of every batch."""
+        gap, size = torch.stack(list(sums)).sum(dim=0).unbind(dim=1)
+        return (gap / size.clamp(min=torch.finfo(size.dtype).tiny)).sum()
 
     def _of_one(self, analog: Tensor, spiking: Tensor, alone: bool) -> Tensor:
         channels = analog.shape[1] if analog.ndim > 1 else 0
         if self.reading == "scores" and channels == 1 and alone:
-            return divergence(analog, spiking, self.cut).mean()
+            gaps = divergence(analog, spiking, self.cut)
+            return torch.stack([gaps.sum(), gaps.new_tensor(gaps.numel())])
         if self.reading == "scores" and channels > 1:
             analog, spiking = (x - x.mean(dim=1, keepdim=True) for x in (analog, spiking))
-        size = analog.square().mean().clamp(min=torch.finfo(analog.dtype).tiny)
-        return (spiking - analog).square().mean() / size
+        return torch.stack([(spiking - analog).square().sum(), analog.square().sum()])
 
 
 class _Student:
@@ -197,10 +206,14 @@ class _Student:
 
     def distance(self, snn: SpikingNetwork, images: Tensor, targets: list[Tensor]) -> float:
         """Distance of a spiking network's output at T."""
+        sums, at, size = [], [self.timesteps], _batch_size(snn.network)
         with torch.no_grad():
-            run = simulate(snn, images, self.timesteps, output_at=[self.timesteps])
-            found = [leaf[0] for leaf in pytree.tree_leaves(run.output)]
-            return float(self._distance.between(targets, found))
+            for start in range(0, len(images), size):
+                part = slice(start, start + size)
+                run = simulate(snn, images[part], self.timesteps, output_at=at)
+                found = [leaf[0] for leaf in pytree.tree_leaves(run.output)]
+                sums.append(self._distance.sums([target[part] for target in targets], found))
+            return float(self._distance.joined([one.double() for one in sums]))
 
     def loss(self, x: Tensor, targets: list[Tensor]) -> Tensor:
         """Distance of the output at T; its value is the spiking network's own."""

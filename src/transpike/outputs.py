@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -36,7 +35,8 @@ def prediction(output: Tensor, cut: float) -> Tensor:
     """
     if output.ndim < 2:
         raise ArgumentError(
-            f"evaluate: needed an output (B, C, ...), got shape {tuple(output.shape)}."
+            "needed an output (B, C, ...) of class scores or masks, got shape "
+            f"{tuple(output.shape)}."
         )
     if output.shape[1] == 1:
         return (output > cut).squeeze(1).long()
@@ -51,8 +51,8 @@ def divergence(analog: Tensor, spiking: Tensor, cut: float) -> Tensor:
     """
     analog, spiking = analog.double(), spiking.double()
     if analog.shape[1] == 1:
-        logits = (_logit(analog, cut), _logit(spiking, cut))
-        analog, spiking = (torch.cat([torch.zeros_like(x), x], dim=1) for x in logits)
+        a, b = _logit(analog, cut).squeeze(1), _logit(spiking, cut).squeeze(1)
+        return a.sigmoid() * (a - b) + F.softplus(b) - F.softplus(a)
     wanted, found = F.log_softmax(analog, dim=1), F.log_softmax(spiking, dim=1)
     return (wanted.exp() * (wanted - found)).sum(dim=1)
 

@@ -127,6 +127,21 @@ class Simulation:
         return total.sum(dim=0).cumsum(dim=0) / self.neurons
 
 
+def readout_timesteps(output_at: Iterable[int] | None, timesteps: int) -> tuple[int, ...]:
+    """The timesteps to read out, each once and ascending; None: all of them.
+
+    Raises:
+        ArgumentError: timesteps or output_at are out of range.
+    """
+    check_timesteps(timesteps)
+    if output_at is not None and not isinstance(output_at, Iterable):
+        raise ArgumentError(f"output_at: needed a list of timesteps, got {output_at!r}.")
+    wanted = tuple(range(1, timesteps + 1)) if output_at is None else tuple(output_at)
+    if not wanted or not all(isinstance(t, int) and 1 <= t <= timesteps for t in wanted):
+        raise ArgumentError(f"output_at: needed timesteps in 1..{timesteps}, got {wanted}.")
+    return tuple(sorted(set(wanted)))
+
+
 def check_request(
     snn: SpikingNetwork,
     x: Tensor,
@@ -153,12 +168,7 @@ def check_request(
         raise ArgumentError(
             f"time_axis: needed an input of {timesteps} timesteps (T, B, ...), got {len(x)}."
         )
-    if output_at is not None and not isinstance(output_at, Iterable):
-        raise ArgumentError(f"output_at: needed a list of timesteps, got {output_at!r}.")
-    wanted = tuple(range(1, timesteps + 1)) if output_at is None else tuple(output_at)
-    if not wanted or not all(isinstance(t, int) and 1 <= t <= timesteps for t in wanted):
-        raise ArgumentError(f"output_at: needed timesteps in 1..{timesteps}, got {wanted}.")
-    wanted = tuple(sorted(set(wanted)))
+    wanted = readout_timesteps(output_at, timesteps)
     known = {site.name for site in network.sites}
     unknown = sorted(set(record) - known)
     if unknown:

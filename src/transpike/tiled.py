@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError, DataError
 from transpike.receptive import ReceptiveField, receptive_field
+from transpike.reference import readout_timesteps
 from transpike.simulate import simulate
 from transpike.spiking import SpikingNetwork
 
@@ -99,8 +100,8 @@ def simulate_tiled(
         timesteps: T >= 1, every synchronous pass counted.
         overlap: pixels neighbouring tiles share, per axis or for all. None: the receptive field,
             and then the result is that of the whole image. Less is faster and an approximation.
-        output_at: P timesteps whose readout to keep, in ascending order; None: that of T alone,
-            without an axis for them.
+        output_at: P timesteps whose readout to keep, which the output has in ascending order, each
+            once; None: that of T alone, without an axis for them.
         output: float32 or float64 array of the shape of the result to write into, such as a
             memmap; a new array where None.
         channels: whether the image has a channel axis; False for (...) or (N, ...) images of one
@@ -118,9 +119,10 @@ def simulate_tiled(
     Raises:
         UnsupportedError: the output is not dense, or depends on the whole image or on absolute
             positions, as behind a global pooling.
-        ArgumentError: overlap or output do not fit.
+        ArgumentError: timesteps, output_at, overlap or output do not fit.
         DataError: the image does not fit the network.
     """
+    points = readout_timesteps([timesteps] if output_at is None else output_at, timesteps)
     seen = receptive_field(snn.network)
     tile = snn.network.input_shape[1:]
     samples, size = _layout(snn, image, channels)
@@ -128,7 +130,6 @@ def simulate_tiled(
     sides = (seen.before, seen.after, seen.alignment)
     axes = [axis_of(*facts) for facts in zip(size, tile, overlaps, *sides, strict=True)]
     classes = _output_channels(snn)
-    points = [timesteps] if output_at is None else sorted(set(output_at))
     lead = (classes,) if samples is None else (samples, classes)
     kept = () if output_at is None else (len(points),)
     output = _checked_output(output, (*kept, *lead, *size))

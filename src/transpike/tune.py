@@ -95,7 +95,7 @@ class Tuning:
         recipe: the best one within the budget, `found` filled in.
         trials: every recipe as last measured, best first; recipes dropped early were measured on
             fewer inputs (`Trial.n`). Left out: what cannot keep the budget, and delayed readouts
-            that turned out to delay by nothing.
+            and distillations that turned out to change nothing.
         pareto: trials of the last round that no other beats: none is at least as good in divergence
             and in spikes, and better in one.
     """
@@ -146,7 +146,9 @@ def tune(
 
     Candidates are converted on one part of the inputs and compared with the analog network on the
     rest, in rounds of more and more inputs that each keep the best third (successive halving). The
-    two at the top of the last round are tried with `Distillation` too. Labels are not used.
+    two at the top of the last round are tried with `Distillation` too, on the inputs of that round:
+    at most 512, where it wants thousands, so with many inputs try it behind the recipe found.
+    Labels are not used.
 
     Args:
         network: a captured network, or a module.
@@ -187,7 +189,7 @@ def tune(
     held, used = images[order[:cut]], images[order[cut:]]
     jury = _Jury(network, used.to(network.device), held.to(network.device), spikes, reading)
     last, measured = _rounds(jury, candidates, _sizes(max(len(used), len(held))), progress)
-    return _result(last, measured, spikes, seed, len(used), max_count)
+    return _result(last, measured, spikes, seed, len(used), max_count, reading)
 
 
 def _rounds(
@@ -216,8 +218,14 @@ def _rounds(
         ranked = tried(candidates, size)
         candidates = [trial.recipe for trial in ranked[: _keep(len(ranked))]]
     distillation = Distillation(reading=jury.reading)
-    best = [_with_pass(trial.recipe, distillation) for trial in ranked[:_DISTILLED]]
+    best = [_with_pass(trial.recipe, distillation) for trial in _different(ranked)[:_DISTILLED]]
     return sorted([*ranked, *tried(best, sizes[-1])], key=_rank), list(measured.values())
+
+
+def _different(ranked: list[Trial]) -> list[Trial]:
+    """Without trials that measure the same as one before: conversions that came out equal."""
+    seen = {(trial.divergence, trial.spikes_per_neuron): trial for trial in reversed(ranked)}
+    return [trial for trial in ranked if seen[trial.divergence, trial.spikes_per_neuron] is trial]
 
 
 def _with_pass(recipe: Recipe, one: CalibrationPass) -> Recipe:
@@ -287,8 +295,8 @@ class _Jury:
     def trial(self, recipe: Recipe, size: int) -> Trial | None:
         """One recipe on at most `size` inputs.
 
-        None where it cannot keep the budget, or where it delays the readout by nothing, and so is
-        the same as the recipe without that pass.
+        None where it cannot keep the budget, or where a delayed readout or a distillation changes
+        nothing, so that it is the same as the recipe without that pass.
         """
         if size != self._size:
             self._converted, self._size = {}, size
@@ -303,12 +311,22 @@ class _Jury:
                 self._impossible.add(start)
                 return None
             raise
-        if snn.readout_start == 0 and any(isinstance(p, DelayedReadout) for p in recipe.calibrate):
+        if self._changed_nothing(recipe, snn, self.used[:size]):
             return None
         divergence, agreement, rate = judge(snn, self.held[:size], recipe.timesteps, self.reading)
         # The budget is kept on calibration inputs; others may need a little more.
         within = self.spikes is None or rate <= self.spikes * (1 + _TOLERANCE)
         return Trial(recipe, divergence, agreement, rate, len(self.held[:size]), within)
+
+    def _changed_nothing(self, recipe: Recipe, snn: SpikingNetwork, used: Tensor) -> bool:
+        kinds = [type(one) for one in recipe.calibrate]
+        if DelayedReadout in kinds and snn.readout_start == 0:
+            return True
+        if Distillation not in kinds:
+            return False
+        passes = recipe.calibrate[: kinds.index(Distillation)]
+        before = self.converted(replace(recipe, calibrate=passes), used).steps
+        return all(torch.equal(step, before[name]) for name, step in snn.steps.items())
 
     def converted(self, recipe: Recipe, used: Tensor) -> SpikingNetwork:
         """As `Recipe.convert`; what several recipes begin with is done once."""
@@ -352,7 +370,7 @@ def judge(
         if reading == "scores" and analog.ndim < 2:
             raise ArgumentError(
                 f"tune: needed class scores (B, C, ...), got an output of shape "
-                f"{tuple(analog.shape)}. Pass reading='values'."
+                f"{tuple(analog.shape)}. Pass reading='values' (--reading values)."
             )
         (found,) = pytree.tree_leaves(run.output)
         spiking = found[0]
@@ -383,6 +401,7 @@ def _result(
     seed: int,
     calibrated: int,
     max_count: int,
+    reading: Reading,
 ) -> Tuning:
     if not last or not last[0].within:
         raise ArgumentError(
@@ -400,6 +419,7 @@ def _result(
         "seed": seed,
         "max_count": max_count,
         "spikes": spikes,
+        "reading": reading,
     }
     front = [trial for trial in last if not any(_beats(other, trial) for other in last)]
     rest = sorted(measured, key=lambda trial: (-trial.n, _rank(trial)))

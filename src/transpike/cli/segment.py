@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -206,13 +207,27 @@ def _written(made: Iterator[Segmented], write: Callable[[int, Mask], None], tall
     """Write and count every slice; whether the user interrupted it, after the first slice."""
     try:
         for one in made:
-            write(one.index, one.masks[one.simulation.timesteps])
-            tally.add(one)
+            with _undivided():
+                write(one.index, one.masks[one.simulation.timesteps])
+                tally.add(one)
     except KeyboardInterrupt:
         if tally.last is None:
             raise
         return True
     return False
+
+
+@contextmanager
+def _undivided() -> Iterator[None]:
+    """Hold an interrupt from the keyboard back until the end of the block."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)

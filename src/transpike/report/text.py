@@ -377,7 +377,7 @@ def tuning_table(content: Mapping[str, Any]) -> Table:
         (
             trial["name"],
             number(float(trial["divergence"]), 4),
-            "-" if trial["agreement"] is None else percent(trial["agreement"]),
+            percent(trial["agreement"]),
             number(float(trial["spikes_per_neuron"])),
             number(trial["n"]),
             "yes" if trial["name"] in front else "",
