@@ -363,17 +363,21 @@ def test_segment_takes_its_length_from_the_recipe(
     assert loaded(tmp_path / "o" / "segment.json")["timesteps"] == 5
 
 
+@pytest.mark.parametrize("form", [(), ("--tiff",)])
 def test_segment_interrupted_before_the_first_slice(
-    root: Path, data: list[str], tmp_path: Path, monkeypatch: Any
+    form: tuple[str, ...], root: Path, data: list[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> Iterator[Segmented]:
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr("transpike.cli.segment.segment_slices", interrupted)
-    result = run("segment", root / "test" / "images", "--model", MODEL, *data, *SMALL,
-                 "--tile", "16", "-o", tmp_path / "o")  # fmt: skip
-    assert result.exit_code != 0 and not (tmp_path / "o" / "segment.json").exists()
+    command = ("segment", root / "test" / "images", "--model", MODEL, *data, *SMALL,
+               "--tile", "16", "--limit", "1", "-o", tmp_path / "o", *form)  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr("transpike.cli.segment.segment_slices", interrupted)
+        assert run(*command).exit_code != 0
+    assert list((tmp_path / "o").iterdir()) == []
+    ok(*command)  # nothing in its way
 
 
 def test_segment_into_one_tiff_without_labels(

@@ -450,27 +450,48 @@ def _check_output(output: Path) -> None:
 
 
 @contextmanager
+def _many_png(folder: Path) -> Iterator[Callable[[int, Mask], None]]:
+    from PIL import Image
+
+    place = folder / "masks"
+    place.mkdir(parents=True)
+    try:
+        yield lambda index, mask: Image.fromarray(_bytes(mask)).save(place / f"{index:04d}.png")
+    finally:
+        if not any(place.iterdir()):
+            place.rmdir()
+
+
+@contextmanager
+def _one_tiff(folder: Path, stack: Volume, count: int) -> Iterator[Callable[[int, Mask], None]]:
+    import tifffile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    place, written = folder / "masks.tif", False
+    large = count * stack.shape[1] * stack.shape[2] > _LARGE_TIFF // 2
+
+    def write(_: int, mask: Mask) -> None:
+        nonlocal written
+        opened.write(_bytes(mask), photometric="minisblack", contiguous=True)
+        written = True
+
+    try:
+        with tifffile.TiffWriter(place, bigtiff=large) as opened:
+            yield write
+    finally:
+        if not written:
+            place.unlink(missing_ok=True)
+
+
+@contextmanager
 def _mask_writer(
     folder: Path, tiff: bool, stack: Volume, count: int
 ) -> Iterator[Callable[[int, Mask], None]]:
-    """A function that writes the mask of a slice, as 0 and 255."""
+    """A function that writes the mask of a slice, as 0 and 255; without any, no place is left."""
     try:
-        if not tiff:
-            from PIL import Image
-
-            (folder / "masks").mkdir(parents=True)
-            yield lambda index, mask: Image.fromarray(_bytes(mask)).save(
-                folder / "masks" / f"{index:04d}.png"
-            )
-            return
-        import tifffile
-
-        folder.mkdir(parents=True, exist_ok=True)
-        large = count * stack.shape[1] * stack.shape[2] > _LARGE_TIFF // 2
-        with tifffile.TiffWriter(folder / "masks.tif", bigtiff=large) as opened:
-            yield lambda index, mask: opened.write(
-                _bytes(mask), photometric="minisblack", contiguous=True
-            )
+        writer = _one_tiff(folder, stack, count) if tiff else _many_png(folder)
+        with writer as write:
+            yield write
     except ImportError as error:
         raise tp.ArgumentError(
             f"{error.name} is not installed: install it with pip install 'transpike[volumes]'."
