@@ -54,14 +54,16 @@ class Point:
 def peers(folder: Path) -> list[Point]:
     """All peers at every T."""
     entries = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
-    analog = next(e["accuracy"] for name, e in entries.items() if name == "ann")
-    right = next(iter(analog.values()))
+    analog = entries["ann"]["parts"]
     found = []
     for name, entry in entries.items():
         if name == "ann":
             continue
+        n = entry["n"]
+        # On the same images: a peer that has not run all parts is compared on those it has.
+        right = sum(next(iter(analog[part]["right"].values())) for part in entry["parts"]) / n
         for t, share in entry["accuracy"].items():
-            loss, n = right - share, entry["n"]
+            loss = right - share
             # Not paired: the peers' files hold sums. Few images change sides, so this is too wide.
             error = math.sqrt(max(share * (1 - share), 1e-9) / n)
             thousands = entry["spikes_per_image"][t] / 1000
@@ -164,12 +166,18 @@ def draw(points: list[Point], file: Path) -> None:
 def document(points: list[Point]) -> str:
     reached = least_spikes(points, LOSS)
     mine = {p.name for p in points if p.ours}
+    most = max(p.n for p in points if p.ours)
+    fewer = sorted({(p.name, p.n, p.t) for p in points if not p.ours and p.n < most})
+    partly = "; ".join(
+        f"{name} on {n} of them, up to T = {max(t for other, _, t in fewer if other == name)}"
+        for name, n in sorted({(name, n) for name, n, _ in fewer})
+    )
     lines = [
         "# Accuracy against spikes per image: ResNet-20 on CIFAR-10",
         "",
-        f"Ours: n = {max(p.n for p in points if p.ours)} test images; peers: n = "
-        f"{max((p.n for p in points if not p.ours), default=0)} of them, a fixed draw. Loss in "
-        "points against the ANN on the same images. Errors: ours paired, peers' not.",
+        f"n = {most} test images, ours and the peers'"
+        + (f"; {partly}" if partly else "")
+        + ". Loss in points against the ANN on the same images. Errors: ours paired, peers' not.",
         "",
         "## Front",
         "",
