@@ -81,7 +81,13 @@ SETTINGS = (
     Setting("signed4-tuned", tp.Recipe(2, tp.Signed(4), _CHANNELS), tuned=True),
     Setting("signed8-tuned", tp.Recipe(2, tp.Signed(8), _CHANNELS), tuned=True),
     Setting("signed1-varied", tp.Recipe(8, tp.Signed(1), _CHANNELS), tuned=True, varied=True),
-    Setting("signed4-varied", tp.Recipe(2, tp.Signed(4), _CHANNELS), tuned=True, varied=True),
+    Setting(
+        "signed4-varied",
+        tp.Recipe(2, tp.Signed(4), _CHANNELS),
+        tuned=True,
+        varied=True,
+        tiles=MANY_TILES,
+    ),
     # The rule that benchmarks/unet_choice.py finds best by the mask on validation tiles.
     Setting("signed1-mask", tp.Recipe(8, tp.Signed(1), _CHANNELS), varied=True),
     Setting("signed4-mask", tp.Recipe(8, tp.Signed(4), _CHANNELS), varied=True),
