@@ -3,6 +3,7 @@
     python benchmarks/unet_study.py                      # hours on two cores; resumable
     python benchmarks/unet_study.py --causes             # the original study's numbers taken apart
     python benchmarks/unet_study.py --only-table
+    python benchmarks/unet_study.py --seed 1 --output results/unet-seeds/1  # other tiles
 
 Every setting is one file of results/unet/, written again after each slice, and results/unet.md is
 made from them. Thresholds and tuning see tiles of the training slices only. The settings `tuned`
