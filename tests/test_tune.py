@@ -147,7 +147,12 @@ def test_repeatable_by_seed_and_leaves_the_random_state(few):
 
 def test_rounds_grow_and_the_last_one_decides(monkeypatch, few):
     monkeypatch.setattr(tuning, "_ROUNDS", (6, 12, 500))
-    result = tp.tune(_network(), [_inputs(count=60)], timesteps=2)
+    seen = []
+    result = tp.tune(
+        _network(), [_inputs(count=60)], timesteps=2, progress=lambda *now: seen.append(now)
+    )
+    assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
+    assert seen[-1][0] == seen[-1][1] and seen[0][1] == 8 + 3 + 2 + 2
     counts = [trial.n for trial in result.trials]
     # 8, then 3, then 2, and these two with distillation where it changes something.
     assert counts[-6:] == [12] * 1 + [6] * 5

@@ -161,7 +161,7 @@ def tune(
             a mask (behind a sigmoid its probability), as `evaluate` reads it; "values": any
             numbers, a regression.
         seed: of the draw of held-out inputs.
-        progress: called with (candidates done, candidates in all).
+        progress: called with (candidates done, candidates in all; less when some drop out).
 
     Returns:
         The best recipe, all trials, and the Pareto front.
@@ -199,12 +199,11 @@ def _rounds(
     progress: Callable[[int, int | None], None] | None,
 ) -> tuple[list[Trial], list[Trial]]:
     """Trials of the last round, best first, and of every recipe as last measured."""
-    total = _work(len(candidates), len(sizes)) + _DISTILLED
     done, measured = 0, {}
 
-    def tried(recipes: list[Recipe], size: int) -> list[Trial]:
+    def tried(recipes: list[Recipe], size: int, later: int) -> list[Trial]:
         nonlocal done
-        trials = []
+        trials, total = [], done + len(recipes) + later
         for recipe in recipes:
             trials.append(jury.trial(recipe, size))
             done += 1
@@ -214,12 +213,13 @@ def _rounds(
         measured.update({trial.recipe: trial for trial in found})
         return sorted(found, key=_rank)
 
-    for size in sizes:
-        ranked = tried(candidates, size)
+    for left, size in zip(reversed(range(len(sizes))), sizes, strict=True):
+        kept = min(len(candidates), _keep(len(candidates)))
+        ranked = tried(candidates, size, _work(kept, left) + _DISTILLED)
         candidates = [trial.recipe for trial in ranked[: _keep(len(ranked))]]
     distillation = Distillation(reading=jury.reading)
     best = [_with_pass(trial.recipe, distillation) for trial in _different(ranked)[:_DISTILLED]]
-    return sorted([*ranked, *tried(best, sizes[-1])], key=_rank), list(measured.values())
+    return sorted([*ranked, *tried(best, sizes[-1], 0)], key=_rank), list(measured.values())
 
 
 def _different(ranked: list[Trial]) -> list[Trial]:
