@@ -6,7 +6,8 @@
 Calibration: training tiles, every second one varied as in training. Prints F1 of the spiking
 network's mask against the analog network's, and the divergence of its probability (nats per
 thousand pixels), which differs less from one draw of tiles to the next; the settings `mask` of
-unet_study.py come from F1, `distilled` from the divergence in the second command.
+unet_study.py come from F1, `distilled` from the least sum of both divergences in the second
+command.
 """
 
 from __future__ import annotations
