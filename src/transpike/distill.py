@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError
 from transpike.network import Network, Site
-from transpike.outputs import Reading, cut_of, divergence
+from transpike.outputs import Reading, check_reading, cut_of, divergence
 from transpike.simulate import simulate
 from transpike.spiking import SpikingNetwork
 
@@ -62,8 +62,7 @@ class Distillation:
             raise ArgumentError(f"epochs: needed an integer >= 1, got {self.epochs!r}.")
         if not 0 < self.rate < float("inf"):
             raise ArgumentError(f"rate: needed a number > 0, got {self.rate!r}.")
-        if self.reading not in get_args(Reading):
-            raise ArgumentError(f"reading: needed 'scores' or 'values', got {self.reading!r}.")
+        check_reading(self.reading)
 
 
 def distilled(

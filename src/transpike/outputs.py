@@ -5,7 +5,7 @@ Shapes: B inputs, C channels; any further axes are positions.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +16,16 @@ from transpike.ops import packet
 
 Reading = Literal["scores", "values"]
 _LEAST_PROBABILITY = 1e-7
+
+
+def check_reading(reading: str) -> None:
+    """Refuse what is not a way to read outputs.
+
+    Raises:
+        ArgumentError: it is neither "scores" nor "values".
+    """
+    if reading not in get_args(Reading):
+        raise ArgumentError(f"reading: needed 'scores' or 'values', got {reading!r}.")
 
 
 def cut_of(network: Network) -> float:
@@ -61,4 +71,4 @@ def _logit(output: Tensor, cut: float) -> Tensor:
     return output.logit(eps=_LEAST_PROBABILITY) if cut else output
 
 
-__all__ = ["Reading", "cut_of", "divergence", "prediction"]
+__all__ = ["Reading", "check_reading", "cut_of", "divergence", "prediction"]

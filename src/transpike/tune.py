@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from transpike.distill import Distillation
 from transpike.errors import ArgumentError, DataError
 from transpike.network import Network, check_timesteps
 from transpike.neuron import Burst, Neuron, Signed
-from transpike.outputs import Reading, cut_of, divergence, prediction
+from transpike.outputs import Reading, check_reading, cut_of, divergence, prediction
 from transpike.passes import (
     AllocateCounts,
     BiasCorrection,
@@ -174,8 +174,7 @@ def tune(
     Source: Karnin et al. 2013 (successive halving).
     """
     check_timesteps(timesteps)
-    if reading not in get_args(Reading):
-        raise ArgumentError(f"reading: needed 'scores' or 'values', got {reading!r}.")
+    check_reading(reading)
     if spikes is not None and not 0 < spikes < float("inf"):
         raise ArgumentError(f"spikes: needed a number > 0, got {spikes!r}.")
     candidates = _candidates(timesteps, max_count, spikes, signed)
