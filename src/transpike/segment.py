@@ -17,10 +17,10 @@ from transpike.capture import capture
 from transpike.data.images import Normalisation
 from transpike.data.volumes import Volume, normalised
 from transpike.errors import ArgumentError, DataError
-
-# The rule by which `evaluate` predicts: a mask is the same wherever it is made.
 from transpike.evaluate import curve_points
 from transpike.network import Network, check_timesteps
+
+# The rule by which `evaluate` predicts: a mask is the same wherever it is made.
 from transpike.outputs import cut_of, prediction
 from transpike.receptive import receptive_field
 from transpike.spiking import SpikingNetwork

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import transpike as tp
+from transpike.evaluate import curve_points
 
 # The rule by which `evaluate` predicts.
-from transpike.evaluate import curve_points
 from transpike.outputs import cut_of
 
 _CLASSES = 2  # of a binary mask

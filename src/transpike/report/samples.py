@@ -30,10 +30,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from transpike.errors import ArgumentError, DataError, FileError
-
-# The rule by which `evaluate` predicts, so that a report and its pictures cannot disagree.
 from transpike.evaluate import curve_points
 from transpike.network import check_timesteps
+
+# The rule by which `evaluate` predicts, so that a report and its pictures cannot disagree.
 from transpike.outputs import cut_of, prediction
 from transpike.simulate import simulate
 from transpike.spiking import SpikingNetwork
