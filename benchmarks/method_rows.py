@@ -19,17 +19,26 @@ BIAS, SEARCH, DELAY = tp.BiasCorrection(), tp.SiteSearch(), tp.DelayedReadout()
 
 @dataclass(frozen=True)
 class Target:
-    """A neuron, and the loss in points it may have at every T. K is the maximum everywhere."""
+    """A neuron, and the loss in points it may have at every T. K is the maximum everywhere.
+
+    Attributes:
+        name: of the target.
+        neuron: settings.
+        most: the loss allowed, points, by T.
+        refining: a neuron of the same K whose step shrinks, or None. Its ratio and levels were
+            chosen by the divergence on held-out training images.
+    """
 
     name: str
     neuron: Neuron
     most: dict[int, float]
+    refining: Neuron | None = None
 
 
 TARGETS = (
     Target("signed1", tp.Signed(1), {8: 2.0, 16: 0.5, 32: 0.2}),
-    Target("signed4", tp.Signed(4), {2: 1.5, 4: 0.4}),
-    Target("signed8", tp.Signed(8), {2: 0.4, 4: 0.2}),
+    Target("signed4", tp.Signed(4), {2: 1.5, 4: 0.4}, tp.Refining(4, 2, levels=6)),
+    Target("signed8", tp.Signed(8), {2: 0.4, 4: 0.2}, tp.Refining(8, 4, levels=10)),
     Target("unsigned1", tp.IF(), {32: 1.5}),
 )
 # Recipes of every target; besides these the one that tuning chooses.
@@ -38,6 +47,13 @@ FIXED: dict[str, tuple[ThresholdRule, Passes]] = {
     "lsq-bias": (tp.LeastSquares(), (BIAS,)),
     "search": (tp.LeastSquares(), (SEARCH,)),
     "distilled": (tp.LeastSquares(), (BIAS, tp.Distillation())),
+}
+
+
+# Recipes of a target's refining neuron.
+FIXED_REFINING: dict[str, tuple[ThresholdRule, Passes]] = {
+    "refining lsq-bias": (tp.LeastSquares(), (BIAS,)),
+    "refining search": (tp.LeastSquares(), (SEARCH,)),
 }
 
 
@@ -79,8 +95,16 @@ def _targets() -> list[Row]:
     found = []
     for target in TARGETS:
         for t in target.most:
-            for name, (rule, passes) in FIXED.items():
-                recipe = _recipe(t, target.neuron, rule, *passes)
+            recipes = {
+                name: _recipe(t, target.neuron, rule, *passes)
+                for name, (rule, passes) in FIXED.items()
+            }
+            if target.refining is not None:
+                recipes |= {
+                    name: _recipe(t, target.refining, rule, *passes)
+                    for name, (rule, passes) in FIXED_REFINING.items()
+                }
+            for name, recipe in recipes.items():
                 found.append(Row("targets", f"{target.name} {name}", t, recipe, target.name))
             found.append(Row("targets", f"{target.name} tuned", t, None, target.name))
     return found
@@ -137,6 +161,7 @@ def _parts() -> list[Row]:
 
 def _codes(budget: float) -> list[Row]:
     lsq = tp.LeastSquares()
+    one = tp.Refining(1, 2, levels=3, period=3)
     original = _recipe(32, tp.Burst(5, initial_membrane=0.0), tp.Percentile(99, "layer"))
     return [
         Row("codes", "burst range K=5, as the original study", 32, original),
@@ -146,6 +171,8 @@ def _codes(budget: float) -> list[Row]:
         Row("codes", "multi-threshold, 3 bits", 4, _recipe(4, tp.MultiThreshold(3), lsq)),
         Row("codes", "differential", 8, _recipe(8, tp.Differential(16, 4), lsq)),
         Row("codes", "differential", 32, _recipe(32, tp.Differential(16, 1), lsq)),
+        Row("codes", "refining, 2 counts", 4, _recipe(4, tp.Refining(2, 2, levels=3), lsq, BIAS)),
+        Row("codes", "refining, 1 count", 8, _recipe(8, one, lsq, BIAS)),
         Row("codes", "counts not shared out", 2, _recipe(2, tp.Signed(8), lsq)),
         Row(
             "codes",
@@ -168,7 +195,8 @@ def needs_timesteps(recipe: tp.Recipe) -> bool:
     """Whether the converted network depends on T."""
     rule = recipe.threshold
     by_levels = isinstance(rule, (tp.LeastSquares, tp.GaussianIteration)) and rule.levels is None
-    return bool(recipe.calibrate) or (by_levels and recipe.neuron.levels is None)
+    fixed_levels = recipe.neuron.levels is not None and recipe.neuron.ratio == 1
+    return bool(recipe.calibrate) or (by_levels and not fixed_levels)
 
 
 def shared(wanted: list[Row]) -> list[Row]:
@@ -193,6 +221,9 @@ def shared(wanted: list[Row]) -> list[Row]:
 def key(recipe: tp.Recipe, pooling: str) -> str:
     """A file name for a conversion, the same for equal ones."""
     content = {**recipe.to_dict(), "found": {}, "pooling": pooling}
+    if recipe.neuron.ratio == 1:  # names given before there were steps that shrink
+        for field in ("ratio", "period"):
+            del content["neuron"][field]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     words = re.sub(r"[^A-Za-z0-9]+", "-", recipe.name).strip("-")
     return f"{words}-t{recipe.timesteps}-{digest}"

@@ -22,6 +22,7 @@ NEURONS = {
     "signed": tp.Signed(3),
     "telescoped": tp.Telescoped(2),
     "differential": tp.Differential(8, 2),
+    "refining": tp.Refining(3, 2, period=2),
     "bits": tp.MultiThreshold(3),
     "signed bits": tp.MultiThreshold(3, signed=True),
 }

@@ -19,6 +19,8 @@ from transpike import demo
 from transpike.diagnose import Diagnosis, diagnose
 from transpike.findings import LOCAL, PARTS
 
+NEURONS = [tp.IF(), tp.Signed(2), tp.Telescoped(2), tp.Differential(8), tp.Refining(4)]
+
 
 @functools.cache
 def _trained() -> tuple[nn.Module, tp.Network, list[Tensor], list[Tensor]]:
@@ -179,7 +181,7 @@ def test_parts_of_one_site_in_closed_form() -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("neuron", [tp.IF(), tp.Signed(2), tp.Telescoped(2), tp.Differential(8)])
+@pytest.mark.parametrize("neuron", NEURONS, ids=lambda neuron: neuron.name)
 def test_signed_errors_add_up(name: str, neuron: tp.Neuron) -> None:
     network, calibration = captured(name)
     snn = tp.convert(network, calibration, neuron=neuron)

@@ -13,6 +13,7 @@ NEURONS = {
     "signed": tp.Signed(2),
     "range": tp.Burst(3),
     "differential": tp.Differential(6),
+    "refining": tp.Refining(4),
 }
 SWEEPS = [tp.BiasCorrection(), tp.MembraneCorrection(), tp.SiteSearch(rounds=2)]
 

@@ -4,7 +4,16 @@ import pytest
 
 from transpike.distill import Distillation
 from transpike.errors import ArgumentError
-from transpike.neuron import IF, Burst, Differential, MultiThreshold, Neuron, Signed, Telescoped
+from transpike.neuron import (
+    IF,
+    Burst,
+    Differential,
+    MultiThreshold,
+    Neuron,
+    Refining,
+    Signed,
+    Telescoped,
+)
 from transpike.passes import (
     AllocateCounts,
     BiasCorrection,
@@ -39,6 +48,10 @@ from transpike.thresholds import (
         ("differential", Differential(8)),
         ("differential:16", Differential(16)),
         ("differential:16:2", Differential(16, 2)),
+        ("refining", Refining(4, 2)),
+        ("refining:8:4", Refining(8, 4)),
+        ("refining:2:2:4:3", Refining(2, 2, levels=4, period=3)),
+        ("refining:1:2:3", Refining(1, 2, levels=3)),
     ],
 )
 def test_neuron_forms(text: str, neuron: Neuron) -> None:
@@ -47,7 +60,7 @@ def test_neuron_forms(text: str, neuron: Neuron) -> None:
 
 def test_initial_membrane_reaches_every_neuron() -> None:
     forms = ["if", "burst:5", "burst:5:resolution", "signed:1", "telescoped:8"]
-    for text in [*forms, "multi:2", "differential:8"]:
+    for text in [*forms, "multi:2", "differential:8", "refining"]:
         assert parse_neuron(text, 0.0).initial_membrane == 0.0
 
 

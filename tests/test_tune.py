@@ -172,6 +172,22 @@ def test_sign_can_be_fixed(few, signed):
     assert {trial.recipe.neuron.signed for trial in result.trials} == {signed}
 
 
+@pytest.mark.parametrize("max_count", [2, 4, 8])
+def test_refining_neurons_are_candidates_where_asked_for(few, max_count):
+    network, x = _network(), _inputs()
+    plain = tp.tune(network, [x], timesteps=4, max_count=max_count)
+    assert {trial.recipe.neuron.ratio for trial in plain.trials} == {1}
+    wide = tp.tune(network, [x], timesteps=4, max_count=max_count, refining=True)
+    ratios = {trial.recipe.neuron.ratio for trial in wide.trials}
+    assert ratios == {1, 4 if max_count == 8 else 2}
+    assert {trial.recipe.neuron.max_count for trial in wide.trials} == {max_count}
+    assert max_count == 2 or wide.recipe.neuron.ratio > 1
+    allowed = {"timesteps": 4, "max_count": max_count}
+    for wrong in ({"timesteps": 1}, {"signed": False}, {"max_count": 1}):
+        with pytest.raises(tp.ArgumentError, match="refining needs signed neurons, timesteps >= 2"):
+            tp.tune(network, [x], refining=True, **(allowed | wrong))
+
+
 @pytest.mark.parametrize("max_count", [1, 4])
 def test_budget_of_spikes_is_kept_or_refused(few, max_count):
     network, x = _network(), _inputs()

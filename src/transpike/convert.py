@@ -68,7 +68,7 @@ def convert(
         calibration = list(inputs_of(calibration))
         batches = calibration
     network, statistics = _captured_and_calibrated(model, calibration)
-    levels = neuron.levels
+    levels = neuron.levels if neuron.ratio == 1 else None
     if levels is None and timesteps is not None:
         levels = neuron.levels_at(timesteps)
     steps: dict[str, Tensor] = {}

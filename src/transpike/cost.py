@@ -31,6 +31,7 @@ NOT_COUNTED = (
     "memory traffic: reading weights, reading and writing membranes",
     "routing of spikes (addresses, packets, buffers), control, clock and static power",
     "reading the input, and sigmoid, softmax or argmax behind the readout",
+    "shifting membrane and total where a refining neuron's step shrinks",
     "in the max-pool, looking for the new maximum after a negative spike",
 )
 
@@ -349,7 +350,7 @@ class _Tally:
         if not self.pools:
             return
         sums = {
-            site.node: run.records[site.name].counts.cumsum(dim=0).flatten(0, 1)
+            site.node: self._sent(site.name, run).cumsum(dim=0).flatten(0, 1)
             for site in self.network.sites
             if site.name in self.feeding
         }
@@ -358,10 +359,22 @@ class _Tally:
                 reached = follow(self.network, node, sums)
                 steps = reached.reshape(self.timesteps, -1, *reached.shape[1:])
                 change = torch.diff(steps, dim=0, prepend=torch.zeros_like(steps[:1])).abs()
+                change = change * self._finer(sources(self.snn, node)[0], change)
                 unit = change.double().sum(dim=(0, 1)).cpu()
                 binary = bits_set(change).double().sum(dim=(0, 1)).cpu()
                 neuron = self.snn.neurons[sources(self.snn, node)[0]]
                 self._sum(self.changes, name, unit, binary, neuron)
+
+    def _sent(self, name: str, run: Simulation) -> Tensor:
+        """What a site sends at every timestep (T, B, ...), in units of its first step."""
+        counts = run.records[name].counts
+        return counts / self._finer(name, counts)
+
+    def _finer(self, name: str, like: Tensor) -> Tensor:
+        """First step over the step at every timestep, shaped to broadcast over (T, B, ...)."""
+        neuron = self.snn.neurons[name]
+        finer = [float(neuron.finer_at(t)) for t in range(1, self.timesteps + 1)]
+        return like.new_tensor(finer).reshape(-1, *[1] * (like.ndim - 1))
 
     def _sum(
         self, into: dict[str, Tensor], name: str, unit: Tensor, binary: Tensor, neuron: Neuron

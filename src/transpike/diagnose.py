@@ -12,7 +12,8 @@ parts that add up to s - a exactly:
     quantization  Q(zbar + o) - C(f)     Q: the staircase with K T levels from the site's start
     unevenness    s - Q(zbar + o)        spikes too many or too few because currents came unevenly
 
-In differential coding sums over time take the place of means, and L levels that of K T.
+In differential coding sums over time take the place of means, and L levels that of K T (those of
+the step at T where it shrinks).
 The last three are local: they arise in this site, and it is they that point at a cause.
 
 Source: the split into clipping, quantisation and unevenness is Bu et al. 2022 (Optimal ANN-SNN
@@ -36,7 +37,7 @@ from transpike.capture import capture
 from transpike.errors import ArgumentError, DataError
 from transpike.findings import Finding, OutputDiagnosis, Part, SiteDiagnosis, advice, findings
 from transpike.network import Network, Site, check_timesteps
-from transpike.neuron import Neuron, level_limit
+from transpike.neuron import Neuron, level_limit, refined_start
 from transpike.reference import Simulation, Totals
 from transpike.simulate import simulate
 from transpike.spiking import SpikingNetwork, site_bounds, site_offsets, site_starts
@@ -234,7 +235,7 @@ class _SiteTally:
         shift: Tensor,
     ) -> None:
         """Add a batch; all (B, ...), `shift` the offset in activation units."""
-        site, reach = self.site, self.neuron.levels_at(self.timesteps)
+        site, reach = self.site, self.neuron.reach_at(self.timesteps)
         current = totals.current / self.scale
         spiking = totals.net * (step / self.scale)
         own, shifted = site.activate(current), site.activate(current + shift)
@@ -275,7 +276,7 @@ class _SiteTally:
             for name, square in self.fit.items()
         }
         active = histogram.maximum > 0
-        reach = step.double().cpu() * self.neuron.levels_at(self.timesteps) / self.scale
+        reach = step.double().cpu() * self.neuron.reach_at(self.timesteps) / self.scale
         ratio = (reach / histogram.maximum)[active]
         return SiteDiagnosis(
             name=self.site.name,
@@ -389,10 +390,11 @@ class _Tally:
     def _quantized(self, site: Site, z: Tensor) -> Tensor:
         """The staircase of a site for a constant current z."""
         step, start = self.steps[site.name], self.starts[site.name]
-        level = torch.floor(z / step * self.scale + start).clamp_(min=0)
         neuron = self.snn.neurons[site.name]
+        fine = self.scale * neuron.finer_at(self.timesteps)
+        level = torch.floor(z / step * fine + refined_start(neuron, start, self.timesteps))
         limit = level_limit(neuron, self.timesteps, self.bounds[site.name], start)
-        return torch.minimum(level, torch.as_tensor(limit)) * (step / self.scale)
+        return torch.minimum(level.clamp_(min=0), torch.as_tensor(limit)) * (step / fine)
 
     def _compare_output(self, run: Simulation, expected: Any, through: Any) -> None:
         leaves = [pytree.tree_leaves(value) for value in (run.output, expected, through)]

@@ -224,7 +224,7 @@ class _Student:
             name, spread = site.name, site.along_channels
             step, start = spread(self.step(name)), spread(starts[name])
             level = self.scale * (z / step + spread(self.offset(name))) + start
-            most = torch.full_like(step, self.snn.neurons[name].levels_at(self.timesteps))
+            most = torch.full_like(step, self.snn.neurons[name].reach_at(self.timesteps))
             if site.upper_bound is not None:  # c/d: with the derivative that keeps the output at c
                 reach = (self.scale * site.upper_bound / step + start).clamp(min=0)
                 most = torch.minimum(reach, most)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from transpike.errors import ArgumentError
 
-_MOST_BITS = 16  # of a multi-threshold neuron: its counts stay exact in float32
+_MOST_BITS = 16  # of a multi-threshold neuron's counts, of refined levels: exact in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Neuron:
     unsigned n = clamp(floor(V/d), 0, K); signed n = max(clamp(floor(V/d), -K, K), -N);
     V -= n d (reset by subtraction); the next operation sees n d. With `levels` L (differential
     coding) also N + n <= L, so that a settled neuron holds clamp(floor(C/d + v0), 0, L) of its
-    cumulative input C.
+    cumulative input C. With a `ratio` r above 1 the step shrinks as time goes on, see `Refining`.
 
     Attributes:
         max_count: K, largest count per timestep, >= 1.
@@ -38,6 +38,9 @@ class Neuron:
             Its counts are signed and not bounded by K per timestep.
         levels: L, the levels up to the threshold in differential coding; None: rate coding, where
             the levels are K T.
+        ratio: r, by which the step is divided every `period` timesteps, in differential coding: a
+            power of two; 1: the step stays.
+        period: timesteps with the same step, >= 1.
         code: how a count is sent, which is how spikes are counted: "unit": |n| spikes; "binary":
             one spike per bit set in |n|.
 
@@ -51,6 +54,8 @@ class Neuron:
     initial_membrane: float = 0.5
     telescoped: bool = False
     levels: int | None = None
+    ratio: int = 1
+    period: int = 1
     code: Literal["unit", "binary"] = "unit"
 
     def __post_init__(self) -> None:
@@ -64,6 +69,7 @@ class Neuron:
             raise ArgumentError(f"initial_membrane: needed a fraction 0 <= v0 < 1, got {v0!r}.")
         if self.code not in ("unit", "binary"):
             raise ArgumentError(f"code: needed 'unit' or 'binary', got {self.code!r}.")
+        self._check_refinement()
         if self.levels is not None:
             self._check_levels(self.levels)
 
@@ -76,9 +82,26 @@ class Neuron:
                 "not telescoped. Use Differential(levels, max_count)."
             )
 
+    def _check_refinement(self) -> None:
+        for name, value in (("ratio", self.ratio), ("period", self.period)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ArgumentError(f"{name}: needed an integer >= 1, got {value!r}.")
+        if self.ratio & (self.ratio - 1):
+            raise ArgumentError(f"ratio: needed a power of two, got {self.ratio!r}.")
+        if self.ratio > 1 and self.levels is None:
+            raise ArgumentError(
+                "ratio: a step that shrinks needs levels. Use Refining(max_count, ratio)."
+            )
+        if self.ratio == 1 and self.period > 1:
+            raise ArgumentError(f"period: needed 1 with ratio 1, got {self.period!r}.")
+
     @property
     def name(self) -> str:
         """How tables call this neuron."""
+        if self.ratio > 1:
+            rest = f", L={self.levels}" if self.levels != self.max_count else ""
+            rest += f", period={self.period}" if self.period > 1 else ""
+            return f"refining K={self.max_count}, ratio={self.ratio}{rest}"
         if self.levels is not None:
             return f"differential L={self.levels}, K={self.max_count}"
         if self.telescoped:
@@ -104,8 +127,27 @@ class Neuron:
         return threshold / (self.max_count if self.levels is None else self.levels)
 
     def levels_at(self, t: int) -> int:
-        """Largest total of counts after t timesteps: K t, or L in differential coding."""
+        """Largest total after t timesteps, in units of the step at t.
+
+        K t, or L in differential coding, times the ratio's power where the step has shrunk.
+        """
+        return self.max_count * t if self.levels is None else self.levels * self.finer_at(t)
+
+    def reach_at(self, t: int) -> int:
+        """Largest total after t timesteps, in units of the first step."""
         return self.max_count * t if self.levels is None else self.levels
+
+    def finer_at(self, t: int) -> int:
+        """First step over the step at timestep t (1-based); it grows while L times it fits 16 bits.
+
+        A spike at t is worth step / finer_at(t).
+        """
+        if self.ratio == 1 or self.levels is None:
+            return 1
+        finer: int = self.ratio ** min((t - 1) // self.period, _MOST_BITS)
+        while finer > 1 and self.levels * finer > 2**_MOST_BITS:
+            finer //= self.ratio
+        return finer
 
 
 def IF(*, initial_membrane: float = 0.5) -> Neuron:
@@ -187,6 +229,51 @@ def Differential(levels: int, max_count: int = 1, *, initial_membrane: float = 0
     )
 
 
+def Refining(
+    max_count: int = 4,
+    ratio: int = 2,
+    *,
+    levels: int | None = None,
+    period: int = 1,
+    initial_membrane: float = 0.5,
+) -> Neuron:
+    """Signed neuron for differential coding whose step shrinks, so that each spike refines the sum.
+
+    At timestep t the step is d_t = d / ratio^floor((t - 1) / period), d = threshold / levels: the
+    first timesteps send the value roughly, the later ones, with counts of either sign, what is
+    left. With an input that is presented once, a population alone holds
+    clamp(floor(C/d_t + v0), 0, L d/d_t) d_t after t timesteps if ratio <= 2 K and its first
+    timesteps reach C: the levels grow with the power of t, where rate coding has K t. What the
+    populations before it correct later has to be sent with the smaller step, so leave room for it:
+    ratio <= K / 2, or a longer period where K is small.
+
+    The same with constant weights: membranes, pools and the readout are multiplied by the ratio
+    (a shift) between timesteps, while step and spikes stay as they are.
+
+    Args:
+        max_count: K, largest count per timestep.
+        ratio: by which the step is divided: a power of two, >= 2.
+        levels: L, first steps up to the threshold; default K times the period.
+        period: timesteps with the same step.
+        initial_membrane: fraction of the step.
+
+    Source: this library, from Kim et al. 2018 (weighted spikes: a phase's spikes weigh 2^-t) and
+    You et al. 2024 (signed neuron of differential coding); differs: signed counts up to K correct
+    what earlier ones sent, so that a value does not have to be complete before it is sent.
+    """
+    if ratio == 1:
+        raise ArgumentError("ratio: needed a power of two >= 2, got 1. Use Differential for 1.")
+    return Neuron(
+        max_count=max_count,
+        signed=True,
+        step="fraction",
+        initial_membrane=initial_membrane,
+        levels=max_count * period if levels is None else levels,
+        ratio=ratio,
+        period=period,
+    )
+
+
 def Telescoped(max_count: int = 1, *, initial_membrane: float = 0.5) -> Neuron:
     """The reference neuron, whose output equals the quantised network with K T levels exactly."""
     return Neuron(
@@ -235,14 +322,35 @@ def level_limit(
 ) -> Tensor | float:
     """Largest total after t timesteps; `bound` is c/d of an activation clamp(x, 0, c).
 
-    With a bound: max(0, floor(bound t + start)), and no t in differential coding.
+    With a bound: max(0, floor(bound t + start)), and no t in differential coding. Where the step
+    has shrunk, the result is in units of the step at t; bound and start are in those of the first.
     """
     most = float(neuron.levels_at(t))
     if bound is None:
         return most
-    reach = bound if neuron.levels is not None else bound * t
-    limit = torch.floor(reach + (neuron.initial_membrane if start is None else start))
+    finer, v0 = neuron.finer_at(t), neuron.initial_membrane
+    reach = bound * (finer if neuron.levels is not None else t)
+    limit = torch.floor(reach + (v0 if start is None else refined_start(neuron, start, t)))
     return torch.clamp(limit, min=0, max=most)
+
+
+def refined_start(neuron: Neuron, start: Tensor, t: int) -> Tensor:
+    """The initial membrane in units of the step at t: what it has beyond the neuron's own grows."""
+    finer, v0 = neuron.finer_at(t), neuron.initial_membrane
+    return start if finer == 1 else (start - v0) * finer + v0
+
+
+def refine(neuron: Neuron, state: State, t: int) -> None:
+    """Express the state before timestep t (1-based) in units of the step of t, in place.
+
+    The neuron's own start v0 is what a count is rounded by: it stays a fraction of the step.
+    """
+    if t == 1 or neuron.finer_at(t) == neuron.finer_at(t - 1):
+        return
+    v0 = neuron.initial_membrane
+    state.membrane = (state.membrane - v0) * neuron.ratio + v0
+    if state.total is not None:
+        state.total = state.total * neuron.ratio
 
 
 def fire(

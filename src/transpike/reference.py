@@ -16,7 +16,7 @@ from torch import Tensor
 from transpike.errors import ArgumentError, DataError
 from transpike.increments import increments
 from transpike.network import INPUT, Network, Node, Value, check_timesteps, leaves
-from transpike.neuron import Neuron, State, fire, initial_state
+from transpike.neuron import Neuron, State, fire, initial_state, refine
 from transpike.spiking import SpikingNetwork, site_bounds, site_offsets, site_starts
 
 
@@ -27,7 +27,8 @@ class Record:
     Attributes:
         counts: (T, B, ...) counts per timestep.
         membrane: (T, B, ...) membrane after each timestep, activation units; for the telescoped
-            neuron the cumulative input plus its start.
+            neuron the cumulative input plus its start. It starts at start times the first step,
+            also where the step shrinks.
     """
 
     counts: Tensor
@@ -40,7 +41,8 @@ class Totals:
 
     Attributes:
         current: input current, activation units.
-        net: signed counts; times the step it is what the site sent on.
+        net: signed counts, where the step shrinks in units of the first one; times that step it
+            is what the site sent on.
         unit: |count|: events if a count of n is sent as n spikes.
         binary: bits set in |count|: events if a count is sent as a binary number.
     """
@@ -51,10 +53,10 @@ class Totals:
     binary: Tensor
 
 
-def add_totals(before: Totals | None, current: Tensor, counts: Tensor) -> Totals:
-    """Totals with one more timestep: current (B, ...), counts (B, ...)."""
+def add_totals(before: Totals | None, current: Tensor, counts: Tensor, finer: int = 1) -> Totals:
+    """Totals with one more timestep: current (B, ...), counts (B, ...) of 1/finer each."""
     magnitude = counts.abs()
-    now = Totals(current, counts, magnitude, bits_set(magnitude))
+    now = Totals(current, counts / finer, magnitude, bits_set(magnitude))
     if before is None:
         return now
     pairs = zip(vars(before).values(), vars(now).values(), strict=True)
@@ -167,6 +169,11 @@ def check_request(
     if time_axis and len(x) != timesteps:
         raise ArgumentError(
             f"time_axis: needed an input of {timesteps} timesteps (T, B, ...), got {len(x)}."
+        )
+    if time_axis and any(neuron.ratio > 1 for neuron in snn.neurons.values()):
+        raise ArgumentError(
+            "time_axis: a refining neuron sends what comes late with a small step, so its input "
+            "has to stay as it is. Use Differential(levels, max_count) for inputs that change."
         )
     wanted = readout_timesteps(output_at, timesteps)
     known = {site.name for site in network.sites}
@@ -294,6 +301,9 @@ class _Stepwise:
         if name not in self.states:
             self.states[name] = initial_state(neuron, bound is not None, current, start)
         state = self.states[name]
+        refine(neuron, state, t)
+        finer, v0 = neuron.finer_at(t), neuron.initial_membrane
+        first, step = step, step / finer
         drive = current / step
         if offset is not None and (t == 1 or not self.differential):
             drive = drive + offset
@@ -302,9 +312,10 @@ class _Stepwise:
         spikes = spikes_of(neuron, count)
         self.counts[name].append(spikes.flatten(1).sum(dim=1, dtype=torch.float64))
         if name in self.recorded:
-            self.recorded[name].append((count, state.membrane * step))
+            membrane = state.membrane if finer == 1 else (state.membrane - v0) / finer + v0
+            self.recorded[name].append((count, membrane * first))
         if self.totals is not None:
-            self.totals[name] = add_totals(self.totals.get(name), current, count)
+            self.totals[name] = add_totals(self.totals.get(name), current, count, finer)
         return count * step
 
     def cumulative(self, node: Node, values: dict[str, Any], t: int) -> Tensor:

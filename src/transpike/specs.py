@@ -13,6 +13,7 @@ from transpike.neuron import (
     Differential,
     MultiThreshold,
     Neuron,
+    Refining,
     Signed,
     Telescoped,
 )
@@ -36,7 +37,7 @@ from transpike.thresholds import (
 
 NEURON_FORMS = (
     "if, burst:5, burst:8:resolution, signed:1, multi:3, multi:3:signed, differential:8:1, "
-    "telescoped:8"
+    "refining:4:2, telescoped:8"
 )
 UNTIL_FORMS = "margin, margin:0.9, entropy, entropy:0.1"
 THRESHOLD_FORMS = "percentile:99.9, max, lsq, lsq:16, gauss, gauss:16, ltb, ltb:1000"
@@ -52,8 +53,8 @@ def parse_neuron(text: str, initial_membrane: float = 0.5) -> Neuron:
     Args:
         text: `if`, `burst:K`, `burst:K:range`, `burst:K:resolution`, `signed:K` or
             `telescoped:K`, with K spikes per timestep at most; `multi:BITS` or `multi:BITS:signed`
-            (K = 2^BITS - 1, counts sent in binary); `differential:LEVELS:K`. The preset's own
-            numbers where left out.
+            (K = 2^BITS - 1, counts sent in binary); `differential:LEVELS:K`;
+            `refining:K:RATIO:LEVELS:PERIOD`. The preset's own numbers where left out.
         initial_membrane: membrane at the start, a fraction of the step.
 
     Raises:
@@ -77,6 +78,13 @@ def parse_neuron(text: str, initial_membrane: float = 0.5) -> Neuron:
     if kind == "differential" and len(settings) <= 2:
         levels, count = _count(text, settings, 8), _count(text, settings[1:], 1)
         return Differential(levels, count, initial_membrane=initial_membrane)
+    if kind == "refining" and len(settings) <= 4:
+        count, ratio = _count(text, settings, 4), _count(text, settings[1:], 2)
+        period = _count(text, settings[3:], 1)
+        levels = _count(text, settings[2:], count * period)
+        return Refining(
+            count, ratio, levels=levels, period=period, initial_membrane=initial_membrane
+        )
     raise ArgumentError(f"unknown neuron {text!r}: needed a form like {NEURON_FORMS}.")
 
 

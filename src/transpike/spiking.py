@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from transpike.errors import ArgumentError, TranspikeError
 from transpike.network import Network, Site, check_timesteps
-from transpike.neuron import Neuron, level_limit
+from transpike.neuron import Neuron, level_limit, refined_start
 
 Coding = Literal["rate", "differential"]
 
@@ -200,7 +200,8 @@ def quantized_ann(snn: SpikingNetwork, x: Tensor, timesteps: int) -> Any:
     Every site becomes d/T clamp(floor(T (z/d + offset) + start), 0, K T) with the spiking
     network's own step d, offset, start and max count K; a bounded site stays within
     floor(c T/d + start). In differential coding every site becomes
-    d clamp(floor(z/d + offset + start), 0, L), whatever T. It is a reference, not an upper bound.
+    d clamp(floor(z/d + offset + start), 0, L), whatever T; where the step shrinks, d and L are
+    those at T. It is a reference, not an upper bound.
 
     Args:
         snn: the converted network.
@@ -217,13 +218,14 @@ def quantized_ann(snn: SpikingNetwork, x: Tensor, timesteps: int) -> Any:
 
     def quantize(site: Site, z: Tensor) -> Tensor:
         neuron, bound, offset = snn.neurons[site.name], bounds[site.name], offsets[site.name]
-        step = site.along_channels(steps[site.name])
+        step, fine = site.along_channels(steps[site.name]), scale * neuron.finer_at(timesteps)
         drive = z / step
         if offset is not None:
             drive = drive + offset
-        level = torch.floor(drive * scale + starts[site.name]).clamp_(min=0)
+        start = refined_start(neuron, starts[site.name], timesteps)
+        level = torch.floor(drive * fine + start).clamp_(min=0)
         limit = level_limit(neuron, timesteps, bound, starts[site.name])
-        return torch.minimum(level, torch.as_tensor(limit)) * (step / scale)
+        return torch.minimum(level, torch.as_tensor(limit)) * (step / fine)
 
     with torch.inference_mode():
         return snn.network.run(x, quantize)

@@ -15,7 +15,7 @@ from transpike.capture import capture
 from transpike.distill import Distillation
 from transpike.errors import ArgumentError, DataError
 from transpike.network import Network, check_timesteps
-from transpike.neuron import Burst, Neuron, Signed
+from transpike.neuron import Burst, Neuron, Refining, Signed
 from transpike.outputs import Reading, check_reading, cut_of, divergence, prediction
 from transpike.passes import (
     AllocateCounts,
@@ -40,6 +40,9 @@ _KEPT = 1 / 3
 _BATCH = 64
 # Excess over the budget of spikes that held-out inputs may show, relative.
 _TOLERANCE = 0.02
+# Refining neurons: max count from which the step is divided by 4, not 2; levels over max count.
+_COUNT_OF_RATIO_4 = 8
+_LEVELS_OVER_COUNT = (1, 1.25, 1.5)
 _SMALLEST = 6  # inputs that tuning needs at least
 _DISTILLED = 2  # recipes at the top of the last round that are tried with Distillation too
 
@@ -138,6 +141,7 @@ def tune(
     max_count: int = 1,
     spikes: float | None = None,
     signed: bool | None = None,
+    refining: bool = False,
     reading: Reading = "scores",
     seed: int = 0,
     progress: Callable[[int, int | None], None] | None = None,
@@ -157,6 +161,8 @@ def tune(
         max_count: K, largest count per timestep of any neuron.
         spikes: budget of spikes per neuron over all T timesteps, or None.
         signed: only signed neurons (True), only unsigned ones (False), or both (None).
+        refining: also `Refining` neurons, where signed ones are allowed: for hardware that can
+            shift its membranes between timesteps; max_count >= 2.
         reading: "scores": the output is class scores along axis 1 or, of one channel, the logit of
             a mask (behind a sigmoid its probability), as `evaluate` reads it; "values": any
             numbers, a regression.
@@ -177,7 +183,7 @@ def tune(
     check_reading(reading)
     if spikes is not None and not 0 < spikes < float("inf"):
         raise ArgumentError(f"spikes: needed a number > 0, got {spikes!r}.")
-    candidates = _candidates(timesteps, max_count, spikes, signed)
+    candidates = _candidates(timesteps, max_count, spikes, signed, refining)
     images = joined_inputs(batches)
     if len(images) < _SMALLEST:
         raise DataError(f"tune: needed at least {_SMALLEST} inputs, got {len(images)}.")
@@ -235,8 +241,12 @@ def _with_pass(recipe: Recipe, one: CalibrationPass) -> Recipe:
 
 
 def _candidates(
-    timesteps: int, max_count: int, spikes: float | None, signed: bool | None
+    timesteps: int, max_count: int, spikes: float | None, signed: bool | None, refining: bool
 ) -> list[Recipe]:
+    if refining and (signed is False or timesteps == 1 or max_count == 1):
+        raise ArgumentError(
+            "tune: refining needs signed neurons, timesteps >= 2 and max_count >= 2."
+        )
     neurons: list[Neuron] = []
     if signed is not False:
         neurons.append(Signed(max_count))
@@ -245,12 +255,28 @@ def _candidates(
     shared: tuple[CalibrationPass, ...] = ()
     if spikes is not None and max_count > 1:
         shared = (AllocateCounts(spikes),)
-    return [
+    rate = [
         Recipe(timesteps, neuron, rule, (*shared, *passes))
         for neuron in neurons
         for rule in _RULES
         for passes in _PASSES
     ]
+    if not refining:
+        return rate
+    return rate + [
+        Recipe(timesteps, neuron, rule, passes)
+        for neuron in _refining(max_count)
+        for rule in _RULES
+        for passes in _PASSES
+        if not any(isinstance(one, DelayedReadout) for one in passes)
+    ]
+
+
+def _refining(max_count: int) -> list[Neuron]:
+    """Steps that shrink slowly enough for what the layers before correct late."""
+    ratio = 4 if max_count >= _COUNT_OF_RATIO_4 else 2
+    levels = sorted({round(share * max_count) for share in _LEVELS_OVER_COUNT})
+    return [Refining(max_count, ratio, levels=count) for count in levels]
 
 
 def _keep(count: int) -> int:

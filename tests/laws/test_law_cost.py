@@ -17,7 +17,7 @@ from nets import Fn, captured
 from transpike.cost import measure_cost
 
 BATCH, TIMESTEPS = 2, 3
-NEURONS = (tp.IF(), tp.Signed(3), tp.Burst(4, mode="resolution"))
+NEURONS = (tp.IF(), tp.Signed(3), tp.Burst(4, mode="resolution"), tp.Refining(4))
 
 
 def thinned(module):
@@ -245,14 +245,15 @@ def test_max_pooling_sends_the_changes_of_its_maxima(kernel, stride, pad):
     first = snns[0].network.sites[0].name
     height, width = snns[0].network.sites[1].shape[1:]
 
-    def changes(counts, binary):
-        """Events behind the pool, from running sums of every neuron."""
+    def changes(counts, binary, ratio):
+        """Events behind the pool, from running sums of every neuron, in units of the step now."""
         events = []
         for b, c in itertools.product(range(BATCH), range(4)):
             sums = [[0] * 6 for _ in range(7)]
             before = {}
             for t in range(TIMESTEPS):
                 for row, column in itertools.product(range(7), range(6)):
+                    sums[row][column] *= ratio
                     sums[row][column] += int(counts[t, b, c, row, column])
                 for y, x in itertools.product(range(height + 1), range(width + 1)):
                     inside = [
@@ -260,7 +261,7 @@ def test_max_pooling_sends_the_changes_of_its_maxima(kernel, stride, pad):
                         for i in range(max(0, y * stride - pad), min(7, y * stride - pad + kernel))
                         for j in range(max(0, x * stride - pad), min(6, x * stride - pad + kernel))
                     ]
-                    change = abs(max(inside) - before.get((y, x), 0))
+                    change = abs(max(inside) - ratio * before.get((y, x), 0))
                     before[y, x] = max(inside)
                     events += [(c, y, x)] * (bin(change).count("1") if binary else change)
         return events
@@ -273,7 +274,7 @@ def test_max_pooling_sends_the_changes_of_its_maxima(kernel, stride, pad):
             (True, cost.total.accumulates_binary),
         ):
             a, b = events_of(snn, x, binary)
-            sent = changes(counts, binary)
+            sent = changes(counts, binary, snn.neurons[first].ratio)
             on = through(sent, lambda v: conv_reach(v, after.weight, (height, width)))
             assert total == (len(a) + len(on) + len(b)) / BATCH
 

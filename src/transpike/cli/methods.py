@@ -48,6 +48,13 @@ def tune(
         bool | None,
         typer.Option("--signed/--unsigned", help="Only signed, or only unsigned neurons."),
     ] = None,
+    refining: Annotated[
+        bool,
+        typer.Option(
+            "--refining",
+            help="Also neurons whose step shrinks from timestep to timestep (signed).",
+        ),
+    ] = False,
     reading: Annotated[
         str,
         typer.Option(
@@ -73,6 +80,7 @@ def tune(
             max_count=max_count,
             spikes=spikes,
             signed=signed,
+            refining=refining,
             reading=cast(Reading, reading),
             seed=seed,
             progress=progress,

@@ -363,7 +363,10 @@ class _Portion:
         """Keep counts, membranes and sums of one chunk, if asked for."""
         length = len(chunk.out)
         d = site.along_channels(self.engine.snn.steps[site.name])
-        counts = torch.round(_split_time(out, length).to(d.dtype) / d)
+        neuron = self.engine.snn.neurons[site.name]
+        finer = [neuron.finer_at(chunk.first + index + 1) for index in range(length)]
+        steps = torch.stack([d / fine for fine in finer])
+        counts = torch.round(_split_time(out, length).to(d.dtype) / steps)
         if membranes is not None:
             parts = self.recorded.setdefault(site.name, [])
             parts.append((counts, _split_time(membranes, length) * d))
@@ -374,7 +377,7 @@ class _Portion:
             current = _split_time(current, length)
             before = self.site_totals.get(site.name)
             for index in range(length):
-                before = add_totals(before, current[index], counts[index])
+                before = add_totals(before, current[index], counts[index], finer[index])
             assert before is not None
             self.site_totals[site.name] = before
 

@@ -6,13 +6,15 @@ Shapes: L timesteps, B batch, N neurons of a sample in memory order. Time comes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from transpike.engine import native
-from transpike.neuron import Neuron
+from transpike.neuron import Neuron, refined_start
 
 # Values per block of the eager update: its buffers of float32 fit a 512 KiB second-level cache.
 _BLOCK = 24_576
@@ -101,6 +103,56 @@ def scan(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
     Returns:
         Spikes of every sample and timestep, (L, B), float64.
     """
+    if constants.neuron.ratio == 1:
+        return _scan(constants, population, chunk)
+    parts = _same_step(constants, chunk)
+    return torch.cat([_refining(constants, population, part) for part in parts])
+
+
+def _same_step(constants: Constants, chunk: Chunk) -> Iterator[Chunk]:
+    """The chunk in parts of timesteps with the same step."""
+    neuron, length = constants.neuron, len(chunk.out)
+    finer = [neuron.finer_at(chunk.first + index + 1) for index in range(length)]
+    cuts = [i for i in range(1, length) if finer[i] != finer[i - 1]]
+    for low, high in pairwise([0, *cuts, length]):
+        membranes = None if chunk.membranes is None else chunk.membranes[low:high]
+        yield Chunk(
+            current=_rows(chunk.current, low, high),
+            other=None if chunk.other is None else _rows(chunk.other, low, high),
+            out=chunk.out[low:high],
+            membranes=membranes,
+            first=chunk.first + low,
+            offset=chunk.offset and low == 0,
+        )
+
+
+def _rows(series: Tensor, low: int, high: int) -> Tensor:
+    return series if len(series) == 1 else series[low:high]
+
+
+def _refining(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
+    """A part with one step, as a neuron of differential coding with this step and its levels."""
+    neuron, t = constants.neuron, chunk.first + 1
+    finer, v0 = neuron.finer_at(t), neuron.initial_membrane
+    if t > 1 and finer != neuron.finer_at(t - 1):
+        population.membrane.sub_(v0).mul_(neuron.ratio).add_(v0)
+        if population.total is not None:
+            population.total.mul_(neuron.ratio)
+    now = Constants(
+        replace(neuron, levels=neuron.levels_at(t), ratio=1, period=1),
+        constants.step / finer,
+        refined_start(neuron, constants.start, t),
+        constants.offset,
+        None if constants.bound is None else constants.bound * finer,
+    )
+    counts = _scan(now, population, chunk)
+    if chunk.membranes is not None and finer > 1:
+        chunk.membranes.sub_(v0).div_(finer).add_(v0)
+    return counts
+
+
+def _scan(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
+    """Timesteps with the same step."""
     device = chunk.out.device.type
     if device == "cuda":
         return _on_cuda(constants, population, chunk)

@@ -1,0 +1,209 @@
+"""Laws of the step that shrinks: a slow model of it, its levels, and every path equal."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import nets
+import transpike as tp
+from transpike.engine.scan import Chunk, Constants, Population, scan
+
+NEURONS = st.builds(
+    tp.Refining,
+    st.integers(1, 6),
+    st.sampled_from([2, 4, 8]),
+    levels=st.integers(1, 9),
+    period=st.integers(1, 3),
+    initial_membrane=st.sampled_from([0.0, 0.25, 0.5]),
+)
+
+
+def _by_hand(neuron, currents, d, bound):
+    """(counts, membranes, steps) of one neuron in activation units, from the definition."""
+    k, levels, v0 = neuron.max_count, neuron.levels, neuron.initial_membrane
+    left, sent, counts, membranes, steps = 0.0, 0.0, [], [], []
+    for t, current in enumerate(currents):
+        step = d
+        for _ in range(t // neuron.period):
+            if levels * (d / step) * neuron.ratio <= 2**16:
+                step /= neuron.ratio
+        left += current
+        n = math.floor(left / step + v0)
+        n = max(-k, min(n, k))
+        most = levels * d
+        if bound is not None:
+            most = min(most, step * math.floor(bound / step + v0))
+        n = min(n, round((most - sent) / step))
+        n = max(n, -round(sent / step))
+        left -= n * step
+        sent += n * step
+        counts.append(n)
+        membranes.append(left + v0 * d)
+        steps.append(step)
+    return counts, membranes, steps
+
+
+@settings(max_examples=80)
+@given(
+    neuron=NEURONS,
+    currents=st.lists(st.integers(-200, 200), min_size=1, max_size=24),
+    d=st.sampled_from([0.5, 1.0, 2.0]),
+    bound=st.sampled_from([None, 0.75, 3.0]),
+    chunk=st.integers(1, 9),
+)
+def test_population_equals_the_definition(neuron, currents, d, bound, chunk):
+    """Any currents, in chunks of any length, bounded or not."""
+    values = [current / 64 for current in currents]
+    counts, membranes, steps = _by_hand(neuron, values, d, bound)
+    one = torch.ones(1, dtype=torch.float64)
+    limit = None if bound is None else one * bound / d
+    constants = Constants(neuron, one * d, one * neuron.initial_membrane, None, limit)
+    population = Population.at_rest(constants, 1)
+    series = torch.tensor(values, dtype=torch.float64).reshape(-1, 1, 1)
+    out, kept = torch.empty_like(series), torch.empty_like(series)
+    spikes = []
+    for low in range(0, len(series), chunk):
+        part = slice(low, low + chunk)
+        current = Chunk(series[part], None, out[part], kept[part], low, low == 0)
+        spikes.append(scan(constants, population, current))
+    sent = [n * step for n, step in zip(counts, steps, strict=True)]
+    assert out.flatten().tolist() == sent
+    assert (kept.flatten() * d).tolist() == membranes
+    assert torch.cat(spikes).flatten().tolist() == [abs(n) for n in counts]
+
+
+@settings(max_examples=40)
+@given(
+    max_count=st.integers(1, 8),
+    ratio=st.sampled_from([2, 4, 8, 16]),
+    timesteps=st.integers(1, 6),
+    value=st.integers(-(2**20), 2**21),
+    v0=st.sampled_from([0.0, 0.5]),
+)
+def test_a_population_alone_holds_the_finest_levels(max_count, ratio, timesteps, value, v0):
+    """clamp(floor(C/d_T + v0), 0, L d/d_T) d_T, of an input that comes once."""
+    if ratio > 2 * max_count * (0.5 if v0 == 0 else 1):
+        ratio = 2 if max_count > 1 or v0 else 1
+    if ratio == 1:
+        return
+    neuron = tp.Refining(max_count, ratio, initial_membrane=v0)
+    network, calibration = nets.one_site([1.0])
+    snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs())
+    x = torch.full((1, 1), value / 2**20, dtype=torch.float64)
+    name = network.sites[0].name
+    run = tp.simulate_reference(snn, x, timesteps, totals=True)
+    d = float(snn.steps[name])
+    fine = d / neuron.finer_at(timesteps)
+    wanted = fine * min(max(math.floor(float(x) / fine + v0), 0), neuron.levels_at(timesteps))
+    assert float(run.totals[name].net) * d == pytest.approx(wanted, abs=1e-12)
+    assert float(tp.quantized_ann(snn, x, timesteps)) == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(nets.NETS))
+def test_settled_it_equals_the_quantised_ann_of_its_last_step(name):
+    """Max-pools, residuals, concatenations, padding and constants included, in float64."""
+    network, calibration = nets.captured(name)
+    neuron = tp.Refining(256, 8, levels=1024, period=12)
+    snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.Percentile(95))
+    torch.manual_seed(7)
+    x = torch.randn(3, *nets.NETS[name][1], dtype=torch.float64)
+    timesteps = 48
+    assert neuron.finer_at(timesteps) == 8**2  # 16 bits
+    run = tp.simulate_reference(snn, x, timesteps, output_at=[timesteps])
+    assert all(not bool(counts[-1].any()) for counts in run.counts_per_timestep.values())
+    last = [leaf[-1] for leaf in nets.leaves(run.output)]
+    assert nets.error(last, nets.leaves(tp.quantized_ann(snn, x, timesteps))) < 1e-9
+
+
+def _net(kind):
+    return {
+        "conv": nets.conv_net,
+        "pooled": nets.pooled_residual,
+        "bounded": lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1), nn.ReLU6(), nn.MaxPool2d(2), nn.Conv2d(4, 3, 3)
+        ),
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", ["conv", "pooled", "bounded"])
+@pytest.mark.parametrize(
+    "neuron",
+    [tp.Refining(4), tp.Refining(8, 4, initial_membrane=0.25), tp.Refining(1, period=2, levels=3)],
+    ids=lambda neuron: neuron.name,
+)
+@pytest.mark.parametrize("chunk", [1, 2, 9])
+def test_engine_equals_reference(kind, neuron, chunk):
+    """Spike for spike, with membranes and totals."""
+    torch.manual_seed(3)
+    x = nets.dyadic_input(3, 2, 8, 8, dtype=torch.float64)
+    snn = nets.dyadic_snn(_net(kind), (2, 8, 8), neuron, torch.float64)
+    offsets = {name: torch.full_like(step, 0.125) for name, step in snn.steps.items()}
+    starts = {name: torch.full_like(step, 0.75) for name, step in snn.steps.items()}
+    snn = snn.changed(offsets=offsets, starts=starts)
+    names = [site.name for site in snn.network.sites]
+    slow = tp.simulate_reference(snn, x, 5, record=names, totals=True)
+    fast = tp.simulate(snn, x, 5, record=names, totals=True, chunk=chunk)
+    nets.same_counts(slow, fast)
+    torch.testing.assert_close(fast.output, slow.output, rtol=1e-9, atol=1e-9)
+    for name in names:
+        one, other = slow.records[name], fast.records[name]
+        assert torch.equal(one.counts, other.counts), name
+        torch.testing.assert_close(one.membrane, other.membrane, rtol=1e-9, atol=1e-9)
+        for field, value in vars(slow.totals[name]).items():
+            torch.testing.assert_close(value, vars(fast.totals[name])[field])
+
+
+def test_kernel_equals_torch_in_float32(monkeypatch):
+    """The compiled update and the one in torch, on real-valued data."""
+    torch.manual_seed(3)
+    neuron = tp.Refining(4, 2, levels=6)
+    snn = tp.convert(nets.conv_net(), [torch.randn(8, 2, 8, 8)], neuron=neuron)
+    x = torch.randn(3, 2, 8, 8)
+    compiled = tp.simulate(snn, x, 6)
+    monkeypatch.setattr("transpike.engine.native.kernel", lambda: None)
+    nets.same_simulation(compiled, tp.simulate(snn.changed(), x, 6))
+
+
+def test_more_timesteps_come_closer_than_a_fixed_step():
+    """At equal K and T the distance to the analog network falls below the signed neuron's."""
+    network, _ = nets.captured("residual")
+    torch.manual_seed(5)
+    x = torch.randn(64, *nets.NETS["residual"][1], dtype=torch.float64)
+    calibration = tp.calibrate(network, [x])
+    with torch.inference_mode():
+        wanted = network(x)
+    gaps = []
+    for neuron in (tp.Signed(8), tp.Refining(8, 4)):
+        snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs())
+        gaps.append((tp.simulate(snn, x, 4).output - wanted).flatten(1).norm(dim=1))
+    assert gaps[1][0] < 1.2 * gaps[0][0] and gaps[1][3] < 0.5 * gaps[0][3]
+
+
+def test_inputs_that_change_are_refused():
+    network, calibration = nets.captured("conv2d")
+    snn = tp.convert(network, calibration, neuron=tp.Refining(4))
+    x = torch.randn(4, 2, *network.input_shape, dtype=torch.float64)
+    for simulate in (tp.simulate, tp.simulate_reference):
+        with pytest.raises(tp.ArgumentError, match=r"input has to stay.*Differential"):
+            simulate(snn, x, 4, time_axis=True)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: tp.Refining(4, 3), "ratio: needed a power of two, got 3"),
+        (lambda: tp.Refining(4, 0), "ratio: needed an integer >= 1, got 0"),
+        (lambda: tp.Refining(4, 1), "Use Differential for 1"),
+        (lambda: tp.Refining(4, 2, period=0), "period: needed an integer >= 1"),
+        (lambda: tp.Refining(4, 2, levels=0), "levels: needed an integer >= 1"),
+        (lambda: tp.Neuron(ratio=2), r"Use Refining\(max_count, ratio\)"),
+        (lambda: tp.Neuron(period=2), "period: needed 1 with ratio 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(call, message):
+    with pytest.raises(tp.ArgumentError, match=message):
+        call()
