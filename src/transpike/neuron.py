@@ -347,8 +347,7 @@ def refine(neuron: Neuron, state: State, t: int) -> None:
     """
     if t == 1 or neuron.finer_at(t) == neuron.finer_at(t - 1):
         return
-    v0 = neuron.initial_membrane
-    state.membrane = (state.membrane - v0) * neuron.ratio + v0
+    state.membrane = state.membrane * neuron.ratio - neuron.initial_membrane * (neuron.ratio - 1)
     if state.total is not None:
         state.total = state.total * neuron.ratio
 

@@ -7,7 +7,7 @@ Shapes: L timesteps, B batch, N neurons of a sample in memory order. Time comes 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -31,6 +31,7 @@ class Constants:
         start: initial membrane, (N,), in units of the step.
         offset: extra current per timestep, (N,), in units of the step, or None.
         bound: c/d of a bounded activation, (N,), or None.
+        later: where the step shrinks: the constants of its later steps, by how much finer they are.
     """
 
     neuron: Neuron
@@ -38,6 +39,21 @@ class Constants:
     start: Tensor
     offset: Tensor | None
     bound: Tensor | None
+    later: dict[int, Constants] = field(default_factory=dict, repr=False)
+
+    def at(self, t: int) -> Constants:
+        """Those of timestep t (1-based), as of a neuron whose step stays."""
+        neuron = self.neuron
+        finer = neuron.finer_at(t)
+        if finer not in self.later:
+            self.later[finer] = Constants(
+                replace(neuron, levels=neuron.levels_at(t), ratio=1, period=1),
+                self.step / finer,
+                refined_start(neuron, self.start, t),
+                self.offset,
+                None if self.bound is None else self.bound * finer,
+            )
+        return self.later[finer]
 
     @property
     def needs_total(self) -> bool:
@@ -135,17 +151,11 @@ def _refining(constants: Constants, population: Population, chunk: Chunk) -> Ten
     neuron, t = constants.neuron, chunk.first + 1
     finer, v0 = neuron.finer_at(t), neuron.initial_membrane
     if t > 1 and finer != neuron.finer_at(t - 1):
-        population.membrane.sub_(v0).mul_(neuron.ratio).add_(v0)
+        kept = population.membrane
+        torch.add(kept.new_tensor(v0 * (1 - neuron.ratio)), kept, alpha=neuron.ratio, out=kept)
         if population.total is not None:
             population.total.mul_(neuron.ratio)
-    now = Constants(
-        replace(neuron, levels=neuron.levels_at(t), ratio=1, period=1),
-        constants.step / finer,
-        refined_start(neuron, constants.start, t),
-        constants.offset,
-        None if constants.bound is None else constants.bound * finer,
-    )
-    counts = _scan(now, population, chunk)
+    counts = _scan(constants.at(t), population, chunk)
     if chunk.membranes is not None and finer > 1:
         chunk.membranes.sub_(v0).div_(finer).add_(v0)
     return counts
