@@ -171,6 +171,7 @@ def _codes(budget: float) -> list[Row]:
         Row("codes", "multi-threshold, 3 bits", 4, _recipe(4, tp.MultiThreshold(3), lsq)),
         Row("codes", "differential", 8, _recipe(8, tp.Differential(16, 4), lsq)),
         Row("codes", "differential", 32, _recipe(32, tp.Differential(16, 1), lsq)),
+        Row("codes", "refining, 4 counts", 3, _recipe(3, tp.Refining(4, 2, levels=6), lsq, BIAS)),
         Row("codes", "refining, 2 counts", 4, _recipe(4, tp.Refining(2, 2, levels=3), lsq, BIAS)),
         Row("codes", "refining, 1 count", 8, _recipe(8, one, lsq, BIAS)),
         Row("codes", "counts not shared out", 2, _recipe(2, tp.Signed(8), lsq)),

@@ -2,12 +2,13 @@
 
     python benchmarks/unet_choice.py
     python benchmarks/unet_choice.py --distilled      # half an hour on one core
+    python benchmarks/unet_choice.py --refining
 
 Calibration: training tiles, every second one varied as in training. Prints F1 of the spiking
 network's mask against the analog network's, and the divergence of its probability (nats per
 thousand pixels), which differs less from one draw of tiles to the next; the settings `mask` of
-unet_study.py come from F1, `distilled` from the least sum of both divergences in the second
-command.
+unet_study.py come from F1, `distilled` and `refining` from the least sum of both divergences in the
+other two commands.
 """
 
 from __future__ import annotations
@@ -61,6 +62,13 @@ DISTILLED = [
     for percentile in (99.9, 99.99)
     for passes in ((), (tp.Distillation(),))
 ]
+# Steps that shrink, of the ratio and levels that did best for a classifier.
+REFINING = [
+    tp.Recipe(2, neuron, rule, passes)
+    for neuron in (tp.Refining(4, 2, levels=6), tp.Refining(8, 4, levels=10))
+    for rule in _RULES[:3]
+    for passes in ((), (_BIAS,))
+]
 
 
 def score(mask: Tensor, other: Tensor) -> float:
@@ -75,7 +83,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--tile", type=int, default=256)
     parser.add_argument("--calibration-size", type=int, help="tiles (32; distilled: 256)")
-    parser.add_argument("--distilled", action="store_true", help="with and without distillation")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--distilled", action="store_true", help="with and without distillation")
+    other.add_argument("--refining", action="store_true", help="neurons whose step shrinks")
     parser.add_argument("--seed", type=int, default=0)
     study = unet_study.Study(args := parser.parse_args())
     count = args.calibration_size or (unet_study.MANY_TILES if args.distilled else 32)
@@ -87,7 +97,7 @@ def main() -> None:
     sets = {"as they are": clean, "with noise": clean + augment.NOISE * grain}
     with torch.inference_mode():
         analog = {k: torch.cat([study.network(p) for p in x.split(4)]) for k, x in sets.items()}
-    for recipe in DISTILLED if args.distilled else RECIPES:
+    for recipe in DISTILLED if args.distilled else REFINING if args.refining else RECIPES:
         snn = recipe.convert(study.network, images, calibration=statistics)
         found = []
         for name, x in sets.items():

@@ -50,6 +50,7 @@ from transpike.train.augment import vary_intensity
 _TUNING_DRAW = 1000  # seed of the training tiles that tuning sees
 _STUDY = tp.Recipe(64, tp.Burst(5, initial_membrane=0.0), tp.Percentile(99, "layer"))
 _CHANNELS = tp.Percentile(99.9)
+_FINE = tp.Percentile(99.99)
 MANY_TILES = 256  # for distillation, which learns a few tiles by heart
 
 
@@ -102,10 +103,13 @@ SETTINGS = (
     ),
     Setting(
         "signed8-distilled",
-        tp.Recipe(2, tp.Signed(8), tp.Percentile(99.99), (tp.Distillation(),)),
+        tp.Recipe(2, tp.Signed(8), _FINE, (tp.Distillation(),)),
         varied=True,
         tiles=MANY_TILES,
     ),
+    # The rules that benchmarks/unet_choice.py --refining finds best by the divergence there.
+    Setting("refining4", tp.Recipe(8, tp.Refining(4, 2, levels=6), _FINE), varied=True),
+    Setting("refining8", tp.Recipe(8, tp.Refining(8, 4, levels=10), _FINE), varied=True),
     Setting(
         "unsigned1-mask",
         tp.Recipe(16, tp.IF(), _CHANNELS, (tp.DelayedReadout(),)),
