@@ -37,8 +37,8 @@ class Target:
 
 TARGETS = (
     Target("signed1", tp.Signed(1), {8: 2.0, 16: 0.5, 32: 0.2}),
-    Target("signed4", tp.Signed(4), {2: 1.5, 4: 0.4}, tp.Refining(4, 2, levels=6)),
-    Target("signed8", tp.Signed(8), {2: 0.4, 4: 0.2}, tp.Refining(8, 4, levels=10)),
+    Target("signed4", tp.Signed(4), {2: 1.5, 4: 0.4}, tp.Refining(4)),
+    Target("signed8", tp.Signed(8), {2: 0.4, 4: 0.2}, tp.Refining(8)),
     Target("unsigned1", tp.IF(), {32: 1.5}),
 )
 # Recipes of every target; besides these the one that tuning chooses.
@@ -161,7 +161,7 @@ def _parts() -> list[Row]:
 
 def _codes(budget: float) -> list[Row]:
     lsq = tp.LeastSquares()
-    one = tp.Refining(1, 2, levels=3, period=3)
+    one = tp.Refining(1, period=3)
     original = _recipe(32, tp.Burst(5, initial_membrane=0.0), tp.Percentile(99, "layer"))
     return [
         Row("codes", "burst range K=5, as the original study", 32, original),
@@ -171,8 +171,8 @@ def _codes(budget: float) -> list[Row]:
         Row("codes", "multi-threshold, 3 bits", 4, _recipe(4, tp.MultiThreshold(3), lsq)),
         Row("codes", "differential", 8, _recipe(8, tp.Differential(16, 4), lsq)),
         Row("codes", "differential", 32, _recipe(32, tp.Differential(16, 1), lsq)),
-        Row("codes", "refining, 4 counts", 3, _recipe(3, tp.Refining(4, 2, levels=6), lsq, BIAS)),
-        Row("codes", "refining, 2 counts", 4, _recipe(4, tp.Refining(2, 2, levels=3), lsq, BIAS)),
+        Row("codes", "refining, 4 counts", 3, _recipe(3, tp.Refining(4), lsq, BIAS)),
+        Row("codes", "refining, 2 counts", 4, _recipe(4, tp.Refining(2), lsq, BIAS)),
         Row("codes", "refining, 1 count", 8, _recipe(8, one, lsq, BIAS)),
         Row("codes", "counts not shared out", 2, _recipe(2, tp.Signed(8), lsq)),
         Row(

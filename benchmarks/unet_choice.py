@@ -65,7 +65,7 @@ DISTILLED = [
 # Steps that shrink, of the ratio and levels that did best for a classifier.
 REFINING = [
     tp.Recipe(2, neuron, rule, passes)
-    for neuron in (tp.Refining(4, 2, levels=6), tp.Refining(8, 4, levels=10))
+    for neuron in (tp.Refining(4), tp.Refining(8))
     for rule in _RULES[:3]
     for passes in ((), (_BIAS,))
 ]

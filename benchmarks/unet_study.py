@@ -108,8 +108,8 @@ SETTINGS = (
         tiles=MANY_TILES,
     ),
     # The rules that benchmarks/unet_choice.py --refining finds best by the divergence there.
-    Setting("refining4", tp.Recipe(8, tp.Refining(4, 2, levels=6), _FINE), varied=True),
-    Setting("refining8", tp.Recipe(8, tp.Refining(8, 4, levels=10), _FINE), varied=True),
+    Setting("refining4", tp.Recipe(8, tp.Refining(4), _FINE), varied=True),
+    Setting("refining8", tp.Recipe(8, tp.Refining(8), _FINE), varied=True),
     Setting(
         "unsigned1-mask",
         tp.Recipe(16, tp.IF(), _CHANNELS, (tp.DelayedReadout(),)),

@@ -13,7 +13,7 @@ from transpike.capture import capture
 from transpike.errors import ArgumentError, DataError
 from transpike.evaluate import Evaluation, evaluate
 from transpike.network import Network, check_timesteps
-from transpike.neuron import IF, Burst, Differential, MultiThreshold, Neuron, Signed
+from transpike.neuron import IF, Burst, Differential, MultiThreshold, Neuron, Refining, Signed
 from transpike.passes import BiasCorrection, CalibrationPass, SiteSearch
 from transpike.recipe import Recipe
 from transpike.simulate import simulate
@@ -132,6 +132,9 @@ def methods(timesteps: int, max_count: int = 1) -> dict[str, Recipe]:
             (),
         ),
     }
+    if max_count > 1 and timesteps > 1:
+        refining = (Refining(max_count), LeastSquares(), (BiasCorrection(),))
+        recipes["least squares, refining, bias"] = refining
     if max_count == 1:  # the same as IF
         del recipes["percentile per channel, unsigned"]
     return {

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from transpike.errors import ArgumentError
 
+_COUNT_OF_RATIO_4 = 8  # max count from which a refining neuron's step is divided by 4, not 2
 _MOST_BITS = 16  # of a multi-threshold neuron's counts, of refined levels: exact in float32
 
 
@@ -231,7 +232,7 @@ def Differential(levels: int, max_count: int = 1, *, initial_membrane: float = 0
 
 def Refining(
     max_count: int = 4,
-    ratio: int = 2,
+    ratio: int | None = None,
     *,
     levels: int | None = None,
     period: int = 1,
@@ -252,8 +253,9 @@ def Refining(
 
     Args:
         max_count: K, largest count per timestep.
-        ratio: by which the step is divided: a power of two, >= 2.
-        levels: L, first steps up to the threshold; default K times the period.
+        ratio: by which the step is divided: a power of two, >= 2; default 2, from K = 8 on 4.
+        levels: L, first steps up to the threshold. Default: 1.5 K with ratio 2, else 1.25 K, times
+            the period; with K = 1 the period. These came closest on a ResNet-20.
         period: timesteps with the same step.
         initial_membrane: fraction of the step.
 
@@ -263,13 +265,18 @@ def Refining(
     """
     if ratio == 1:
         raise ArgumentError("ratio: needed a power of two >= 2, got 1. Use Differential for 1.")
+    if isinstance(max_count, int) and ratio is None:
+        ratio = 4 if max_count >= _COUNT_OF_RATIO_4 else 2
+    if isinstance(max_count, int) and levels is None:
+        share = 1.0 if max_count == 1 else 1.5 if ratio == 2 else 1.25
+        levels = round(share * max_count) * period
     return Neuron(
         max_count=max_count,
         signed=True,
         step="fraction",
         initial_membrane=initial_membrane,
-        levels=max_count * period if levels is None else levels,
-        ratio=ratio,
+        levels=levels,
+        ratio=2 if ratio is None else ratio,
         period=period,
     )
 

@@ -40,9 +40,7 @@ _KEPT = 1 / 3
 _BATCH = 64
 # Excess over the budget of spikes that held-out inputs may show, relative.
 _TOLERANCE = 0.02
-# Refining neurons: max count from which the step is divided by 4, not 2; levels over max count.
-_COUNT_OF_RATIO_4 = 8
-_LEVELS_OVER_COUNT = (1, 1.25, 1.5)
+_LEVELS_OVER_COUNT = (1, 1.25, 1.5)  # of refining neurons
 _SMALLEST = 6  # inputs that tuning needs at least
 _DISTILLED = 2  # recipes at the top of the last round that are tried with Distillation too
 
@@ -273,10 +271,9 @@ def _candidates(
 
 
 def _refining(max_count: int) -> list[Neuron]:
-    """Steps that shrink slowly enough for what the layers before correct late."""
-    ratio = 4 if max_count >= _COUNT_OF_RATIO_4 else 2
+    """A few levels more or less than the preset's, as the network's depth asks for."""
     levels = sorted({round(share * max_count) for share in _LEVELS_OVER_COUNT})
-    return [Refining(max_count, ratio, levels=count) for count in levels]
+    return [Refining(max_count, levels=count) for count in levels]
 
 
 def _keep(count: int) -> int:

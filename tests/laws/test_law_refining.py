@@ -90,7 +90,7 @@ def test_a_population_alone_holds_the_finest_levels(max_count, ratio, timesteps,
         ratio = 2 if max_count > 1 or v0 else 1
     if ratio == 1:
         return
-    neuron = tp.Refining(max_count, ratio, initial_membrane=v0)
+    neuron = tp.Refining(max_count, ratio, levels=max_count, initial_membrane=v0)
     network, calibration = nets.one_site([1.0])
     snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs())
     x = torch.full((1, 1), value / 2**20, dtype=torch.float64)
@@ -181,6 +181,12 @@ def test_more_timesteps_come_closer_than_a_fixed_step():
         snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs())
         gaps.append((tp.simulate(snn, x, 4).output - wanted).flatten(1).norm(dim=1))
     assert gaps[1][0] < 1.2 * gaps[0][0] and gaps[1][3] < 0.5 * gaps[0][3]
+
+
+def test_defaults_follow_the_count():
+    found = [tp.Refining(count) for count in (1, 2, 4, 8)]
+    assert [(one.ratio, one.levels) for one in found] == [(2, 1), (2, 3), (2, 6), (4, 10)]
+    assert tp.Refining(1, period=3).levels == 3
 
 
 def test_inputs_that_change_are_refused():
