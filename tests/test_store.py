@@ -43,8 +43,9 @@ def test_round_trip_is_bit_equal(tmp_path, name):
         tp.Burst(max_count=5),
         tp.Burst(4, mode="resolution"),
         tp.Telescoped(max_count=2),
+        tp.Refining(2, period=2),
     ],
-    ids=["if", "range", "resolution", "telescoped"],
+    ids=["if", "range", "resolution", "telescoped", "refining"],
 )
 def test_round_trip_of_every_neuron(tmp_path, neuron):
     snn, folder = _saved(tmp_path, neuron=neuron, dtype=torch.float64)

@@ -243,10 +243,10 @@ def Refining(
     At timestep t the step is d_t = d / ratio^floor((t - 1) / period), d = threshold / levels: the
     first timesteps send the value roughly, the later ones, with counts of either sign, what is
     left. With an input that is presented once, a population alone holds
-    clamp(floor(C/d_t + v0), 0, L d/d_t) d_t after t timesteps if ratio <= 2 K and its first
-    timesteps reach C: the levels grow with the power of t, where rate coding has K t. What the
-    populations before it correct later has to be sent with the smaller step, so leave room for it:
-    ratio <= K / 2, or a longer period where K is small.
+    clamp(floor(C/d_t + v0), 0, L d/d_t) d_t after t timesteps if v0 = 1/2, ratio <= 2 K and its
+    first timesteps reach C: the levels grow with the power of t, where rate coding has K t. What
+    the populations before it correct later has to be sent with the smaller step, so leave room for
+    it: ratio <= K / 2, or a longer period where K is small.
 
     The same with constant weights: membranes, pools and the readout are multiplied by the ratio
     (a shift) between timesteps, while step and spikes stay as they are.

@@ -79,16 +79,18 @@ def parse_neuron(text: str, initial_membrane: float = 0.5) -> Neuron:
         levels, count = _count(text, settings, 8), _count(text, settings[1:], 1)
         return Differential(levels, count, initial_membrane=initial_membrane)
     if kind == "refining" and len(settings) <= 4:
-        count, period = _count(text, settings, 4), _count(text, settings[3:], 1)
-        ratio, levels = (_whole_number(text, s) for s in [*settings[1:3], "0", "0"][:2])
-        return Refining(
-            count,
-            ratio if settings[1:] else None,
-            levels=levels if settings[2:] else None,
-            period=period,
-            initial_membrane=initial_membrane,
-        )
+        return _refining(text, settings, initial_membrane)
     raise ArgumentError(f"unknown neuron {text!r}: needed a form like {NEURON_FORMS}.")
+
+
+def _refining(text: str, settings: list[str], initial_membrane: float) -> Neuron:
+    return Refining(
+        _count(text, settings, 4),
+        _whole_number(text, settings[1]) if settings[1:] else None,
+        levels=_whole_number(text, settings[2]) if settings[2:] else None,
+        period=_count(text, settings[3:], 1),
+        initial_membrane=initial_membrane,
+    )
 
 
 def parse_threshold(text: str, granularity: str = "channel") -> ThresholdRule:

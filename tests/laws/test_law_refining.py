@@ -183,6 +183,22 @@ def test_more_timesteps_come_closer_than_a_fixed_step():
     assert gaps[1][0] < 1.2 * gaps[0][0] and gaps[1][3] < 0.5 * gaps[0][3]
 
 
+def test_a_sample_that_stops_early_does_not_touch_the_others():
+    """Populations lose rows between two steps, and the rest goes on as if alone."""
+    torch.manual_seed(4)
+    x = torch.randn(24, 2, 8, 8)
+    snn = tp.convert(nets.conv_net(), [x], neuron=tp.Refining(2))
+    full = tp.simulate(snn, x, 8)
+    margins = full.output[3].softmax(1).topk(2, dim=1).values
+    until = tp.Until("margin", float((margins[:, 0] - margins[:, 1]).median()))
+    run = tp.simulate(snn, x, 8, until=until, chunk=1)
+    assert 1 < len(run.decided_at.unique())
+    for t in range(1, 9):
+        held = torch.minimum(run.decided_at, torch.tensor(t)) - 1
+        expected = full.output[held, torch.arange(len(x))]
+        torch.testing.assert_close(run.output[t - 1], expected)
+
+
 def test_defaults_follow_the_count():
     found = [tp.Refining(count) for count in (1, 2, 4, 8)]
     assert [(one.ratio, one.levels) for one in found] == [(2, 1), (2, 3), (2, 6), (4, 10)]
