@@ -231,6 +231,8 @@ def test_advice_names_the_largest_part() -> None:
     parts = {name: sum(s.parts[name].rms ** 2 for s in uneven.sites) for name in LOCAL}
     assert max(parts, key=lambda name: parts[name]) == "unevenness"
     assert "most would help: Signed(K)" in uneven.advice
+    hasty = _diagnose(_convert(tp.Refining(2, 16, levels=2)), 4)
+    assert "most would help: a larger K, or a step that shrinks later" in hasty.advice
     helped = _diagnose(_convert(tp.Signed(1), threshold=tp.MaxAbs()), 64)
     assert sum(s.parts["unevenness"].rms ** 2 for s in helped.sites) < parts["unevenness"]
 

@@ -230,8 +230,8 @@ def _uneven(sites: tuple[SiteDiagnosis, ...]) -> Iterator[Finding]:
 _WHAT_HELPS = {
     "clipping": "a wider range: Percentile(99.99), MaxAbs(), or LeastSquares(levels=K*T)",
     "quantization": (
-        "more levels: more timesteps, or a larger K with Signed(K) or Burst(K, mode='resolution'); "
-        "with few levels LeastSquares(levels=K*T)"
+        "more levels: more timesteps, Refining(K), or a larger K with Signed(K) or "
+        "Burst(K, mode='resolution'); with few levels LeastSquares(levels=K*T)"
     ),
     "unevenness": "Signed(K), a larger K, or more timesteps",
 }
@@ -247,8 +247,10 @@ def advice(sites: tuple[SiteDiagnosis, ...], neurons: Iterable[Neuron]) -> str:
         return "the sites add no error of their own."
     largest = max(squares, key=lambda name: squares[name])
     shares = ", ".join(f"{name} {100 * value / whole:.0f} %" for name, value in squares.items())
-    helps = _WHAT_HELPS[largest]
-    if largest == "unevenness" and all(neuron.signed for neuron in neurons):
+    helps, used = _WHAT_HELPS[largest], list(neurons)
+    if largest == "unevenness" and any(neuron.ratio > 1 for neuron in used):
+        helps = "a larger K, or a step that shrinks later: a smaller ratio or a longer period"
+    elif largest == "unevenness" and all(neuron.signed for neuron in used):
         helps = "a larger K, or more timesteps"
     return f"mean squared error that arises in the sites: {shares}.\nmost would help: {helps}."
 
