@@ -206,6 +206,19 @@ def test_signed_errors_add_up(name: str, neuron: tp.Neuron) -> None:
     assert found.sites[0].parts["propagated"].rms < 1e-9
 
 
+def test_range_and_saturation_of_a_refining_site_are_those_of_its_first_step() -> None:
+    network, calibration = one_site([1.0, 1.0])
+    snn = tp.convert(network, calibration, neuron=tp.Refining(4), threshold=tp.MaxAbs())
+    x = torch.tensor([[1.0, 0.9], [2.0, 0.4], [2.0, 0.2]], dtype=torch.float64)
+    (site,) = diagnose(snn, [x], 6).sites
+    assert site.saturated_channels == 1
+    error = math.sqrt(2 / 6) / math.sqrt(float(x.square().mean()))
+    assert site.parts["clipping"].rms == pytest.approx(error)
+    (inside,) = diagnose(snn, [x.clamp(max=1)], 6).sites
+    assert inside.range_over_maximum == pytest.approx((1 / 1 + 1 / 0.9) / 2, rel=0.1)
+    assert inside.parts["clipping"].rms == 0
+
+
 def test_unevenness_of_one_site_alone() -> None:
     """Currents that come too late to be sent: nothing but unevenness, and it is named."""
     network, calibration = one_site([1.0])

@@ -41,6 +41,19 @@ def test_loss_is_the_distance_of_the_simulated_output(name, neuron):
     assert loss == pytest.approx(wanted, rel=1e-6)
 
 
+def test_the_derivative_of_a_refining_site_is_where_its_staircase_rises():
+    network, calibration = nets.one_site([6.0])
+    snn = tp.convert(network, calibration, neuron=tp.Refining(4), threshold=tp.MaxAbs())
+    student = _Student(snn, 8, "values")
+    rises = []
+    for value in (-0.4, -0.1, 0.4, 3.0, 5.6, 5.9, 6.4):
+        x = torch.full((1, 1), value, dtype=torch.float64)
+        loss = student.loss(x, [torch.full((1, 1), 20.0, dtype=torch.float64)])
+        slopes = torch.autograd.grad(loss, list(student.levels.values()))
+        rises.append(bool(slopes[0].any()))
+    assert rises == [False, False, True, True, True, True, False]
+
+
 def test_behind_a_sigmoid_the_loss_is_that_of_the_probabilities():
     losses = []
     for tail in ((), (nn.Sigmoid(),)):

@@ -15,7 +15,7 @@ NEURONS = [
     tp.Signed(4),
     tp.MultiThreshold(3, signed=True),
     tp.Differential(12, 2),
-    tp.Refining(2, 4, levels=9, period=3),
+    tp.Refining(2, 4, levels=8, period=3),
     tp.Telescoped(2),
 ]
 RULES = [

@@ -51,7 +51,7 @@ from transpike.thresholds import (
         ("refining", Refining(4, 2)),
         ("refining:8:4", Refining(8, 4)),
         ("refining:2:2:4:3", Refining(2, 2, levels=4, period=3)),
-        ("refining:1:2:3", Refining(1, 2, levels=3)),
+        ("refining:1:2:2", Refining(1, 2, levels=2)),
         ("refining:8", Refining(8, 4, levels=10)),
     ],
 )

@@ -19,6 +19,9 @@ from transpike.spiking import Coding, SpikingNetwork
 from transpike.thresholds import Percentile, ThresholdRule
 from transpike.thresholds import threshold as threshold_of
 
+# Levels that a rule aims at where a step shrinks: with more, rounding no longer counts.
+_MOST_LEVELS = 1024
+
 
 def convert(
     model: nn.Module | Network,
@@ -71,6 +74,8 @@ def convert(
     levels = neuron.levels if neuron.ratio == 1 else None
     if levels is None and timesteps is not None:
         levels = neuron.levels_at(timesteps)
+        if neuron.ratio > 1:
+            levels = min(levels, _MOST_LEVELS)
     steps: dict[str, Tensor] = {}
     silent: dict[str, int] = {}
     for site in network.sites:

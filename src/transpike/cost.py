@@ -501,12 +501,15 @@ def sources(snn: SpikingNetwork, node: Node) -> list[str]:
 
 
 def passes_counts(snn: SpikingNetwork, node: Node) -> bool:
-    """Whether the changes of a max-pool are whole counts: one step within every window."""
+    """Whether the changes of a max-pool are whole counts: one step per window, at every t."""
     if node.kind != "cumulative":
         return False
     feeding = sources(snn, node)
     if not feeding:
         return False
+    neurons = [snn.neurons[name] for name in feeding]
+    if len({(neuron.ratio, neuron.period, neuron.levels) for neuron in neurons}) > 1:
+        return False  # steps that shrink at other times
     network = snn.network
     steps = {
         site.node: site.along_channels(snn.steps[site.name]).expand(1, *site.shape)

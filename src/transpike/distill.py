@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError
 from transpike.network import Network, Site
+from transpike.neuron import refined_start
 from transpike.outputs import Reading, check_reading, cut_of, divergence
 from transpike.simulate import simulate
 from transpike.spiking import SpikingNetwork
@@ -222,11 +223,15 @@ class _Student:
 
         def send(site: Site, z: Tensor) -> Tensor:
             name, spread = site.name, site.along_channels
-            step, start = spread(self.step(name)), spread(starts[name])
+            neuron = self.snn.neurons[name]
+            finer, v0 = neuron.finer_at(self.timesteps), neuron.initial_membrane
+            start = spread(refined_start(neuron, starts[name], self.timesteps)) / finer
+            step = spread(self.step(name))
             level = self.scale * (z / step + spread(self.offset(name))) + start
-            most = torch.full_like(step, self.snn.neurons[name].reach_at(self.timesteps))
+            most = torch.full_like(step, neuron.reach_at(self.timesteps))
             if site.upper_bound is not None:  # c/d: with the derivative that keeps the output at c
-                reach = (self.scale * site.upper_bound / step + start).clamp(min=0)
+                own = start if neuron.ratio == 1 else v0 / finer
+                reach = (self.scale * site.upper_bound / step + own).clamp(min=0)
                 most = torch.minimum(reach, most)
             level = torch.minimum(level.clamp(min=0), most)
             count = level + (totals[name].net.to(level) - level).detach()

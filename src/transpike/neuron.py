@@ -95,6 +95,21 @@ class Neuron:
             )
         if self.ratio == 1 and self.period > 1:
             raise ArgumentError(f"period: needed 1 with ratio 1, got {self.period!r}.")
+        if self.ratio > 1 and isinstance(self.levels, int) and self.levels >= 1:
+            self._check_refined_levels(self.levels)
+
+    def _check_refined_levels(self, levels: int) -> None:
+        most = self.max_count * self.period * self.ratio // (self.ratio - 1)
+        if levels > most:
+            raise ArgumentError(
+                f"levels: K = {self.max_count} counts reach at most {most} first steps with ratio "
+                f"{self.ratio} and period {self.period}, got {levels} levels. Use fewer."
+            )
+        if levels * self.ratio > 2**_MOST_BITS:
+            raise ArgumentError(
+                f"ratio: needed levels times ratio <= 2^{_MOST_BITS}, got {levels} and "
+                f"{self.ratio}: the step would never shrink."
+            )
 
     @property
     def name(self) -> str:
@@ -254,8 +269,9 @@ def Refining(
     Args:
         max_count: K, largest count per timestep.
         ratio: by which the step is divided: a power of two, >= 2; default 2, from K = 8 on 4.
-        levels: L, first steps up to the threshold. Default: 1.5 K with ratio 2, else 1.25 K, times
-            the period; with K = 1 the period. These came closest on a ResNet-20.
+        levels: L, first steps up to the threshold, at most K period ratio / (ratio - 1). Default:
+            what two steps reach, K (1 + 1 / ratio) rounded down, times the period. It came closest
+            on a ResNet-20 (K = 4 and 8).
         period: timesteps with the same step.
         initial_membrane: fraction of the step.
 
@@ -268,8 +284,7 @@ def Refining(
     if isinstance(max_count, int) and ratio is None:
         ratio = 4 if max_count >= _COUNT_OF_RATIO_4 else 2
     if isinstance(max_count, int) and levels is None:
-        share = 1.0 if max_count == 1 else 1.5 if ratio == 2 else 1.25
-        levels = round(share * max_count) * period
+        levels = max_count * (ratio + 1) // ratio * period if ratio else None
     return Neuron(
         max_count=max_count,
         signed=True,
@@ -329,15 +344,17 @@ def level_limit(
 ) -> Tensor | float:
     """Largest total after t timesteps; `bound` is c/d of an activation clamp(x, 0, c).
 
-    With a bound: max(0, floor(bound t + start)), and no t in differential coding. Where the step
-    has shrunk, the result is in units of the step at t; bound and start are in those of the first.
+    With a bound: max(0, floor(bound t + start)), and no t in differential coding. Of a refining
+    neuron the result is in units of the step at t, the bound in those of the first, and a start
+    other than the neuron's own is a current like any other: it does not move the bound.
     """
     most = float(neuron.levels_at(t))
     if bound is None:
         return most
-    finer, v0 = neuron.finer_at(t), neuron.initial_membrane
-    reach = bound * (finer if neuron.levels is not None else t)
-    limit = torch.floor(reach + (v0 if start is None else refined_start(neuron, start, t)))
+    reach = bound * (t if neuron.levels is None else neuron.finer_at(t))
+    if start is None or neuron.ratio > 1:
+        start = torch.as_tensor(neuron.initial_membrane)
+    limit = torch.floor(reach + start)
     return torch.clamp(limit, min=0, max=most)
 
 

@@ -37,7 +37,7 @@ from transpike.thresholds import (
 
 NEURON_FORMS = (
     "if, burst:5, burst:8:resolution, signed:1, multi:3, multi:3:signed, differential:8:1, "
-    "refining:4:2, telescoped:8"
+    "refining:4, refining:4:2:6:1, telescoped:8"
 )
 UNTIL_FORMS = "margin, margin:0.9, entropy, entropy:0.1"
 THRESHOLD_FORMS = "percentile:99.9, max, lsq, lsq:16, gauss, gauss:16, ltb, ltb:1000"

@@ -40,7 +40,6 @@ _KEPT = 1 / 3
 _BATCH = 64
 # Excess over the budget of spikes that held-out inputs may show, relative.
 _TOLERANCE = 0.02
-_LEVELS_OVER_COUNT = (1, 1.25, 1.5)  # of refining neurons
 _SMALLEST = 6  # inputs that tuning needs at least
 _DISTILLED = 2  # recipes at the top of the last round that are tried with Distillation too
 
@@ -271,9 +270,11 @@ def _candidates(
 
 
 def _refining(max_count: int) -> list[Neuron]:
-    """A few levels more or less than the preset's, as the network's depth asks for."""
-    levels = sorted({round(share * max_count) for share in _LEVELS_OVER_COUNT})
-    return [Refining(max_count, levels=count) for count in levels]
+    """The preset, which reaches its threshold in two steps, and some that do in fewer."""
+    most = Refining(max_count)
+    halves = range(3)  # of what the second step adds to K
+    levels = {max_count + max_count * half // (2 * most.ratio) for half in halves}
+    return [Refining(max_count, levels=count) for count in sorted(levels)]
 
 
 def _keep(count: int) -> int:

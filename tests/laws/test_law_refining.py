@@ -12,8 +12,16 @@ import nets
 import transpike as tp
 from transpike.engine.scan import Chunk, Constants, Population, scan
 
+
+def _reachable(max_count, ratio, levels, period, initial_membrane):
+    levels = min(levels, max_count * period * ratio // (ratio - 1))
+    return tp.Refining(
+        max_count, ratio, levels=levels, period=period, initial_membrane=initial_membrane
+    )
+
+
 NEURONS = st.builds(
-    tp.Refining,
+    _reachable,
     st.integers(1, 6),
     st.sampled_from([2, 4, 8]),
     levels=st.integers(1, 9),
@@ -183,6 +191,35 @@ def test_more_timesteps_come_closer_than_a_fixed_step():
     assert gaps[1][0] < 1.2 * gaps[0][0] and gaps[1][3] < 0.5 * gaps[0][3]
 
 
+@pytest.mark.parametrize("start", [-1.0, 0.5, 0.75, 2.0])
+def test_a_calibrated_start_is_a_current_and_does_not_move_the_bound(start):
+    """A site of ReLU6 holds min(current + start - v0, 6), rounded to the last step."""
+    network, calibration = nets.one_site([7.0], nn.ReLU6())
+    snn = tp.convert(network, calibration, neuron=tp.Refining(4), threshold=tp.MaxAbs())
+    (name,) = snn.steps
+    d = float(snn.steps[name])
+    snn = snn.changed(starts={name: torch.full_like(snn.steps[name], start)})
+    x = torch.linspace(-2, 9, 45, dtype=torch.float64)[:, None]
+    fine = d / snn.neurons[name].finer_at(9)
+    shifted = x + (start - 0.5) * d
+    wanted = torch.floor(shifted / fine + 0.5).clamp(0, math.floor(6 / fine + 0.5)) * fine
+    for simulate in (tp.simulate, tp.simulate_reference):
+        found = simulate(snn, x, 9, output_at=[9]).output[0]
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
+    torch.testing.assert_close(tp.quantized_ann(snn, x, 9), wanted, rtol=0, atol=1e-9)
+
+
+def test_rules_aim_at_the_levels_of_the_last_step():
+    network, calibration = nets.captured("conv2d")
+    neuron = tp.Refining(4)
+    aimed = {}
+    for levels in (None, neuron.levels_at(4), neuron.levels):
+        rule = tp.LeastSquares(levels=levels)
+        snn = tp.convert(network, calibration, neuron=neuron, threshold=rule, timesteps=4)
+        aimed[levels] = torch.cat(list(snn.steps.values()))
+    assert torch.equal(aimed[None], aimed[48]) and not torch.equal(aimed[None], aimed[6])
+
+
 def test_a_sample_that_stops_early_does_not_touch_the_others():
     """Populations lose rows between two steps, and the rest goes on as if alone."""
     torch.manual_seed(4)
@@ -222,6 +259,8 @@ def test_inputs_that_change_are_refused():
         (lambda: tp.Refining(4, 1), "Use Differential for 1"),
         (lambda: tp.Refining(4, 2, period=0), "period: needed an integer >= 1"),
         (lambda: tp.Refining(4, 2, levels=0), "levels: needed an integer >= 1"),
+        (lambda: tp.Refining(8, levels=12), "K = 8 counts reach at most 10 first steps"),
+        (lambda: tp.Refining(4, 2**16), "the step would never shrink"),
         (lambda: tp.Neuron(ratio=2), r"Use Refining\(max_count, ratio\)"),
         (lambda: tp.Neuron(period=2), "period: needed 1 with ratio 1"),
     ],

@@ -33,8 +33,8 @@ NeuronOption = Annotated[
     str | None,
     typer.Option(
         "--neuron",
-        help="if (default), burst:5, burst:8:resolution, signed:1, multi:3, differential:8 or "
-        "telescoped:8.",
+        help="if (default), burst:5, burst:8:resolution, signed:1, multi:3, differential:8, "
+        "refining:4 (refining:K:RATIO:LEVELS:PERIOD) or telescoped:8.",
     ),
 ]
 ThresholdOption = Annotated[

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from transpike.engine import native
-from transpike.neuron import Neuron, refined_start
+from transpike.neuron import Neuron
 
 # Values per block of the eager update: its buffers of float32 fit a 512 KiB second-level cache.
 _BLOCK = 24_576
@@ -46,10 +46,12 @@ class Constants:
         neuron = self.neuron
         finer = neuron.finer_at(t)
         if finer not in self.later:
+            bounded = self.bound is not None
             self.later[finer] = Constants(
                 replace(neuron, levels=neuron.levels_at(t), ratio=1, period=1),
-                self.step / finer,
-                refined_start(neuron, self.start, t),
+                self.step if finer == 1 else self.step / finer,
+                # Read for the bound only, which a calibrated start does not move.
+                torch.full_like(self.start, neuron.initial_membrane) if bounded else self.start,
                 self.offset,
                 None if self.bound is None else self.bound * finer,
             )

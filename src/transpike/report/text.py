@@ -25,7 +25,7 @@ PART_LABELS = {
 }
 _CEILING_NOTE = (
     "The ceiling is the quantised analog network with K·t levels (differential coding: with its "
-    "own levels at every t): a reference, not an upper bound."
+    "own levels): a reference, not an upper bound."
 )
 _OPERATIONS = (
     ("accumulates (spikes)", "accumulates", "ann_additions"),
