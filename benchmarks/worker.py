@@ -125,12 +125,14 @@ class _Desk:
 
 
 def build(setup: dict[str, Any], entry: Entry) -> Any:
-    """The contestant by name: ann, reference, engine-PRECISION, spikingjelly-MODE, braincog.
+    """The contestant by name: ann, reference, engine-PRECISION, spikingjelly-MODE, braincog,
+    snn-calibration.
 
     A peer's variant stands behind a colon, as in "spikingjelly-single:ltb".
     """
     name, _, variant = setup["contestant"].partition(":")
-    make = entry.build if name.startswith(("spikingjelly", "braincog")) else entry.plain
+    peers = ("spikingjelly", "braincog", "snn-calibration")
+    make = entry.build if name.startswith(peers) else entry.plain
     model = (make or entry.build)(setup["weights"])
     images = calibration(setup, entry)
     sys.path.insert(0, str(Path(__file__).parent / "peers"))
@@ -143,6 +145,10 @@ def build(setup: dict[str, Any], entry: Entry) -> Any:
         from braincog_adapter import BrainCog
 
         return BrainCog(model, images, variant or "gamma5", setup["device"])
+    if name == "snn-calibration":
+        from snn_calibration_adapter import SnnCalibration
+
+        return SnnCalibration(model, images, variant, setup["device"])
     from contestants import Analog, Transpike
 
     if name == "ann":
