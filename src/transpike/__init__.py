@@ -28,6 +28,7 @@ from transpike.neuron import MultiThreshold as MultiThreshold
 from transpike.neuron import Neuron as Neuron
 from transpike.neuron import Refining as Refining
 from transpike.neuron import Signed as Signed
+from transpike.neuron import Staggered as Staggered
 from transpike.neuron import Telescoped as Telescoped
 from transpike.passes import AllocateCounts as AllocateCounts
 from transpike.passes import BiasCorrection as BiasCorrection

@@ -13,7 +13,17 @@ from transpike.capture import capture
 from transpike.errors import ArgumentError, DataError
 from transpike.evaluate import Evaluation, evaluate
 from transpike.network import Network, check_timesteps
-from transpike.neuron import IF, Burst, Differential, MultiThreshold, Neuron, Refining, Signed
+from transpike.neuron import (
+    IF,
+    LONGEST_WINDOW,
+    Burst,
+    Differential,
+    MultiThreshold,
+    Neuron,
+    Refining,
+    Signed,
+    Staggered,
+)
 from transpike.passes import BiasCorrection, CalibrationPass, SiteSearch
 from transpike.recipe import Recipe
 from transpike.simulate import simulate
@@ -102,12 +112,14 @@ def _line(row: Row) -> str:
     )
 
 
-def methods(timesteps: int, max_count: int = 1) -> dict[str, Recipe]:
+def methods(timesteps: int, max_count: int = 1, depth: int | None = None) -> dict[str, Recipe]:
     """The field's methods and this library's, for T timesteps and at most K counts.
 
     Args:
         timesteps: T.
         max_count: K of the neurons that have one; burst in range mode takes max(K, 2).
+        depth: sites on the network's longest path, `max(network.depth.values())`: `Staggered`
+            neurons are among the methods where it is given and T is larger.
     """
     check_timesteps(timesteps)
     bits = max(1, (max_count + 1).bit_length() - 1)
@@ -135,6 +147,10 @@ def methods(timesteps: int, max_count: int = 1) -> dict[str, Recipe]:
     if max_count > 1 and timesteps > 1:
         refining = (Refining(max_count), LeastSquares(), (BiasCorrection(),))
         recipes["least squares, refining, bias"] = refining
+    if max_count > 1 and depth is not None and timesteps > depth:
+        window = min(timesteps - depth + 1, LONGEST_WINDOW)
+        staggered = Staggered(max_count, window=window)
+        recipes["least squares, staggered, bias"] = (staggered, LeastSquares(), (BiasCorrection(),))
     if max_count == 1:  # the same as IF
         del recipes["percentile per channel, unsigned"]
     return {

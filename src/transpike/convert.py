@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -99,9 +99,15 @@ def convert(
         "calibration_n": statistics.n,
         "silent_channels": silent,
     }
-    neurons = {site.name: neuron for site in network.sites}
+    depth = network.depth
+    neurons = {
+        site.name: replace(neuron, delay=neuron.delay + neuron.lag * (depth[site.name] - 1))
+        for site in network.sites
+    }
     coding: Coding = "rate" if neuron.levels is None else "differential"
     snn = SpikingNetwork(network, neurons, steps, settings, coding=coding)
+    if timesteps is not None:
+        snn.check_timesteps(timesteps)
     if passes and batches is not None and timesteps is not None:
         images = joined_inputs(batches).to(network.device)
         for one in passes:

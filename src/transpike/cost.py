@@ -396,6 +396,7 @@ class _Tally:
             sites=self.spikes,
             pools=self.changes,
             bits=bits,
+            updates={name: _updates(neuron, self.timesteps) for name, neuron in neurons.items()},
             comparisons={name: _comparisons(neuron) for name, neuron in neurons.items()},
             resets={name: 2 if neuron.signed else 1 for name, neuron in neurons.items()},
         )
@@ -426,6 +427,11 @@ class _Tally:
 def _bits(neuron: Neuron, timesteps: int) -> int:
     """Bits of an activation with as many levels: ceil(log2(levels + 1))."""
     return math.ceil(math.log2(neuron.levels_at(timesteps) + 1))
+
+
+def _updates(neuron: Neuron, timesteps: int) -> int:
+    """Timesteps up to T in which a neuron may fire; in others it only adds up what comes."""
+    return sum(neuron.fires_at(t) for t in range(1, timesteps + 1))
 
 
 def _comparisons(neuron: Neuron) -> int:
@@ -508,7 +514,8 @@ def passes_counts(snn: SpikingNetwork, node: Node) -> bool:
     if not feeding:
         return False
     neurons = [snn.neurons[name] for name in feeding]
-    if len({(neuron.ratio, neuron.period, neuron.levels) for neuron in neurons}) > 1:
+    schedules = {(n.ratio, n.period, n.levels, n.delay, n.window) for n in neurons}
+    if len(schedules) > 1:
         return False  # steps that shrink at other times
     network = snn.network
     steps = {

@@ -37,7 +37,7 @@ from transpike.capture import capture
 from transpike.errors import ArgumentError, DataError
 from transpike.findings import Finding, OutputDiagnosis, Part, SiteDiagnosis, advice, findings
 from transpike.network import Network, Site, check_timesteps
-from transpike.neuron import Neuron, level_limit, refined_start
+from transpike.neuron import Neuron, quantized
 from transpike.reference import Simulation, Totals
 from transpike.simulate import simulate
 from transpike.spiking import SpikingNetwork, site_bounds, site_offsets, site_starts
@@ -391,10 +391,8 @@ class _Tally:
         """The staircase of a site for a constant current z."""
         step, start = self.steps[site.name], self.starts[site.name]
         neuron = self.snn.neurons[site.name]
-        fine = self.scale * neuron.finer_at(self.timesteps)
-        level = torch.floor(z / step * fine + refined_start(neuron, start, self.timesteps))
-        limit = level_limit(neuron, self.timesteps, self.bounds[site.name], start)
-        return torch.minimum(level.clamp_(min=0), torch.as_tensor(limit)) * (step / fine)
+        drive, bound = z / step * self.scale, self.bounds[site.name]
+        return quantized(neuron, drive, self.timesteps, start, bound) * (step / self.scale)
 
     def _compare_output(self, run: Simulation, expected: Any, through: Any) -> None:
         leaves = [pytree.tree_leaves(value) for value in (run.output, expected, through)]

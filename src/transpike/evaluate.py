@@ -14,7 +14,6 @@ from torch import Tensor
 from transpike.calibrate import pairs_of
 from transpike.engine.run import Engine, Outcome, Request
 from transpike.errors import ArgumentError, DataError
-from transpike.network import check_timesteps
 from transpike.outputs import cut_of, prediction
 from transpike.simulate import check_portion, prepared
 from transpike.spiking import SpikingNetwork, quantized_ann
@@ -172,7 +171,7 @@ def evaluate(
         DataError: no data, no targets, or shapes that do not fit.
         KeyboardInterrupt: interrupted before the first batch was finished.
     """
-    check_timesteps(timesteps)
+    snn.check_timesteps(timesteps)
     check_portion(None, memory_budget)
     total = _sample_count(batches)
 

@@ -84,7 +84,7 @@ class Counts:
         additions: other additions: constant currents into membranes, resets, pooled or added
             analog values.
         comparisons: thresholds and maxima.
-        neuron_updates: neurons times timesteps.
+        neuron_updates: neurons times timesteps, those of their window where they have one.
         ann_macs: multiply-accumulates of the analog network, with the same rule (no zero weights,
             no padding).
         ann_macs_nominal: the same as usually printed: every kernel position of every output.
@@ -142,7 +142,8 @@ class Activity:
         pools: per name of a cumulative node (3, ...): the same for the changes of its output; a
             node without an entry passes graded currents on.
         bits: per site name, bits of its activation in the quantised network.
-        comparisons: per site name, comparisons per neuron and timestep.
+        updates: per site name, timesteps in which its neurons may fire.
+        comparisons: per site name, comparisons per neuron and such a timestep.
         resets: per site name, additions a spike causes in its own neuron.
     """
 
@@ -152,6 +153,7 @@ class Activity:
     sites: Mapping[str, Tensor]
     pools: Mapping[str, Tensor]
     bits: Mapping[str, int]
+    updates: Mapping[str, int]
     comparisons: Mapping[str, int]
     resets: Mapping[str, int]
 
@@ -273,7 +275,7 @@ class _Walk:
         """Neurons: events of weight one, constant currents, updates and resets."""
         sums, activity = _sums(value), self.activity
         spikes = activity.sites[site.name]
-        updates = site.neurons * activity.timesteps
+        updates = site.neurons * activity.updates[site.name]
         held = float(_mask(value[_STATIC] + value[_CONSTANT]).sum())
         resets = activity.resets[site.name] * float(spikes[0].sum()) / activity.samples
         self._record(

@@ -228,6 +228,15 @@ class Network:
                 last.pop(leaf.name, None)
         return last
 
+    @cached_property
+    def depth(self) -> dict[str, int]:
+        """Per site name, the sites on the longest path from the input to it, itself included."""
+        reached = {INPUT: 0}
+        for node in self.nodes:
+            before = max((reached[name] for name in node.reads), default=0)
+            reached[node.name] = before + (node.name in self.site_of)
+        return {site.name: reached[site.node] for site in self.sites}
+
     def to(
         self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Network:
@@ -241,7 +250,7 @@ class Network:
     def with_tensors(self, tensors: Mapping[str, Tensor], input_dtype: torch.dtype) -> Network:
         """The same graph with other tensors; what was derived from the graph is kept."""
         other = replace(self, tensors=tensors, input_dtype=input_dtype)
-        for name in ("by_name", "site_of", "tail", "last_reader"):
+        for name in ("by_name", "site_of", "tail", "last_reader", "depth"):
             other.__dict__[name] = getattr(self, name)
         return other
 

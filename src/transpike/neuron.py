@@ -7,7 +7,7 @@ setting of it; the presets at the end say which. Membranes are held in units of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from transpike.errors import ArgumentError
 
 _COUNT_OF_RATIO_4 = 8  # max count from which a refining neuron's step is divided by 4, not 2
+LONGEST_WINDOW = 6
+"""Timesteps after which a staggered layer has sent its input as finely as it helps."""
 _MOST_BITS = 16  # of a multi-threshold neuron's counts, of refined levels: exact in float32
 
 
@@ -27,7 +29,8 @@ class Neuron:
     unsigned n = clamp(floor(V/d), 0, K); signed n = max(clamp(floor(V/d), -K, K), -N);
     V -= n d (reset by subtraction); the next operation sees n d. With `levels` L (differential
     coding) also N + n <= L, so that a settled neuron holds clamp(floor(C/d + v0), 0, L) of its
-    cumulative input C. With a `ratio` r above 1 the step shrinks as time goes on, see `Refining`.
+    cumulative input C. With a `ratio` r above 1 the step shrinks as time goes on, see `Refining`;
+    with a `window` a layer fires in some timesteps only, see `Staggered`.
 
     Attributes:
         max_count: K, largest count per timestep, >= 1.
@@ -42,6 +45,13 @@ class Neuron:
         ratio: r, by which the step is divided every `period` timesteps, in differential coding: a
             power of two; 1: the step stays.
         period: timesteps with the same step, >= 1.
+        window: timesteps in which it may fire, >= 1; None: in all from its delay on. Outside of its
+            window it adds up its current and is silent.
+        lag: timesteps by which the window of a layer begins after those of the layers it reads.
+        delay: timesteps before its window. `convert` sets it: lag times the sites that come before
+            on the longest path from the input.
+        hysteresis: h, by how many steps the membrane has to be below 0 before a count is taken
+            back, in [0, 1): n = floor(V/d) where V >= 0, else min(0, floor(V/d + h)).
         code: how a count is sent, which is how spikes are counted: "unit": |n| spikes; "binary":
             one spike per bit set in |n|.
 
@@ -57,6 +67,10 @@ class Neuron:
     levels: int | None = None
     ratio: int = 1
     period: int = 1
+    window: int | None = None
+    lag: int = 0
+    delay: int = 0
+    hysteresis: float = 0.0
     code: Literal["unit", "binary"] = "unit"
 
     def __post_init__(self) -> None:
@@ -71,6 +85,7 @@ class Neuron:
         if self.code not in ("unit", "binary"):
             raise ArgumentError(f"code: needed 'unit' or 'binary', got {self.code!r}.")
         self._check_refinement()
+        self._check_window()
         if self.levels is not None:
             self._check_levels(self.levels)
 
@@ -111,13 +126,39 @@ class Neuron:
                 f"{self.ratio}: the step would never shrink."
             )
 
+    def _check_window(self) -> None:
+        least = {"lag": 0, "delay": 0} | ({} if self.window is None else {"window": 1})
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                raise ArgumentError(f"{name}: needed an integer >= {lowest}, got {value!r}.")
+        if not (math.isfinite(self.hysteresis) and 0 <= self.hysteresis < 1):
+            raise ArgumentError(f"hysteresis: needed 0 <= h < 1, got {self.hysteresis!r}.")
+        if self.levels is None and (self.scheduled or self.lag or self.hysteresis):
+            raise ArgumentError(
+                "window: windows, lags and hysteresis need levels, that is differential coding. "
+                "Use Staggered(max_count, ratio)."
+            )
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether its timesteps differ: its step shrinks, or it fires in some of them only."""
+        return self.ratio > 1 or self.window is not None or self.delay > 0
+
+    def fires_at(self, t: int) -> bool:
+        """Whether timestep t (1-based) is in its window."""
+        return self.delay < t and (self.window is None or t <= self.delay + self.window)
+
     @property
     def name(self) -> str:
         """How tables call this neuron."""
         if self.ratio > 1:
             rest = f", L={self.levels}" if self.levels != self.max_count else ""
             rest += f", period={self.period}" if self.period > 1 else ""
-            return f"refining K={self.max_count}, ratio={self.ratio}{rest}"
+            kind = "refining" if self.window is None else "staggered"
+            if self.window is not None:
+                rest += f", window={self.window}, lag={self.lag}"
+            return f"{kind} K={self.max_count}, ratio={self.ratio}{rest}"
         if self.levels is not None:
             return f"differential L={self.levels}, K={self.max_count}"
         if self.telescoped:
@@ -156,11 +197,13 @@ class Neuron:
     def finer_at(self, t: int) -> int:
         """First step over the step at timestep t (1-based); it grows while L times it fits 16 bits.
 
-        A spike at t is worth step / finer_at(t).
+        A spike at t is worth step / finer_at(t). Before and after the window it stays.
         """
         if self.ratio == 1 or self.levels is None:
             return 1
-        finer: int = self.ratio ** min((t - 1) // self.period, _MOST_BITS)
+        own = max(t - self.delay, 1)
+        own = own if self.window is None else min(own, self.window)
+        finer: int = self.ratio ** min((own - 1) // self.period, _MOST_BITS)
         while finer > 1 and self.levels * finer > 2**_MOST_BITS:
             finer //= self.ratio
         return finer
@@ -296,6 +339,55 @@ def Refining(
     )
 
 
+def Staggered(
+    max_count: int = 2,
+    ratio: int = 2,
+    *,
+    window: int = 4,
+    lag: int = 1,
+    levels: int | None = None,
+    hysteresis: float = 0.5,
+) -> Neuron:
+    """Refining neuron whose layers fire one after the other: few spikes, many timesteps.
+
+    A layer is silent and adds up its current until its window begins, `lag` timesteps after that of
+    the layers it reads; so it knows its input almost, with lag = window - 1 completely, before it
+    sends its first count, and has little to take back. The k-th layer fires in the timesteps
+    lag (k - 1) + 1 .. lag (k - 1) + window; a network of D layers, one after the other, needs
+    T = lag (D - 1) + window. Images can follow one another at the distance of a window.
+
+    With hysteresis h and the start v0 = (1 - h) / 2 a count is sent where the rest is at least
+    (1 + h) / 2 steps. From 2/3 steps on, with ratio 2, no two timesteps in a row carry a count
+    where the input is complete: the number is written in non-adjacent form, with the fewest spikes.
+
+    Args:
+        max_count: K, largest count per timestep.
+        ratio: by which the step is divided from one timestep of the window to the next, a power of
+            two, >= 2.
+        window: timesteps in which a layer fires.
+        lag: timesteps by which a layer's window begins after that of the layers it reads.
+        levels: L, first steps up to the threshold, at most K ratio / (ratio - 1). Default: what two
+            steps reach, K (1 + 1 / ratio) rounded down.
+        hysteresis: h, steps, in [0, 1); 0 rounds to the nearest.
+
+    Source: this library, from Stöckl & Maass 2021 (few spikes: layer after layer, a spike's weight
+    falls with time), Park et al. 2020 (T2FSNN: windows that overlap) and `Refining`; differs:
+    signed counts correct what was sent, so windows may overlap, and hysteresis makes them rare.
+    """
+    if ratio == 1:
+        raise ArgumentError("ratio: needed a power of two >= 2, got 1. Use Differential for 1.")
+    refining = Refining(max_count, ratio, levels=levels)
+    if not isinstance(hysteresis, int | float) or not 0 <= hysteresis < 1:
+        raise ArgumentError(f"hysteresis: needed 0 <= h < 1, got {hysteresis!r}.")
+    return replace(
+        refining,
+        window=window,
+        lag=lag,
+        hysteresis=float(hysteresis),
+        initial_membrane=(1 - hysteresis) / 2,
+    )
+
+
 def Telescoped(max_count: int = 1, *, initial_membrane: float = 0.5) -> Neuron:
     """The reference neuron, whose output equals the quantised network with K T levels exactly."""
     return Neuron(
@@ -384,7 +476,12 @@ def fire(
     Updates the state in place. `bound` is c/d, `start` the initial membrane in units of the step,
     both broadcastable over the membrane, or None.
     """
+    if not neuron.fires_at(t):
+        return torch.zeros_like(state.membrane)
     level = torch.floor(state.membrane)
+    if neuron.hysteresis:
+        negative = torch.floor(state.membrane + neuron.hysteresis).clamp_(max=0)
+        level = torch.floor(state.membrane.clamp(min=0)) + negative
     if neuron.telescoped:
         assert state.total is not None
         limit = torch.as_tensor(level_limit(neuron, t, bound, start))
@@ -403,3 +500,35 @@ def fire(
         state.total = state.total + count
     state.membrane = state.membrane - count
     return count
+
+
+def quantized(neuron: Neuron, drive: Tensor, t: int, start: Tensor, bound: Tensor | None) -> Tensor:
+    """What a population alone holds after t timesteps of an input it had from the first on.
+
+    floor(C/d + start) within 0 and the levels, with d the step at t. With hysteresis it depends on
+    the counts before, and the timesteps are gone through.
+
+    Args:
+        neuron: settings.
+        drive: cumulative input C over t timesteps, (B, ...), in units of the first step.
+        t: timesteps, >= 1.
+        start: initial membrane, in units of the first step, broadcastable over (B, ...).
+        bound: c/d of an activation clamp(x, 0, c), or None.
+
+    Returns:
+        (B, ...), in units of the first step.
+    """
+    fine = neuron.finer_at(t)
+    if t <= neuron.delay:
+        return torch.zeros_like(drive)
+    if neuron.hysteresis:
+        state = initial_state(neuron, bound is not None, drive, start)
+        state.membrane = state.membrane + drive
+        for now in range(1, t + 1):
+            refine(neuron, state, now)
+            fire(neuron, state, now, bound, start)
+        assert state.total is not None
+        return state.total / fine
+    level = torch.floor(drive * fine + refined_start(neuron, start, t)).clamp_(min=0)
+    limit = level_limit(neuron, t, bound, start)
+    return torch.minimum(level, torch.as_tensor(limit)) / fine

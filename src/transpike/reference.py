@@ -158,7 +158,7 @@ def check_request(
         ArgumentError: timesteps, output_at or record are out of range.
         DataError: the input does not fit the network.
     """
-    check_timesteps(timesteps)
+    snn.check_timesteps(timesteps)
     network = snn.network
     if network.dtype not in (torch.float32, torch.float64):
         raise DataError(
@@ -170,10 +170,11 @@ def check_request(
         raise ArgumentError(
             f"time_axis: needed an input of {timesteps} timesteps (T, B, ...), got {len(x)}."
         )
-    if time_axis and any(neuron.ratio > 1 for neuron in snn.neurons.values()):
+    if time_axis and any(neuron.scheduled for neuron in snn.neurons.values()):
         raise ArgumentError(
-            "time_axis: a refining neuron sends what comes late with a small step, so its input "
-            "has to stay as it is. Use Differential(levels, max_count) for inputs that change."
+            "time_axis: a refining or staggered neuron sends what comes late with a small step or "
+            "not at all, so its input has to stay as it is. Use Differential(levels, max_count) "
+            "for inputs that change."
         )
     wanted = readout_timesteps(output_at, timesteps)
     known = {site.name for site in network.sites}

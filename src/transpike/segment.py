@@ -18,7 +18,7 @@ from transpike.data.images import Normalisation
 from transpike.data.volumes import Volume, normalised
 from transpike.errors import ArgumentError, DataError
 from transpike.evaluate import curve_points
-from transpike.network import Network, check_timesteps
+from transpike.network import Network
 
 # The rule by which `evaluate` predicts: a mask is the same wherever it is made.
 from transpike.outputs import cut_of, prediction
@@ -152,7 +152,7 @@ def segment(
         UnsupportedError: the network's output is not dense.
         FileError: a slice cannot be read.
     """
-    check_timesteps(timesteps)
+    snn.check_timesteps(timesteps)
     chosen = list(range(volume.shape[0]) if slices is None else slices)
     _check(snn, volume, chosen)
     if len(normalisation.mean) != 1:

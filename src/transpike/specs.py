@@ -15,6 +15,7 @@ from transpike.neuron import (
     Neuron,
     Refining,
     Signed,
+    Staggered,
     Telescoped,
 )
 from transpike.passes import (
@@ -37,7 +38,7 @@ from transpike.thresholds import (
 
 NEURON_FORMS = (
     "if, burst:5, burst:8:resolution, signed:1, multi:3, multi:3:signed, differential:8:1, "
-    "refining:4, refining:4:2:6:1, telescoped:8"
+    "refining:4, refining:4:2:6:1, staggered:2, staggered:2:2:4:1:3, telescoped:8"
 )
 UNTIL_FORMS = "margin, margin:0.9, entropy, entropy:0.1"
 THRESHOLD_FORMS = "percentile:99.9, max, lsq, lsq:16, gauss, gauss:16, ltb, ltb:1000"
@@ -54,8 +55,10 @@ def parse_neuron(text: str, initial_membrane: float = 0.5) -> Neuron:
         text: `if`, `burst:K`, `burst:K:range`, `burst:K:resolution`, `signed:K` or
             `telescoped:K`, with K spikes per timestep at most; `multi:BITS` or `multi:BITS:signed`
             (K = 2^BITS - 1, counts sent in binary); `differential:LEVELS:K`;
-            `refining:K:RATIO:LEVELS:PERIOD`. The preset's own numbers where left out.
-        initial_membrane: membrane at the start, a fraction of the step.
+            `refining:K:RATIO:LEVELS:PERIOD`; `staggered:K:RATIO:WINDOW:LAG:LEVELS`. The preset's
+            own numbers where left out.
+        initial_membrane: membrane at the start, a fraction of the step; a staggered neuron's
+            follows from its hysteresis.
 
     Raises:
         ArgumentError: the form is unknown, or the neuron does not take these settings.
@@ -80,6 +83,8 @@ def parse_neuron(text: str, initial_membrane: float = 0.5) -> Neuron:
         return Differential(levels, count, initial_membrane=initial_membrane)
     if kind == "refining" and len(settings) <= 4:
         return _refining(text, settings, initial_membrane)
+    if kind == "staggered" and len(settings) <= 5:
+        return _staggered(text, settings, initial_membrane)
     raise ArgumentError(f"unknown neuron {text!r}: needed a form like {NEURON_FORMS}.")
 
 
@@ -90,6 +95,21 @@ def _refining(text: str, settings: list[str], initial_membrane: float) -> Neuron
         levels=_whole_number(text, settings[2]) if settings[2:] else None,
         period=_count(text, settings[3:], 1),
         initial_membrane=initial_membrane,
+    )
+
+
+def _staggered(text: str, settings: list[str], initial_membrane: float) -> Neuron:
+    if initial_membrane != 0.5:
+        raise ArgumentError(
+            f"{text!r}: the initial membrane of a staggered neuron follows from its hysteresis; "
+            "leave it out, or use Staggered(hysteresis=...) in Python."
+        )
+    return Staggered(
+        _count(text, settings, 2),
+        _count(text, settings[1:], 2),
+        window=_count(text, settings[2:], 4),
+        lag=_count(text, settings[3:], 1),
+        levels=_whole_number(text, settings[4]) if settings[4:] else None,
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from transpike.errors import ArgumentError, TranspikeError
 from transpike.network import Network, Site, check_timesteps
-from transpike.neuron import Neuron, level_limit, refined_start
+from transpike.neuron import Neuron, quantized
 
 Coding = Literal["rate", "differential"]
 
@@ -93,6 +93,25 @@ class SpikingNetwork(nn.Module):
     def max_count(self) -> int:
         """Largest count per timestep over all sites."""
         return max(neuron.max_count for neuron in self.neurons.values())
+
+    @property
+    def first_output(self) -> int:
+        """First timestep at which every layer may have fired; before it outputs mean nothing."""
+        return 1 + max(neuron.delay for neuron in self.neurons.values())
+
+    def check_timesteps(self, timesteps: int) -> None:
+        """Refuse a number of timesteps before whose end some layers have not fired.
+
+        Raises:
+            ArgumentError: `timesteps` is not an integer of at least `first_output`.
+        """
+        check_timesteps(timesteps)
+        if timesteps < self.first_output:
+            raise ArgumentError(
+                f"timesteps: needed at least {self.first_output}, got {timesteps}: layers fire one "
+                "after the other, and the last ones would not yet. Give more timesteps, or use "
+                "Refining(K), whose layers all fire from the first one on."
+            )
 
     def changed(self, **values: Any) -> SpikingNetwork:
         """The same network with other neurons, steps, starts, offsets, readout_start or settings.
@@ -201,7 +220,8 @@ def quantized_ann(snn: SpikingNetwork, x: Tensor, timesteps: int) -> Any:
     network's own step d, offset, start and max count K; a bounded site stays within
     floor(c T/d + start). In differential coding every site becomes
     d clamp(floor(z/d + offset + start), 0, L), whatever T; where the step shrinks, d and L are
-    those at T. It is a reference, not an upper bound.
+    those at T; with hysteresis it becomes what the neuron itself holds of z + offset after T
+    timesteps. It is a reference, not an upper bound.
 
     Args:
         snn: the converted network.
@@ -218,14 +238,12 @@ def quantized_ann(snn: SpikingNetwork, x: Tensor, timesteps: int) -> Any:
 
     def quantize(site: Site, z: Tensor) -> Tensor:
         neuron, bound, offset = snn.neurons[site.name], bounds[site.name], offsets[site.name]
-        step, fine = site.along_channels(steps[site.name]), scale * neuron.finer_at(timesteps)
+        step = site.along_channels(steps[site.name])
         drive = z / step
         if offset is not None:
             drive = drive + offset
-        start = refined_start(neuron, starts[site.name], timesteps)
-        level = torch.floor(drive * fine + start).clamp_(min=0)
-        limit = level_limit(neuron, timesteps, bound, starts[site.name])
-        return torch.minimum(level, torch.as_tensor(limit)) * (step / fine)
+        held = quantized(neuron, drive * scale, timesteps, starts[site.name], bound)
+        return held * (step / scale)
 
     with torch.inference_mode():
         return snn.network.run(x, quantize)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from transpike.calibrate import inputs_of
 from transpike.errors import ArgumentError, DataError
-from transpike.network import check_timesteps
 from transpike.simulate import simulate
 from transpike.spiking import SpikingNetwork
 from transpike.until import Until, clearness
@@ -45,7 +44,7 @@ def fit_until(
         ArgumentError: an argument is out of range.
         DataError: no data, or the output is not one row of scores per sample.
     """
-    check_timesteps(timesteps)
+    snn.check_timesteps(timesteps)
     if not 0 <= most_changed < 1:
         raise ArgumentError(f"most_changed: needed 0 <= fraction < 1, got {most_changed!r}.")
     Until(rule, 1.0, least)  # checks the settings
@@ -59,7 +58,7 @@ def fit_until(
     if not clear:
         raise DataError("fit_until: needed at least one batch of data, got none.")
     series = torch.cat(clear, dim=1).double()
-    series[: least - 1] = -1
+    series[: max(least, snn.first_output) - 1] = -1
     wrong = torch.cat(guesses, dim=1)
     changed = wrong != wrong[-1]
     threshold = _laxest(series, changed, most_changed)

@@ -15,7 +15,7 @@ from transpike.capture import capture
 from transpike.distill import Distillation
 from transpike.errors import ArgumentError, DataError
 from transpike.network import Network, check_timesteps
-from transpike.neuron import Burst, Neuron, Refining, Signed
+from transpike.neuron import LONGEST_WINDOW, Burst, Neuron, Refining, Signed, Staggered
 from transpike.outputs import Reading, check_reading, cut_of, divergence, prediction
 from transpike.passes import (
     AllocateCounts,
@@ -158,8 +158,9 @@ def tune(
         max_count: K, largest count per timestep of any neuron.
         spikes: budget of spikes per neuron over all T timesteps, or None.
         signed: only signed neurons (True), only unsigned ones (False), or both (None).
-        refining: also `Refining` neurons, where signed ones are allowed: for hardware that can
-            shift its membranes between timesteps; max_count >= 2.
+        refining: also `Refining` and, where T is larger than the network is deep, `Staggered`
+            neurons, where signed ones are allowed: for hardware that can shift its membranes
+            between timesteps; max_count >= 2.
         reading: "scores": the output is class scores along axis 1 or, of one channel, the logit of
             a mask (behind a sigmoid its probability), as `evaluate` reads it; "values": any
             numbers, a regression.
@@ -180,12 +181,13 @@ def tune(
     check_reading(reading)
     if spikes is not None and not 0 < spikes < float("inf"):
         raise ArgumentError(f"spikes: needed a number > 0, got {spikes!r}.")
-    candidates = _candidates(timesteps, max_count, spikes, signed, refining)
     images = joined_inputs(batches)
     if len(images) < _SMALLEST:
         raise DataError(f"tune: needed at least {_SMALLEST} inputs, got {len(images)}.")
     if not isinstance(network, Network):
         network = capture(network, images[:2])
+    depth = max(network.depth.values()) if refining else 0
+    candidates = _candidates(timesteps, max_count, spikes, signed, refining, depth)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     cut = max(1, round(len(images) * _HELD_OUT))
     held, used = images[order[:cut]], images[order[cut:]]
@@ -238,7 +240,12 @@ def _with_pass(recipe: Recipe, one: CalibrationPass) -> Recipe:
 
 
 def _candidates(
-    timesteps: int, max_count: int, spikes: float | None, signed: bool | None, refining: bool
+    timesteps: int,
+    max_count: int,
+    spikes: float | None,
+    signed: bool | None,
+    refining: bool,
+    depth: int,
 ) -> list[Recipe]:
     if refining and (signed is False or timesteps == 1 or max_count == 1):
         raise ArgumentError(
@@ -262,7 +269,7 @@ def _candidates(
         return rate
     return rate + [
         Recipe(timesteps, neuron, rule, passes)
-        for neuron in _refining(max_count)
+        for neuron in (*_refining(max_count), *_staggered(timesteps, max_count, depth))
         for rule in _RULES
         for passes in _PASSES
         if not any(isinstance(one, DelayedReadout) for one in passes)
@@ -275,6 +282,20 @@ def _refining(max_count: int) -> list[Neuron]:
     halves = range(3)  # of what the second step adds to K
     levels = {max_count + max_count * half // (2 * most.ratio) for half in halves}
     return [Refining(max_count, levels=count) for count in sorted(levels)]
+
+
+def _staggered(timesteps: int, max_count: int, depth: int) -> list[Neuron]:
+    """Windows that fill T, with the lags that leave them two timesteps: few levels and many."""
+    found = []
+    for lag in (1, 2, 3):
+        window = timesteps - lag * (depth - 1)
+        if window >= 2 and window > lag - 1:
+            most = min(window, LONGEST_WINDOW)
+            found += [
+                Staggered(max_count, window=most, lag=lag, levels=levels)
+                for levels in sorted({max_count, max_count * 3 // 2})
+            ]
+    return found
 
 
 def _keep(count: int) -> int:

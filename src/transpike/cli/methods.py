@@ -120,7 +120,7 @@ def compare(
     choices = Choices(weights, num_classes, None, None, None, None, calibration_size)
     run = open_run(data, device, batch_size, seed, tile=tile, split=split)
     network, images = run.captured(model, choices)
-    recipes = tp.methods(timesteps, max_count)
+    recipes = tp.methods(timesteps, max_count, max(network.depth.values()))
     recipes |= {f"recipe {file}": tp.Recipe.load(file) for file in recipe or []}
     test = list(run.batches(run.test_images(network, limit)))
     with progress_bar("compare", len(recipes)) as progress:

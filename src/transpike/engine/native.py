@@ -54,6 +54,7 @@ class Scan(ctypes.Structure):
         *((name, ctypes.c_int64) for name in _SIZES),
         ("max_count", ctypes.c_float),
         ("levels", ctypes.c_float),
+        ("hysteresis", ctypes.c_float),
         *((name, ctypes.c_int32) for name in _SWITCHES),
     ]
 

@@ -13,7 +13,7 @@ from transpike.engine.convolve import Call
 from transpike.engine.memory import portion
 from transpike.engine.plan import Plan, Step, dense, flat, plan, room
 from transpike.engine.precision import Arithmetic, arithmetic, tensor_cores
-from transpike.engine.scan import Chunk, Constants, Population, scan
+from transpike.engine.scan import Chunk, Constants, Population, charge, scan
 from transpike.increments import increments
 from transpike.network import INPUT, Network, Node, Site
 from transpike.reference import Record, Totals, add_totals, mean_of, read_out
@@ -83,6 +83,8 @@ class Engine:
         network = snn.network
         self.arithmetic = arithmetic(precision, network)
         self.constants = _constants(snn, network)
+        # Layers that fire in some timesteps only leave the others nothing to compute.
+        self.windows = any(n.window is not None or n.delay for n in snn.neurons.values())
         self.first = _Phase(network, self.arithmetic)
         self.later = (
             _Phase(increments(network), self.arithmetic) if self.differential else self.first
@@ -97,13 +99,14 @@ class Engine:
         """Simulate; outputs go to `output` as they come, timestep by timestep, rows by rows."""
         moving = request.time_axis
         batch = x.shape[1] if moving else x.shape[0]
+        free = request.chunk is None and request.memory_budget is None
         size = portion(
             self.first.plan(moving),
             request.timesteps,
             batch,
             x.device,
             itemsize=x.element_size(),
-            chunk=request.chunk,
+            chunk=1 if free and self.windows else request.chunk,
             budget=request.memory_budget,
         )
         ledger = _Ledger(request, self.network, batch)
@@ -277,8 +280,17 @@ class _Portion:
         values: dict[str, Any] = {}
         if self.request.time_axis:
             values[INPUT] = dense(self.presented(done, length).flatten(0, 1))
+        silent: set[str] = set()
         for step in self.plan.steps:
-            if step.kind == "site":
+            if self.engine.windows and self.nothing_comes(step, silent, done, length):
+                silent.add(step.node.name)
+                continue
+            for name in silent.intersection(step.reads):
+                values[name] = self.zeros(name, length)
+            if self.engine.windows and self.nothing_goes(step, done, length):
+                self.wait(step, values, done, length)
+                silent.add(step.node.name)
+            elif step.kind == "site":
                 values[step.node.name] = self.site(step, values, done, length)
             elif step.kind == "cumulative":
                 values[step.node.name] = self.cumulative(step, values, length)
@@ -287,6 +299,43 @@ class _Portion:
             for name in step.dead:
                 values.pop(name, None)
         return values
+
+    def nothing_comes(self, step: Step, silent: set[str], done: int, length: int) -> bool:
+        """Whether a node stays as it is in this chunk: nothing it reads changes, it sends nothing.
+
+        From t = 2 on there are no biases, and all that is constant in time is zero.
+        """
+        if done == 0 or step.node.shape is None or step.node.shape[:1] != (-1,):
+            return False
+        moving = [name for name in step.reads if name not in self.static]
+        if not silent.issuperset(moving) or step.node.name in self.plan.readout:
+            return False
+        return step.kind != "site" or self.nothing_goes(step, done, length)
+
+    def nothing_goes(self, step: Step, done: int, length: int) -> bool:
+        """Whether a site is silent for the whole chunk, and nobody looks at it."""
+        if step.site is None or self.request.totals or step.site.name in self.request.record:
+            return False
+        neuron = self.engine.snn.neurons[step.site.name]
+        fires = any(neuron.fires_at(t) for t in range(done + 1, done + length + 1))
+        return done > 0 and not fires and step.node.name not in self.plan.readout
+
+    def wait(self, step: Step, values: dict[str, Any], done: int, length: int) -> None:
+        """Add up the currents of a site outside of its window."""
+        assert step.site is not None
+        name, moving = step.site.name, [name for name in step.reads if name in values]
+        currents = [self.currents(name, values, length)[1] for name in moving]
+        first, other = currents[0], currents[1] if len(currents) > 1 else None
+        chunk = Chunk(first, other, out=first, membranes=None, first=done, offset=False)
+        for index in range(length):
+            charge(self.engine.constants[name], self.populations[name], chunk, index)
+
+    def zeros(self, name: str, length: int) -> Tensor:
+        """What a silent node sends, (L*B, ...)."""
+        shape = self.phase.network.by_name[name].shape
+        assert shape is not None
+        like = torch.empty(1, *shape[1:], device=self.x.device)
+        return room(length * self.batch, like, self.engine.arithmetic.signal).zero_()
 
     def presented(self, done: int, length: int) -> Tensor:
         """The input of a chunk (L, B, ...): its changes, in differential coding."""
@@ -440,6 +489,8 @@ class _Portion:
         """Hand out outputs, hold those of settled samples for the rest, drop the samples."""
         device = self.x.device
         settled = torch.stack([until.settled(by_t[0][i], t) for i, t in enumerate(asked)])
+        early = [t < self.engine.snn.first_output for t in asked]
+        settled[torch.tensor(early, device=device)] = False  # nothing has come through yet
         done = settled.any(dim=0)
         first = settled.int().argmax(dim=0)
         every = torch.arange(self.batch, device=device)

@@ -33,6 +33,7 @@ typedef struct {
   int64_t first;        /* timesteps done before */
   float max_count;
   float levels;         /* of differential coding, or 0 */
+  float hysteresis;     /* steps below 0 before a count is taken back; with levels only */
   int32_t kind, binary; /* binary: a count is sent as the bits set in it */
   int32_t half_current, half_other, half_out; /* bfloat16 instead of float */
   int32_t threads;
@@ -70,7 +71,7 @@ static inline __attribute__((always_inline)) int32_t update(
     const Scan *s, float t, int64_t size, const float *x, const float *y, const float *step,
     const float *offset, const float *bound, const float *start, float *v, float *so_far,
     float *out, const int kind, const int has_other, const int has_offset, const int has_limit) {
-  const float k = s->max_count;
+  const float k = s->max_count, h = s->hysteresis;
   const float most = s->levels > 0 ? s->levels : k * t, scale = s->levels > 0 ? 1.0f : t;
   const int binary = has_limit && s->binary, with_total = kind != UNSIGNED || has_limit;
   int32_t sum = 0;
@@ -83,6 +84,8 @@ static inline __attribute__((always_inline)) int32_t update(
     float membrane = v[j] + drive;
     float count = floorf(membrane), limit = most, before = 0.0f;
     if (has_limit) limit = smaller(larger(floorf(bound[j] * scale + start[j]), 0.0f), most);
+    if (kind == SIGNED && has_limit)
+      count = floorf(larger(membrane, 0.0f)) + smaller(floorf(membrane + h), 0.0f);
     if (with_total) before = so_far[j];
     if (kind == TELESCOPED) {
       count = smaller(larger(count, 0.0f), limit) - before;

@@ -48,7 +48,9 @@ class Constants:
         if finer not in self.later:
             bounded = self.bound is not None
             self.later[finer] = Constants(
-                replace(neuron, levels=neuron.levels_at(t), ratio=1, period=1),
+                replace(
+                    neuron, levels=neuron.levels_at(t), ratio=1, period=1, window=None, delay=0
+                ),
                 self.step if finer == 1 else self.step / finer,
                 # Read for the bound only, which a calibrated start does not move.
                 torch.full_like(self.start, neuron.initial_membrane) if bounded else self.start,
@@ -121,17 +123,25 @@ def scan(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
     Returns:
         Spikes of every sample and timestep, (L, B), float64.
     """
-    if constants.neuron.ratio == 1:
+    neuron = constants.neuron
+    if not neuron.scheduled:
         return _scan(constants, population, chunk)
-    parts = _same_step(constants, chunk)
-    return torch.cat([_refining(constants, population, part) for part in parts])
+    return torch.cat(
+        [
+            (_refining if neuron.fires_at(part.first + 1) else _waiting)(
+                constants, population, part
+            )
+            for part in _alike(constants, chunk)
+        ]
+    )
 
 
-def _same_step(constants: Constants, chunk: Chunk) -> Iterator[Chunk]:
-    """The chunk in parts of timesteps with the same step."""
+def _alike(constants: Constants, chunk: Chunk) -> Iterator[Chunk]:
+    """The chunk in parts of timesteps with the same step, all in the window or none."""
     neuron, length = constants.neuron, len(chunk.out)
-    finer = [neuron.finer_at(chunk.first + index + 1) for index in range(length)]
-    cuts = [i for i in range(1, length) if finer[i] != finer[i - 1]]
+    times = range(chunk.first + 1, chunk.first + length + 1)
+    kinds = [(neuron.finer_at(t), neuron.fires_at(t)) for t in times]
+    cuts = [i for i in range(1, length) if kinds[i] != kinds[i - 1]]
     for low, high in pairwise([0, *cuts, length]):
         membranes = None if chunk.membranes is None else chunk.membranes[low:high]
         yield Chunk(
@@ -161,6 +171,25 @@ def _refining(constants: Constants, population: Population, chunk: Chunk) -> Ten
     if chunk.membranes is not None and finer > 1:
         chunk.membranes.sub_(v0).div_(finer).add_(v0)
     return counts
+
+
+def charge(constants: Constants, population: Population, chunk: Chunk, index: int) -> None:
+    """Add the current of one timestep of a chunk to the membranes; nothing is sent."""
+    population.membrane.add_(_drive(constants.at(chunk.first + 1), chunk, index))
+
+
+def _waiting(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
+    """A part outside of the window: currents add up, nothing is sent."""
+    neuron, t = constants.neuron, chunk.first + 1
+    finer, v0 = neuron.finer_at(t), neuron.initial_membrane
+    for index in range(len(chunk.out)):
+        charge(constants, population, chunk, index)
+        if chunk.membranes is not None:
+            chunk.membranes[index] = population.membrane
+    if chunk.membranes is not None and finer > 1:
+        chunk.membranes.sub_(v0).div_(finer).add_(v0)
+    chunk.out.zero_()
+    return torch.zeros(chunk.out.shape[:2], dtype=torch.float64, device=chunk.out.device)
 
 
 def _scan(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
@@ -212,6 +241,7 @@ def _native(constants: Constants, population: Population, chunk: Chunk) -> Tenso
             first=chunk.first,
             max_count=neuron.max_count,
             levels=neuron.levels or 0,
+            hysteresis=neuron.hysteresis,
             kind=_kind(neuron),
             binary=binary,
             half_current=current.dtype == half,
@@ -287,6 +317,9 @@ def _fired(
     """Counts of timestep t and the new total; the arithmetic of `neuron.fire`, nothing in place."""
     neuron = constants.neuron
     level = torch.floor(membrane)
+    if neuron.hysteresis:
+        negative = torch.floor(membrane + neuron.hysteresis).clamp_(max=0)
+        level = torch.floor(membrane.clamp(min=0)) + negative
     if neuron.telescoped:
         assert total is not None
         reached = torch.minimum(level.clamp(min=0), _limit(constants, level, t))
@@ -344,6 +377,7 @@ def _on_cuda(constants: Constants, population: Population, chunk: Chunk) -> Tens
         first=chunk.first,
         max_count=neuron.max_count,
         levels=neuron.levels or 0,
+        hysteresis=neuron.hysteresis,
         kind=_kind(neuron),
         binary=neuron.code == "binary",
         limited=population.total is not None

@@ -33,6 +33,7 @@ def run(
     first: int,
     max_count: int,
     levels: int,
+    hysteresis: float,
     kind: int,
     binary: bool,
     limited: bool,
@@ -53,6 +54,7 @@ def run(
         first: timesteps done before.
         max_count: K.
         levels: of differential coding, or 0.
+        hysteresis: steps below 0 before a count is taken back.
         kind: 0 unsigned, 1 signed, 2 telescoped.
         binary: whether a count is sent as the bits set in it.
         limited: whether the running total has a limit; that of the telescoped always has.
@@ -85,6 +87,7 @@ def run(
             first,
             max_count,
             levels,
+            hysteresis=float(hysteresis),
             kind=kind,
             binary=binary,
             limited=limited,
@@ -140,6 +143,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     first,
     max_count,
     levels,
+    hysteresis: tl.constexpr,
     kind: tl.constexpr,
     binary: tl.constexpr,
     limited: tl.constexpr,
@@ -180,6 +184,9 @@ def _kernel(  # type: ignore[no-untyped-def]
             drive = drive + offset
         v = v + drive
         count = tl.floor(v)
+        if hysteresis > 0:
+            negative = _minimum(tl.floor(v + hysteresis), 0.0)
+            count = tl.floor(_maximum(v, 0.0)) + negative
         if limited or kind == 2:
             if levels > 0:
                 limit = levels.to(dtype)

@@ -31,7 +31,6 @@ from torch.nn import functional
 
 from transpike.errors import ArgumentError, DataError, FileError
 from transpike.evaluate import curve_points
-from transpike.network import check_timesteps
 
 # The rule by which `evaluate` predicts, so that a report and its pictures cannot disagree.
 from transpike.outputs import cut_of, prediction
@@ -160,7 +159,7 @@ def record_samples(
         ArgumentError: an argument is out of range, or mean and std do not give values in 0..1.
         DataError: targets do not fit, or masks of more than two classes.
     """
-    check_timesteps(timesteps)
+    snn.check_timesteps(timesteps)
     chosen = _chosen(timesteps, recorded)
     network = snn.network
     x = x.to(network.device)

@@ -1,0 +1,286 @@
+"""Laws of layers that fire one after the other: a slow model, complete inputs, every path equal."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import nets
+import transpike as tp
+from transpike.engine.scan import Chunk, Constants, Population, scan
+from transpike.neuron import quantized
+
+
+@st.composite
+def neurons(draw):
+    """Neurons with a window somewhere in time."""
+    count, ratio = draw(st.integers(1, 5)), draw(st.sampled_from([2, 4]))
+    levels = draw(st.integers(1, count * ratio // (ratio - 1)))
+    hysteresis = draw(st.sampled_from([0.0, 0.25, 0.375, 0.5]))
+    neuron = tp.Staggered(
+        count, ratio, levels=levels, window=draw(st.integers(1, 5)), hysteresis=hysteresis
+    )
+    return tp.Neuron(**{**vars(neuron), "delay": draw(st.integers(0, 6))})
+
+
+def _by_hand(neuron, currents, d, bound):
+    """(sent, membranes) of one neuron in activation units, from the definition."""
+    k, levels, v0, h = neuron.max_count, neuron.levels, neuron.initial_membrane, neuron.hysteresis
+    left, total, sent, membranes = 0.0, 0.0, [], []
+    for t, current in enumerate(currents, start=1):
+        left += current
+        place = t - neuron.delay
+        n, step = 0, d
+        if 1 <= place <= neuron.window:
+            step = d / neuron.ratio ** (place - 1)
+            v = left / step + v0
+            n = math.floor(v) if v >= 0 else min(0, math.floor(v + h))
+            n = max(-k, min(n, k))
+            most = levels * d
+            if bound is not None:
+                most = min(most, step * math.floor(bound / step + v0))
+            n = min(n, round((most - total) / step))
+            n = max(n, -round(total / step))
+        left -= n * step
+        total += n * step
+        sent.append(n * step)
+        membranes.append(left + v0 * d)
+    return sent, membranes
+
+
+@settings(max_examples=120)
+@given(
+    neuron=neurons(),
+    currents=st.lists(st.integers(-200, 200), min_size=1, max_size=14),
+    d=st.sampled_from([0.5, 1.0, 2.0]),
+    bound=st.sampled_from([None, 0.75, 3.0]),
+    chunk=st.integers(1, 9),
+)
+def test_population_equals_the_definition(neuron, currents, d, bound, chunk):
+    """Any currents, in and out of the window, in chunks of any length, bounded or not."""
+    values = [current / 64 for current in currents]
+    sent, membranes = _by_hand(neuron, values, d, bound)
+    one = torch.ones(1, dtype=torch.float64)
+    limit = None if bound is None else one * bound / d
+    constants = Constants(neuron, one * d, one * neuron.initial_membrane, None, limit)
+    population = Population.at_rest(constants, 1)
+    series = torch.tensor(values, dtype=torch.float64).reshape(-1, 1, 1)
+    out, kept = torch.empty_like(series), torch.empty_like(series)
+    spikes = []
+    for low in range(0, len(series), chunk):
+        part = slice(low, low + chunk)
+        current = Chunk(series[part], None, out[part], kept[part], low, low == 0)
+        spikes.append(scan(constants, population, current))
+    assert out.flatten().tolist() == sent
+    assert (kept.flatten() * d).tolist() == membranes
+    finer = [neuron.finer_at(t) for t in range(1, len(sent) + 1)]
+    counts = [abs(one) / d * fine for one, fine in zip(sent, finer, strict=True)]
+    assert torch.cat(spikes).flatten().tolist() == counts
+
+
+@settings(max_examples=60)
+@given(value=st.integers(0, 2**12), window=st.integers(1, 8), h=st.sampled_from([0.375, 0.5]))
+def test_a_complete_input_is_written_in_non_adjacent_form(value, window, h):
+    """No two timesteps in a row carry a count, and the error is at most 3/4 of the last step."""
+    neuron = tp.Staggered(1, window=window, hysteresis=h)
+    drive = torch.tensor([[value / 2**12]], dtype=torch.float64)
+    start = torch.full((1,), neuron.initial_membrane, dtype=torch.float64)
+    held = [0.0] + [float(quantized(neuron, drive, t, start, None)) for t in range(1, window + 1)]
+    fired = [one != other for one, other in zip(held[1:], held, strict=False)]
+    assert not any(one and other for one, other in zip(fired[1:], fired, strict=False))
+    assert abs(held[-1] - float(drive)) <= (1 + h) / 2 / 2 ** (window - 1)
+
+
+def _net(kind):
+    return {
+        "conv": nets.conv_net,
+        "pooled": nets.pooled_residual,
+        "bounded": lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1), nn.ReLU6(), nn.MaxPool2d(2), nn.Conv2d(4, 3, 3)
+        ),
+    }[kind]()
+
+
+def _last(snn):
+    return max(neuron.delay + neuron.window for neuron in snn.neurons.values())
+
+
+@pytest.mark.parametrize("name", sorted(nets.NETS))
+def test_with_complete_inputs_it_equals_the_quantised_ann(name):
+    """lag = window - 1: max-pools, residuals, concatenations and constants, in float64."""
+    network, calibration = nets.captured(name)
+    neuron = tp.Staggered(2, window=4, lag=3)
+    snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.Percentile(95))
+    torch.manual_seed(7)
+    x = torch.randn(3, *nets.NETS[name][1], dtype=torch.float64)
+    timesteps = _last(snn)
+    for simulate in (tp.simulate, tp.simulate_reference):
+        run = simulate(snn, x, timesteps, output_at=[timesteps])
+        last = [leaf[-1] for leaf in nets.leaves(run.output)]
+        assert nets.error(last, nets.leaves(tp.quantized_ann(snn, x, timesteps))) < 1e-9
+
+
+@pytest.mark.parametrize("kind", ["conv", "pooled", "bounded"])
+@pytest.mark.parametrize(
+    "neuron",
+    [tp.Staggered(2), tp.Staggered(4, 4, window=2), tp.Staggered(1, window=5, lag=2)],
+    ids=lambda neuron: neuron.name,
+)
+@pytest.mark.parametrize("chunk", [None, 1, 3, 20])
+def test_engine_equals_reference(kind, neuron, chunk):
+    """Spike for spike, observed and not, and two timesteps beyond the last window."""
+    torch.manual_seed(3)
+    x = nets.dyadic_input(3, 2, 8, 8, dtype=torch.float64)
+    snn = nets.dyadic_snn(_net(kind), (2, 8, 8), neuron, torch.float64)
+    offsets = {name: torch.full_like(step, 0.125) for name, step in snn.steps.items()}
+    starts = {name: torch.full_like(step, 0.75) for name, step in snn.steps.items()}
+    snn = snn.changed(offsets=offsets, starts=starts)
+    names, timesteps = [site.name for site in snn.network.sites], _last(snn) + 2
+    slow = tp.simulate_reference(snn, x, timesteps, record=names, totals=True)
+    assert sum(float(counts.sum()) for counts in slow.counts_per_timestep.values()) > 100
+    fast = tp.simulate(snn, x, timesteps, chunk=chunk)
+    nets.same_counts(slow, fast)
+    torch.testing.assert_close(fast.output, slow.output, rtol=1e-9, atol=1e-9)
+    seen = tp.simulate(snn, x, timesteps, record=names, totals=True, chunk=chunk)
+    nets.same_counts(slow, seen)
+    for name in names:
+        one, other = slow.records[name], seen.records[name]
+        assert torch.equal(one.counts, other.counts), name
+        torch.testing.assert_close(one.membrane, other.membrane, rtol=1e-9, atol=1e-9)
+        for field, value in vars(slow.totals[name]).items():
+            torch.testing.assert_close(value, vars(seen.totals[name])[field])
+
+
+@pytest.mark.parametrize("name", sorted(nets.NETS))
+def test_skipping_silent_layers_changes_nothing(name):
+    """Every kind of graph, unobserved, against the reference that computes every timestep."""
+    network, calibration = nets.captured(name)
+    snn = tp.convert(network, calibration, neuron=tp.Staggered(2), threshold=tp.Percentile(95))
+    torch.manual_seed(7)
+    x = torch.randn(3, *nets.NETS[name][1], dtype=torch.float64)
+    timesteps = _last(snn) + 1
+    slow = tp.simulate_reference(snn, x, timesteps)
+    for chunk in (None, 4):
+        fast = tp.simulate(snn, x, timesteps, chunk=chunk)
+        nets.same_counts(slow, fast)
+        pairs = zip(nets.leaves(fast.output), nets.leaves(slow.output), strict=True)
+        for one, other in pairs:
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_kernel_equals_torch_in_float32(monkeypatch):
+    """The compiled update and the one in torch, on real-valued data."""
+    torch.manual_seed(3)
+    snn = tp.convert(nets.conv_net(), [torch.randn(8, 2, 8, 8)], neuron=tp.Staggered(2))
+    x = torch.randn(3, 2, 8, 8)
+    compiled = tp.simulate(snn, x, 8)
+    monkeypatch.setattr("transpike.engine.native.kernel", lambda: None)
+    nets.same_simulation(compiled, tp.simulate(snn.changed(), x, 8))
+
+
+def test_delays_follow_the_longest_path():
+    network, calibration = nets.captured("residual")
+    snn = tp.convert(network, calibration, neuron=tp.Staggered(2, lag=3))
+    delays = {name: neuron.delay for name, neuron in snn.neurons.items()}
+    assert delays == {name: 3 * (depth - 1) for name, depth in network.depth.items()}
+    assert snn.first_output == 1 + max(delays.values())
+
+
+def test_depth_counts_the_sites_of_the_longest_way():
+    def run(m, x):
+        short = m.a(x).relu()
+        long = m.b(m.c(short).relu()).relu()
+        return m.d((short + long).relu())
+
+    model = nets.Fn(run, a=nn.Linear(3, 3), b=nn.Linear(3, 3), c=nn.Linear(3, 3), d=nn.Linear(3, 2))
+    network = tp.capture(model, torch.randn(2, 3))
+    assert list(network.depth.values()) == [1, 2, 3, 4]
+
+
+def test_it_needs_fewer_spikes_than_layers_that_fire_at_once():
+    """At equal K, ratio and levels outputs come closer; hysteresis makes the spikes fewer still."""
+    network, _ = nets.captured("residual")
+    torch.manual_seed(5)
+    x = torch.randn(64, *nets.NETS["residual"][1], dtype=torch.float64)
+    calibration = tp.calibrate(network, [x])
+    with torch.inference_mode():
+        wanted = network(x)
+    gaps, spikes = [], []
+    for neuron in (tp.Refining(2), tp.Staggered(2, hysteresis=0.0), tp.Staggered(2)):
+        snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs())
+        timesteps = 4 if neuron.window is None else _last(snn)
+        run = tp.simulate(snn, x, timesteps)
+        gaps.append(float((run.output[-1] - wanted).norm()))
+        spikes.append(float(run.spikes_per_neuron[-1]))
+    assert gaps[1] < gaps[0] and spikes[2] < 0.95 * spikes[1] < 0.95 * spikes[0]
+
+
+def test_too_few_timesteps_are_refused_everywhere():
+    """Before the last layer has fired there is no output; the error says how many it takes."""
+    network, calibration = nets.captured("residual")
+    snn = tp.convert(network, calibration, neuron=tp.Staggered(2))
+    few = snn.first_output - 1
+    assert few >= 1
+    x = torch.randn(4, *network.input_shape, dtype=torch.float64)
+    match = rf"needed at least {few + 1}, got {few}.*Refining"
+    calls = [
+        lambda: tp.simulate(snn, x, few),
+        lambda: tp.simulate_reference(snn, x, few),
+        lambda: tp.fit_until(snn, [x], few),
+        lambda: tp.evaluate(snn, [(x, torch.zeros(4))], few),
+        lambda: tp.convert(network, calibration, neuron=tp.Staggered(2), timesteps=few),
+        lambda: tp.measure_cost(snn, [x], few),
+        lambda: tp.diagnose(snn, [x], few),
+    ]
+    for call in calls:
+        with pytest.raises(tp.ArgumentError, match=match):
+            call()
+    with pytest.raises(tp.ArgumentError, match=r"input has to stay"):
+        tp.simulate(snn, torch.stack([x] * 8), 8, time_axis=True)
+
+
+def test_no_sample_stops_before_the_last_layer_has_fired():
+    """The biases alone may look clear."""
+    torch.manual_seed(4)
+    x = torch.randn(24, 2, 8, 8)
+    snn = tp.convert(nets.conv_net(), [x], neuron=tp.Staggered(2))
+    run = tp.simulate(snn, x, 6, until=tp.Until("margin", 0.0))
+    assert snn.first_output > 1 and run.decided_at.unique().tolist() == [snn.first_output]
+    assert torch.equal(run.output[-1], tp.simulate(snn, x, 6).output[snn.first_output - 1])
+    assert tp.fit_until(snn, [x], 6, most_changed=0.0).threshold >= 0
+
+
+def test_the_quantised_ann_sends_nothing_before_its_window():
+    network, calibration = nets.captured("conv2d")
+    snn = tp.convert(network, calibration, neuron=tp.Staggered(2))
+    x = torch.randn(2, *network.input_shape, dtype=torch.float64)
+    with torch.inference_mode():
+        silent = network.run(x, lambda site, z: torch.zeros_like(z))
+    late = snn.changed(
+        neurons={name: tp.Neuron(**{**vars(n), "delay": 5}) for name, n in snn.neurons.items()}
+    )
+    assert torch.equal(tp.quantized_ann(late, x, 5), silent)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: tp.Staggered(2, 3), "ratio: needed a power of two, got 3"),
+        (lambda: tp.Staggered(2, 1), "Use Differential for 1"),
+        (lambda: tp.Staggered(2, window=0), "window: needed an integer >= 1, got 0"),
+        (lambda: tp.Staggered(2, window=True), "window: needed an integer >= 1, got True"),
+        (lambda: tp.Staggered(2, lag=-1), "lag: needed an integer >= 0, got -1"),
+        (lambda: tp.Staggered(2, hysteresis=1.0), "hysteresis: needed 0 <= h < 1"),
+        (lambda: tp.Staggered(2, hysteresis="much"), "hysteresis: needed 0 <= h < 1"),
+        (lambda: tp.Staggered(2, levels=5), "K = 2 counts reach at most 4 first steps"),
+        (lambda: tp.Neuron(window=3), r"Use Staggered\(max_count, ratio\)"),
+        (lambda: tp.Neuron(signed=True, hysteresis=0.5), r"Use Staggered\(max_count, ratio\)"),
+        (lambda: tp.Neuron(delay=2), r"Use Staggered\(max_count, ratio\)"),
+    ],
+)
+def test_settings_out_of_range_are_refused(call, message):
+    with pytest.raises(tp.ArgumentError, match=message):
+        call()
