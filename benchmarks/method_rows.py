@@ -193,7 +193,6 @@ def _staggered() -> list[Row]:
     lsq, before = tp.LeastSquares(), 18
     neurons = {
         "staggered, 2 counts": tp.Staggered(2),
-        "staggered, 2 counts, 2 levels": tp.Staggered(2, levels=2),
         "staggered, 2 counts, window 5": tp.Staggered(2, window=5, levels=2),
         "staggered, 2 counts, complete input": tp.Staggered(2, lag=3),
         "staggered, 1 count": tp.Staggered(1, window=5),

@@ -73,6 +73,12 @@ def test_methods_are_all_different_and_keep_to_the_budget(max_count):
         assert recipe.neuron.max_count <= limit, name
 
 
+@pytest.mark.parametrize("depth, there", [(None, False), (4, False), (3, True)])
+def test_layers_fire_in_turn_where_the_timesteps_are_enough(depth, there):
+    found = [one.neuron.window for one in tp.methods(4, 2, depth).values() if one.neuron.window]
+    assert found == ([2] if there else [])
+
+
 def test_text_and_json_hold_every_row(table):
     lines = str(table).splitlines()
     assert lines[0].startswith("ANN 83.33 %, n=18, calibration on 32 training inputs")

@@ -20,6 +20,7 @@ from transpike.diagnose import Diagnosis, diagnose
 from transpike.findings import LOCAL, PARTS
 
 NEURONS = [tp.IF(), tp.Signed(2), tp.Telescoped(2), tp.Differential(8), tp.Refining(4)]
+NEURONS += [tp.Staggered(2)]
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import transpike as tp
 from transpike.distill import _analog, _Distance, _Student, distilled
 
 NEURONS = [tp.IF(), tp.Signed(3), tp.Burst(4, mode="resolution"), tp.Differential(8, 2)]
-NEURONS += [tp.Refining(4), tp.Refining(1, period=2)]
+NEURONS += [tp.Refining(4), tp.Refining(1, period=2), tp.Staggered(2, window=3)]
 
 
 def _snn(name, neuron, dtype=torch.float64):

@@ -14,6 +14,7 @@ NEURONS = {
     "range": tp.Burst(3),
     "differential": tp.Differential(6),
     "refining": tp.Refining(4),
+    "staggered": tp.Staggered(2, window=2),
 }
 SWEEPS = [tp.BiasCorrection(), tp.MembraneCorrection(), tp.SiteSearch(rounds=2)]
 

@@ -16,6 +16,7 @@ NEURONS = [
     tp.MultiThreshold(3, signed=True),
     tp.Differential(12, 2),
     tp.Refining(2, 4, levels=8, period=3),
+    tp.Staggered(4, 4, levels=5, window=3, lag=2, hysteresis=0.25),
     tp.Telescoped(2),
 ]
 RULES = [

@@ -12,6 +12,7 @@ from transpike.neuron import (
     Neuron,
     Refining,
     Signed,
+    Staggered,
     Telescoped,
 )
 from transpike.passes import (
@@ -53,6 +54,9 @@ from transpike.thresholds import (
         ("refining:2:2:4:3", Refining(2, 2, levels=4, period=3)),
         ("refining:1:2:2", Refining(1, 2, levels=2)),
         ("refining:8", Refining(8, 4, levels=10)),
+        ("staggered", Staggered(2)),
+        ("staggered:4:4", Staggered(4, 4)),
+        ("staggered:2:2:5:3:2", Staggered(2, 2, window=5, lag=3, levels=2)),
     ],
 )
 def test_neuron_forms(text: str, neuron: Neuron) -> None:
@@ -63,6 +67,8 @@ def test_initial_membrane_reaches_every_neuron() -> None:
     forms = ["if", "burst:5", "burst:5:resolution", "signed:1", "telescoped:8"]
     for text in [*forms, "multi:2", "differential:8", "refining"]:
         assert parse_neuron(text, 0.0).initial_membrane == 0.0
+    with pytest.raises(ArgumentError, match="follows from its hysteresis"):
+        parse_neuron("staggered:2", 0.0)
 
 
 @pytest.mark.parametrize(

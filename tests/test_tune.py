@@ -178,10 +178,13 @@ def test_refining_neurons_are_candidates_where_asked_for(few, max_count):
     plain = tp.tune(network, [x], timesteps=4, max_count=max_count)
     assert {trial.recipe.neuron.ratio for trial in plain.trials} == {1}
     wide = tp.tune(network, [x], timesteps=4, max_count=max_count, refining=True)
-    ratios = {trial.recipe.neuron.ratio for trial in wide.trials}
+    tried = [trial.recipe.neuron for trial in wide.trials]
+    ratios = {neuron.ratio for neuron in tried if neuron.window is None}
     assert ratios == {1, 4 if max_count == 8 else 2}
     assert {trial.recipe.neuron.max_count for trial in wide.trials} == {max_count}
     assert max_count == 2 or wide.recipe.neuron.ratio > 1
+    windows = {neuron.window for neuron in tried} - {None}
+    assert max(network.depth.values()) == 2 and windows == {3}
     allowed = {"timesteps": 4, "max_count": max_count}
     for wrong in ({"timesteps": 1}, {"signed": False}, {"max_count": 1}):
         with pytest.raises(tp.ArgumentError, match="refining needs signed neurons, timesteps >= 2"):

@@ -524,7 +524,8 @@ def quantized(neuron: Neuron, drive: Tensor, t: int, start: Tensor, bound: Tenso
     if neuron.hysteresis:
         state = initial_state(neuron, bound is not None, drive, start)
         state.membrane = state.membrane + drive
-        for now in range(1, t + 1):
+        last = t if neuron.window is None else min(t, neuron.delay + neuron.window)
+        for now in range(neuron.delay + 1, last + 1):
             refine(neuron, state, now)
             fire(neuron, state, now, bound, start)
         assert state.total is not None

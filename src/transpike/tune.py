@@ -285,11 +285,11 @@ def _refining(max_count: int) -> list[Neuron]:
 
 
 def _staggered(timesteps: int, max_count: int, depth: int) -> list[Neuron]:
-    """Windows that fill T, with the lags that leave them two timesteps: few levels and many."""
+    """Windows that fill T, for every lag that leaves them long enough; few levels and many."""
     found = []
     for lag in (1, 2, 3):
         window = timesteps - lag * (depth - 1)
-        if window >= 2 and window > lag - 1:
+        if window > max(lag, 1):  # with lag = window - 1 a layer knows its whole input
             most = min(window, LONGEST_WINDOW)
             found += [
                 Staggered(max_count, window=most, lag=lag, levels=levels)

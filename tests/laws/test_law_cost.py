@@ -16,8 +16,9 @@ import transpike as tp
 from nets import Fn, captured
 from transpike.cost import measure_cost
 
-BATCH, TIMESTEPS = 2, 3
+BATCH, TIMESTEPS = 2, 5
 NEURONS = (tp.IF(), tp.Signed(3), tp.Burst(4, mode="resolution"), tp.Refining(4))
+NEURONS += (tp.Staggered(2, window=2),)
 
 
 def thinned(module):

@@ -201,10 +201,11 @@ def test_depth_counts_the_sites_of_the_longest_way():
 
 
 def test_it_needs_fewer_spikes_than_layers_that_fire_at_once():
-    """At equal K, ratio and levels outputs come closer; hysteresis makes the spikes fewer still."""
-    network, _ = nets.captured("residual")
+    """In a deep network, at equal K, ratio and levels; hysteresis makes them fewer still."""
     torch.manual_seed(5)
-    x = torch.randn(64, *nets.NETS["residual"][1], dtype=torch.float64)
+    layers = [part for _ in range(12) for part in (nn.Linear(64, 64), nn.ReLU())]
+    x = torch.randn(128, 64)
+    network = tp.capture(nn.Sequential(*layers, nn.Linear(64, 10)), x)
     calibration = tp.calibrate(network, [x])
     with torch.inference_mode():
         wanted = network(x)
