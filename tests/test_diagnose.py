@@ -247,6 +247,10 @@ def test_advice_names_the_largest_part() -> None:
     assert "most would help: Signed(K)" in uneven.advice
     hasty = _diagnose(_convert(tp.Refining(2, 16, levels=2)), 4)
     assert "most would help: a larger K, or a step that shrinks later" in hasty.advice
+    coarse = _diagnose(_convert(tp.Staggered(2, window=2)), 8)
+    assert "most would help: a longer window" in coarse.advice
+    late = _diagnose(_convert(tp.Staggered(2, lag=0, window=6), threshold=tp.MaxAbs()), 6)
+    assert "most would help: a larger lag" in late.advice
     helped = _diagnose(_convert(tp.Signed(1), threshold=tp.MaxAbs()), 64)
     assert sum(s.parts["unevenness"].rms ** 2 for s in helped.sites) < parts["unevenness"]
 

@@ -248,7 +248,9 @@ def advice(sites: tuple[SiteDiagnosis, ...], neurons: Iterable[Neuron]) -> str:
     largest = max(squares, key=lambda name: squares[name])
     shares = ", ".join(f"{name} {100 * value / whole:.0f} %" for name, value in squares.items())
     helps, used = _WHAT_HELPS[largest], list(neurons)
-    if largest == "unevenness" and any(neuron.lag for neuron in used):
+    if largest == "quantization" and any(neuron.window is not None for neuron in used):
+        helps = "a longer window; with few levels LeastSquares(levels=...)"
+    elif largest == "unevenness" and any(neuron.window is not None for neuron in used):
         helps = "a larger lag, so that layers know more of their input before they fire"
     elif largest == "unevenness" and any(neuron.ratio > 1 for neuron in used):
         helps = "a larger K, or a step that shrinks later: a smaller ratio or a longer period"
