@@ -5,7 +5,8 @@
     python benchmarks/spikes_figure.py
 
 Reads results/methods/resnet20/ and results/peers/, writes results/spikes.svg and results/spikes.md.
-A recipe made for one T is a point there; one that does not depend on T is a curve. Loss: against
+A recipe made for one T is a point there; one that does not depend on T is a curve; a peer converted
+anew for every T is a curve through its conversions, each at its own T. Loss: against
 the analog network on the same images. Spikes: counts of n as n, at the outputs of spiking neurons.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import statistics
 import sys
 from collections import defaultdict
@@ -62,15 +64,24 @@ def peers(folder: Path) -> list[Point]:
         n = entry["n"]
         # On the same images: a peer that has not run all parts is compared on those it has.
         right = sum(next(iter(analog[part]["right"].values())) for part in entry["parts"]) / n
+        method, made_for = _made_for(name)
         for t, share in entry["accuracy"].items():
+            if made_for not in (None, int(t)):
+                continue
             loss = right - share
             # Not paired: the peers' files hold sums. Few images change sides, so this is too wide.
             error = math.sqrt(max(share * (1 - share), 1e-9) / n)
             thousands = entry["spikes_per_image"][t] / 1000
             found.append(
-                Point(name, False, int(t), 100 * loss, 100 * error, thousands, n, curve=True)
+                Point(method, False, int(t), 100 * loss, 100 * error, thousands, n, curve=True)
             )
     return found
+
+
+def _made_for(name: str) -> tuple[str, int | None]:
+    """A peer's method, and the T of this conversion where it is made for one."""
+    found = re.fullmatch(r"(snn-calibration-(?:light|advanced))(\d+)", name)
+    return (found[1], int(found[2])) if found else (name, None)
 
 
 def ours(folder: Path) -> list[Point]:
