@@ -358,8 +358,9 @@ def Staggered(
     T = lag (D - 1) + window. Images can follow one another at the distance of a window.
 
     With hysteresis h and the start v0 = (1 - h) / 2 a count is sent where the rest is at least
-    (1 + h) / 2 steps. From 2/3 steps on, with ratio 2, no two timesteps in a row carry a count
-    where the input is complete: the number is written in non-adjacent form, with the fewest spikes.
+    (1 + h) / 2 steps. With ratio 2 and a complete input a timestep then carries a count in about
+    one of three cases, where rounding to the nearest (h = 0) has one of two: with h = 1/3 it is the
+    non-adjacent form of the number, the signed binary form with the fewest digits that are not 0.
 
     Args:
         max_count: K, largest count per timestep.

@@ -81,17 +81,37 @@ def test_population_equals_the_definition(neuron, currents, d, bound, chunk):
     assert torch.cat(spikes).flatten().tolist() == counts
 
 
-@settings(max_examples=60)
-@given(value=st.integers(0, 2**12), window=st.integers(1, 8), h=st.sampled_from([0.375, 0.5]))
-def test_a_complete_input_is_written_in_non_adjacent_form(value, window, h):
-    """No two timesteps in a row carry a count, and the error is at most 3/4 of the last step."""
+def _written(h, window=8):
+    """(counts per timestep (window, B), values, what is held) of a complete input from 0 to 1."""
     neuron = tp.Staggered(1, window=window, hysteresis=h)
-    drive = torch.tensor([[value / 2**12]], dtype=torch.float64)
+    values = torch.arange(2**14, dtype=torch.float64)[None] / 2**14
     start = torch.full((1,), neuron.initial_membrane, dtype=torch.float64)
-    held = [0.0] + [float(quantized(neuron, drive, t, start, None)) for t in range(1, window + 1)]
-    fired = [one != other for one, other in zip(held[1:], held, strict=False)]
-    assert not any(one and other for one, other in zip(fired[1:], fired, strict=False))
-    assert abs(held[-1] - float(drive)) <= (1 + h) / 2 / 2 ** (window - 1)
+    held = [quantized(neuron, values, t, start, None) for t in range(1, window + 1)]
+    series = torch.cat([torch.zeros_like(values), *held])
+    return series.diff(dim=0) * torch.tensor([[2.0**t] for t in range(window)]), values, held[-1]
+
+
+@pytest.mark.parametrize("h, density", [(0.0, 1 / 2), (1 / 3, 1 / 3), (0.5, 0.33)])
+def test_hysteresis_makes_counts_rare(h, density):
+    """Counts per timestep over all values, and an error within (1 + h) / 2 last steps."""
+    counts, values, held = _written(h)
+    assert set(counts.unique().tolist()) <= {-1, 0, 1}
+    assert float(counts.abs().mean()) == pytest.approx(density, abs=0.005)
+    assert float((held - values).abs().max()) <= (1 + h) / 2 / 2**7
+
+
+def test_with_a_third_it_is_the_non_adjacent_form():
+    """No two timesteps in a row carry a count, and no signed binary form has fewer."""
+    counts, _, held = _written(1 / 3)
+    assert not bool(((counts[1:] != 0) & (counts[:-1] != 0)).any())
+    numbers = (held[0] * 2**7).round().int().tolist()
+    for column, number in list(enumerate(numbers))[::97]:
+        least, rest = 0, number
+        while rest:  # Reitwiesner 1960: the fewest non-zero digits
+            if rest % 2:
+                least, rest = least + 1, rest - (2 - rest % 4)
+            rest //= 2
+        assert int(counts[:, column].abs().sum()) == least
 
 
 def _net(kind):
