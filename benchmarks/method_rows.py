@@ -245,8 +245,9 @@ def key(recipe: tp.Recipe, pooling: str) -> str:
     if recipe.neuron.ratio == 1:  # names given before there were steps that shrink
         for field in ("ratio", "period"):
             del content["neuron"][field]
-    if recipe.neuron.window is None:  # nor windows
-        for field in ("window", "lag", "delay", "hysteresis"):
+    later = ("window", "lag", "delay", "hysteresis")
+    if not any(content["neuron"][field] for field in later):  # nor windows
+        for field in later:
             del content["neuron"][field]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     words = re.sub(r"[^A-Za-z0-9]+", "-", recipe.name).strip("-")

@@ -77,6 +77,8 @@ def test_methods_are_all_different_and_keep_to_the_budget(max_count):
 def test_layers_fire_in_turn_where_the_timesteps_are_enough(depth, there):
     found = [one.neuron.window for one in tp.methods(4, 2, depth).values() if one.neuron.window]
     assert found == ([2] if there else [])
+    longest = [one.neuron.window for one in tp.methods(40, 2, 3).values() if one.neuron.window]
+    assert longest == [6]
 
 
 def test_text_and_json_hold_every_row(table):

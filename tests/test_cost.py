@@ -6,10 +6,11 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import transpike as tp
-from nets import NETS, captured
-from transpike.cost import FP32_45NM, INT8_45NM, NOT_COUNTED, measure_cost
+from nets import NETS, Fn, captured
+from transpike.cost import FP32_45NM, INT8_45NM, NOT_COUNTED, measure_cost, passes_counts
 
 
 def _network(name: str) -> tuple[tp.Network, tp.Calibration]:
@@ -202,3 +203,31 @@ def test_progress_is_told_the_samples() -> None:
     snn = tp.convert(network, calibration)
     measure_cost(snn, list(x.split(2)), 2, progress=lambda done, _: seen.append(done))
     assert seen == [2, 4, 5]
+
+
+def test_updates_of_a_layer_are_those_of_its_window():
+    """Two timesteps beyond the last window change nothing but that they are counted in T."""
+    network, calibration = captured("conv2d")
+    snn = tp.convert(network, calibration, neuron=tp.Staggered(2, window=3, lag=2))
+    x = torch.randn(2, *network.input_shape, dtype=torch.float64)
+    last = max(neuron.delay + neuron.window for neuron in snn.neurons.values())
+    for timesteps, of_last in ((last, 3), (last + 2, 3), (last - 1, 2)):
+        cost = measure_cost(snn, [x], timesteps)
+        sizes = [site.neurons for site in network.sites]
+        wanted = 3 * sum(sizes[:-1]) + of_last * sizes[-1]
+        assert cost.timesteps == timesteps and cost.total.neuron_updates == wanted
+
+
+def test_a_pool_over_layers_of_different_windows_is_graded():
+    """Its changes are whole counts of one step only where all it sees shrinks at once."""
+    together = Fn(lambda m, x: F.max_pool2d(torch.cat([m.c(x).relu(), m.e(x).relu()], 1), 2),
+                  c=nn.Conv2d(2, 2, 3), e=nn.Conv2d(2, 2, 3))  # fmt: skip
+    apart = Fn(lambda m, x: (lambda a: F.max_pool2d(torch.cat([a, m.e(a).relu()], 1), 2))(
+        m.c(x).relu()), c=nn.Conv2d(2, 2, 3), e=nn.Conv2d(2, 2, 1))  # fmt: skip
+    for model, counted in ((together, True), (apart, False)):
+        x = torch.randn(4, 2, 8, 8, dtype=torch.float64)
+        network = tp.capture(model.double().eval(), x)
+        snn = tp.convert(network, [x], neuron=tp.Staggered(2), threshold=tp.MaxAbs("layer"))
+        steps = {name: torch.ones_like(step) for name, step in snn.steps.items()}
+        (pool,) = [node for node in network.nodes if node.kind == "cumulative"]
+        assert passes_counts(snn.changed(steps=steps), pool) is counted

@@ -101,7 +101,7 @@ def convert(
     }
     depth = network.depth
     neurons = {
-        site.name: replace(neuron, delay=neuron.delay + neuron.lag * (depth[site.name] - 1))
+        site.name: replace(neuron, delay=neuron.lag * (depth[site.name] - 1))
         for site in network.sites
     }
     coding: Coding = "rate" if neuron.levels is None else "differential"

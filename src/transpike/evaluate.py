@@ -65,6 +65,8 @@ class Evaluation:
         computed_timesteps: with a stopping rule: mean timesteps computed per sample.
         interrupted: the run was stopped from the keyboard; everything holds for the first `samples`
             samples.
+        first_output: first timestep at which every layer may have fired; numbers before it are
+            those of the biases.
         settings: how the network was made.
     """
 
@@ -89,6 +91,7 @@ class Evaluation:
     decided_timesteps: list[float] | None = None
     computed_timesteps: float | None = None
     interrupted: bool = False
+    first_output: int = 1
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,7 +99,7 @@ class Evaluation:
         return asdict(self)
 
     def __str__(self) -> str:
-        """A table at t = 1, 2, 4, ... and T."""
+        """A table at t = 1, 2, 4, ... and T, from the first output on."""
         low, high = self.ann_accuracy_interval
         lines = [
             f"ANN {100 * self.ann_accuracy:.2f} % [{100 * low:.2f}, {100 * high:.2f}], "
@@ -105,7 +108,11 @@ class Evaluation:
             f"{'t':>4} {'SNN %':>7} {'95 %':>16} {'loss':>7} {'agree %':>8} {'ceiling %':>10} "
             f"{'spikes/neuron':>14}",
         ]
+        if self.first_output > 1:
+            lines.append(f"before t={self.first_output} not every layer has fired: no output")
         for t in curve_points(self.timesteps):
+            if t < self.first_output:
+                continue
             low, high = self.accuracy_interval[t - 1]
             lines.append(
                 f"{t:>4} {100 * self.accuracy[t - 1]:7.2f} "
@@ -371,6 +378,7 @@ class _Tally:
             decided_timesteps=None if decided is None else (decided / self.samples).tolist(),
             computed_timesteps=(None if decided is None else int(sums["computed"]) / self.samples),
             interrupted=interrupted,
+            first_output=self.snn.first_output,
             settings=dict(self.snn.settings),
         )
 

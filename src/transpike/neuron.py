@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal
 
 import torch
@@ -20,6 +21,9 @@ LONGEST_WINDOW = 6
 """Timesteps after which a staggered layer has sent its input as finely as it helps."""
 _CACHED = 24_576  # values whose states stay in the second-level cache
 _MOST_BITS = 16  # of a multi-threshold neuron's counts, of refined levels: exact in float32
+
+
+_HYSTERESIS = 0.5  # of a staggered neuron: the least spikes of what was tried at equal divergence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +89,8 @@ class Neuron:
             raise ArgumentError(f"initial_membrane: needed a fraction 0 <= v0 < 1, got {v0!r}.")
         if self.code not in ("unit", "binary"):
             raise ArgumentError(f"code: needed 'unit' or 'binary', got {self.code!r}.")
-        self._check_refinement()
         self._check_window()
+        self._check_refinement()
         if self.levels is not None:
             self._check_levels(self.levels)
 
@@ -115,11 +119,12 @@ class Neuron:
             self._check_refined_levels(self.levels)
 
     def _check_refined_levels(self, levels: int) -> None:
-        most = self.max_count * self.period * self.ratio // (self.ratio - 1)
+        most = _reachable(self.max_count, self.ratio, self.period, self.window)
         if levels > most:
+            within = "" if self.window is None else f" in a window of {self.window}"
             raise ArgumentError(
                 f"levels: K = {self.max_count} counts reach at most {most} first steps with ratio "
-                f"{self.ratio} and period {self.period}, got {levels} levels. Use fewer."
+                f"{self.ratio} and period {self.period}{within}, got {levels} levels. Use fewer."
             )
         if levels * self.ratio > 2**_MOST_BITS:
             raise ArgumentError(
@@ -133,13 +138,13 @@ class Neuron:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
                 raise ArgumentError(f"{name}: needed an integer >= {lowest}, got {value!r}.")
-        if not (math.isfinite(self.hysteresis) and 0 <= self.hysteresis < 1):
-            raise ArgumentError(f"hysteresis: needed 0 <= h < 1, got {self.hysteresis!r}.")
-        if self.levels is None and (self.scheduled or self.lag or self.hysteresis):
-            raise ArgumentError(
-                "window: windows, lags and hysteresis need levels, that is differential coding. "
-                "Use Staggered(max_count, ratio)."
-            )
+        _check_hysteresis(self.hysteresis)
+        for name in ("window", "lag", "delay", "hysteresis"):
+            if self.levels is None and getattr(self, name):
+                raise ArgumentError(
+                    f"{name}: needed levels beside it, that is differential coding. Use "
+                    "Staggered(max_count, ratio)."
+                )
 
     @property
     def scheduled(self) -> bool:
@@ -157,11 +162,9 @@ class Neuron:
             rest = f", L={self.levels}" if self.levels != self.max_count else ""
             rest += f", period={self.period}" if self.period > 1 else ""
             kind = "refining" if self.window is None else "staggered"
-            if self.window is not None:
-                rest += f", window={self.window}, lag={self.lag}"
-            return f"{kind} K={self.max_count}, ratio={self.ratio}{rest}"
+            return f"{kind} K={self.max_count}, ratio={self.ratio}{rest}{self._when}"
         if self.levels is not None:
-            return f"differential L={self.levels}, K={self.max_count}"
+            return f"differential L={self.levels}, K={self.max_count}{self._when}"
         if self.telescoped:
             return f"reference (telescoped, K={self.max_count})"
         if self.max_count == 1:
@@ -172,6 +175,14 @@ class Neuron:
         kind = "signed burst" if self.signed else "burst"
         mode = "resolution" if self.step == "fraction" else "range"
         return f"{kind} K={self.max_count} ({mode})"
+
+    @property
+    def _when(self) -> str:
+        """Of its name: when it fires, and from where on if that is not as in the preset."""
+        found = f", window={self.window}" if self.window is not None else ""
+        found += f", lag={self.lag}" if self.lag or self.window is not None else ""
+        usual = 0.0 if self.window is None else _HYSTERESIS
+        return found + (f", hysteresis={self.hysteresis:.3g}" if self.hysteresis != usual else "")
 
     @property
     def range_factor(self) -> int:
@@ -208,6 +219,20 @@ class Neuron:
         while finer > 1 and self.levels * finer > 2**_MOST_BITS:
             finer //= self.ratio
         return finer
+
+
+def _check_hysteresis(value: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0 <= value < 1):
+        raise ArgumentError(f"hysteresis: needed 0 <= h < 1, got {value!r}.")
+
+
+def _reachable(max_count: int, ratio: int, period: int, window: int | None) -> int:
+    """First steps that K counts per timestep reach in a window, or in the end."""
+    whole = max_count * period * ratio // (ratio - 1)
+    if window is None or window > 2 * _MOST_BITS * period:
+        return whole
+    return int(sum(Fraction(max_count, ratio ** (i // period)) for i in range(window)))
 
 
 def IF(*, initial_membrane: float = 0.5) -> Neuron:
@@ -347,7 +372,7 @@ def Staggered(
     window: int = 4,
     lag: int = 1,
     levels: int | None = None,
-    hysteresis: float = 0.5,
+    hysteresis: float = _HYSTERESIS,
 ) -> Neuron:
     """Refining neuron whose layers fire one after the other: few spikes, many timesteps.
 
@@ -355,7 +380,7 @@ def Staggered(
     the layers it reads; so it knows its input almost, with lag = window - 1 completely, before it
     sends its first count, and has little to take back. The k-th layer fires in the timesteps
     lag (k - 1) + 1 .. lag (k - 1) + window; a network of D layers, one after the other, needs
-    T = lag (D - 1) + window. Images can follow one another at the distance of a window.
+    T = lag (D - 1) + window. A membrane is in use for window + lag timesteps, longer behind a skip.
 
     With hysteresis h and the start v0 = (1 - h) / 2 a count is sent where the rest is at least
     (1 + h) / 2 steps. With ratio 2 and a complete input a timestep then carries a count in about
@@ -368,21 +393,22 @@ def Staggered(
             two, >= 2.
         window: timesteps in which a layer fires.
         lag: timesteps by which a layer's window begins after that of the layers it reads.
-        levels: L, first steps up to the threshold, at most K ratio / (ratio - 1). Default: what two
-            steps reach, K (1 + 1 / ratio) rounded down.
+        levels: L, first steps up to the threshold, at most what the window reaches. Default: what
+            two steps reach, K (1 + 1 / ratio) rounded down, or K with a window of one.
         hysteresis: h, steps, in [0, 1); 0 rounds to the nearest.
 
     Source: this library, from Stöckl & Maass 2021 (few spikes: layer after layer, a spike's weight
     falls with time), Park et al. 2020 (T2FSNN: windows that overlap) and `Refining`; differs:
     signed counts correct what was sent, so windows may overlap, and hysteresis makes them rare.
     """
-    if ratio == 1:
-        raise ArgumentError("ratio: needed a power of two >= 2, got 1. Use Differential for 1.")
-    refining = Refining(max_count, ratio, levels=levels)
-    if not isinstance(hysteresis, int | float) or not 0 <= hysteresis < 1:
-        raise ArgumentError(f"hysteresis: needed 0 <= h < 1, got {hysteresis!r}.")
+    for name, value in (("ratio", ratio), ("window", window)):
+        if value is None:
+            raise ArgumentError(f"{name}: needed a whole number, got None.")
+    _check_hysteresis(hysteresis)
+    if levels is None and window == 1 and isinstance(max_count, int):
+        levels = max_count
     return replace(
-        refining,
+        Refining(max_count, ratio, levels=levels),
         window=window,
         lag=lag,
         hysteresis=float(hysteresis),
@@ -507,8 +533,8 @@ def fire(
 def quantized(neuron: Neuron, drive: Tensor, t: int, start: Tensor, bound: Tensor | None) -> Tensor:
     """What a population alone holds after t timesteps of an input it had from the first on.
 
-    floor(C/d + start) within 0 and the levels, with d the step at t. With hysteresis it depends on
-    the counts before, and the timesteps are gone through.
+    floor(C/d + start) within 0 and the levels, with d the step at t, where K does not bind it. With
+    a window or hysteresis it depends on the counts before, and the timesteps are gone through.
 
     Args:
         neuron: settings.
@@ -523,9 +549,9 @@ def quantized(neuron: Neuron, drive: Tensor, t: int, start: Tensor, bound: Tenso
     fine = neuron.finer_at(t)
     if t <= neuron.delay:
         return torch.zeros_like(drive)
-    if neuron.hysteresis:
+    if neuron.hysteresis or neuron.window is not None:
         rows = max(1, _CACHED * len(drive) // max(1, drive.numel()))
-        parts = drive.split(rows)
+        parts = torch.split(drive, rows)
         return torch.cat([_gone_through(neuron, part, t, start, bound) for part in parts]) / fine
     level = torch.floor(drive * fine + refined_start(neuron, start, t)).clamp_(min=0)
     limit = level_limit(neuron, t, bound, start)

@@ -55,7 +55,8 @@ def simulate(
             depends on the cumulative input only. Other networks are simulated as ever.
         until: stop a sample as soon as its output is settled; its output is held from there on. It
             acts at the ends of chunks: see `Simulation.decided_at` and `computed`.
-        chunk: timesteps computed together; default at most 8. Results do not depend on it, but for
+        chunk: timesteps computed together; default at most 8, and 1 where layers fire one after the
+            other, as then most layers have nothing to do. Results do not depend on it, but for
             the rounding of sums.
         memory_budget: bytes for values and states, next to the weights; the batch is split, and
             the chunk lowered, or raised above 8, to fit. Default: portions that fit the caches.

@@ -107,10 +107,12 @@ class SpikingNetwork(nn.Module):
         """
         check_timesteps(timesteps)
         if timesteps < self.first_output:
+            windows = [n.delay + n.window for n in self.neurons.values() if n.window is not None]
+            whole = f" ({max(windows)} for whole windows)" if windows else ""
             raise ArgumentError(
-                f"timesteps: needed at least {self.first_output}, got {timesteps}: layers fire one "
-                "after the other, and the last ones would not yet. Give more timesteps, or use "
-                "Refining(K), whose layers all fire from the first one on."
+                f"timesteps: needed at least {self.first_output}{whole}, got {timesteps}: layers "
+                "fire one after the other, and the last ones would not yet. Give more timesteps, "
+                "or use Refining(K), whose layers all fire from the first one on."
             )
 
     def changed(self, **values: Any) -> SpikingNetwork:

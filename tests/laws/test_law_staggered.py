@@ -7,9 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 import nets
 import transpike as tp
+from transpike.engine import run
 from transpike.engine.scan import Chunk, Constants, Population, scan
 from transpike.neuron import quantized
 
@@ -18,11 +20,10 @@ from transpike.neuron import quantized
 def neurons(draw):
     """Neurons with a window somewhere in time."""
     count, ratio = draw(st.integers(1, 5)), draw(st.sampled_from([2, 4]))
-    levels = draw(st.integers(1, count * ratio // (ratio - 1)))
+    window = draw(st.integers(1, 5))
+    levels = draw(st.integers(1, int(count * sum(ratio**-i for i in range(window)))))
     hysteresis = draw(st.sampled_from([0.0, 0.25, 0.375, 0.5]))
-    neuron = tp.Staggered(
-        count, ratio, levels=levels, window=draw(st.integers(1, 5)), hysteresis=hysteresis
-    )
+    neuron = tp.Staggered(count, ratio, levels=levels, window=window, hysteresis=hysteresis)
     return tp.Neuron(**{**vars(neuron), "delay": draw(st.integers(0, 6))})
 
 
@@ -209,6 +210,93 @@ def test_delays_follow_the_longest_path():
     assert snn.first_output == 1 + max(delays.values())
 
 
+def test_converted_again_it_has_the_delays_of_its_place():
+    network, calibration = nets.captured("residual")
+    snn = tp.convert(network, calibration, neuron=tp.Staggered(2))
+    again = tp.convert(network, calibration, neuron=list(snn.neurons.values())[-1])
+    assert again.neurons == snn.neurons
+
+
+def test_names_tell_settings_apart():
+    found = [
+        tp.Staggered(2),
+        tp.Staggered(2, hysteresis=0.0),
+        tp.Staggered(2, lag=2),
+        tp.Staggered(2, window=3),
+        tp.Staggered(2, levels=2),
+        tp.Refining(2),
+        tp.Neuron(**{**vars(tp.Refining(2)), "lag": 1}),
+        tp.Neuron(**{**vars(tp.Differential(3, 2)), "hysteresis": 0.25}),
+        tp.Differential(3, 2),
+    ]
+    assert len({neuron.name for neuron in found}) == len(found)
+
+
+@pytest.mark.parametrize("hysteresis", [0.0, 0.5])
+def test_the_quantised_ann_knows_what_a_short_window_reaches(hysteresis):
+    """One site and a large input: K counts of one step, not the levels of the threshold."""
+    network, calibration = nets.one_site([1.0])
+    neuron = tp.Staggered(2, window=1, hysteresis=hysteresis)
+    snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs())
+    x = torch.tensor([[0.1], [0.6], [5.0]], dtype=torch.float64)
+    assert torch.equal(tp.quantized_ann(snn, x, 1), tp.simulate(snn, x, 1).output[0])
+    assert float(tp.quantized_ann(snn, x, 1)[-1]) == 1.0
+
+
+def test_the_quantised_ann_is_the_same_in_blocks():
+    """More inputs than fit a block, against one at a time."""
+    neuron = tp.Staggered(2)
+    torch.manual_seed(2)
+    drive, start = torch.rand(9, 3, 60, 60) * 4, torch.full((1, 3, 1, 1), 0.25)
+    whole = quantized(neuron, drive, 4, start, None)
+    alone = [quantized(neuron, one[None], 4, start, None) for one in drive]
+    assert torch.equal(whole, torch.cat(alone))
+
+
+def _read_out_silent(kind):
+    """Networks that read out a linear or pooled value behind a site, or a site itself."""
+    if kind == "pool":
+        return nets.Fn(lambda m, x: F.max_pool2d(m.c(x).relu(), 2), c=nets.conv())
+    if kind == "site":
+        return nets.Fn(lambda m, x: m.d(m.c(x).relu()).relu(), c=nets.conv(), d=nets.conv(4, 4))
+    return nets.Fn(lambda m, x: _both(m, m.c(x).relu()), c=nets.conv(), d=nets.conv(4, 4))
+
+
+def _both(m, a):
+    inner = m.d(a)
+    return inner, inner.relu(), a
+
+
+@pytest.mark.parametrize("kind", ["pool", "site", "both"])
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_silent_values_are_read_out(kind, chunk):
+    torch.manual_seed(6)
+    x = torch.randn(3, 2, 8, 8, dtype=torch.float64)
+    model = _read_out_silent(kind).double().eval()
+    snn = tp.convert(model, [x], neuron=tp.Staggered(2))
+    names, timesteps = [site.name for site in snn.network.sites], _last(snn) + 2
+    slow = tp.simulate_reference(snn, x, timesteps, record=names[:1])
+    fast = tp.simulate(snn, x, timesteps, record=names[:1], chunk=chunk)  # without totals
+    nets.same_counts(slow, fast)
+    assert torch.equal(slow.records[names[0]].counts, fast.records[names[0]].counts)
+    torch.testing.assert_close(slow.records[names[0]].membrane, fast.records[names[0]].membrane)
+    for one, other in zip(nets.leaves(fast.output), nets.leaves(slow.output), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_silent_layers_are_not_computed(monkeypatch):
+    """Every linear operation runs at t = 1 and while what it reads fires, not T times."""
+    torch.manual_seed(5)
+    layers = [part for _ in range(8) for part in (nn.Linear(16, 16), nn.ReLU())]
+    x = torch.randn(16, 16)
+    snn = tp.convert(nn.Sequential(*layers, nn.Linear(16, 4)), [x], neuron=tp.Staggered(2))
+    calls, linear = [], run._Portion.linear
+    monkeypatch.setattr(run._Portion, "linear", lambda *a: calls.append(1) or linear(*a))
+    tp.simulate(snn, x, _last(snn))
+    # Between the 8 sites 7 operations: once for the biases, four times for a window.
+    assert len(calls) <= 7 * 5 + _last(snn)  # and the last one, which is read out, at every t
+
+
 def test_depth_counts_the_sites_of_the_longest_way():
     def run(m, x):
         short = m.a(x).relu()
@@ -246,7 +334,7 @@ def test_too_few_timesteps_are_refused_everywhere():
     few = snn.first_output - 1
     assert few >= 1
     x = torch.randn(4, *network.input_shape, dtype=torch.float64)
-    match = rf"needed at least {few + 1}, got {few}.*Refining"
+    match = rf"needed at least {few + 1} \({_last(snn)} for whole windows\), got {few}.*Refining"
     calls = [
         lambda: tp.simulate(snn, x, few),
         lambda: tp.simulate_reference(snn, x, few),
@@ -271,7 +359,10 @@ def test_no_sample_stops_before_the_last_layer_has_fired():
     run = tp.simulate(snn, x, 6, until=tp.Until("margin", 0.0))
     assert snn.first_output > 1 and run.decided_at.unique().tolist() == [snn.first_output]
     assert torch.equal(run.output[-1], tp.simulate(snn, x, 6).output[snn.first_output - 1])
-    assert tp.fit_until(snn, [x], 6, most_changed=0.0).threshold >= 0
+    until = tp.fit_until(snn, [x], 6, most_changed=0.99)
+    scores = tp.simulate(snn, x, 6).output[snn.first_output - 1 :].softmax(dim=2)
+    margins = scores.topk(2, dim=2).values.diff(dim=2).abs()
+    assert until.threshold >= float(margins.min()) - 1e-6  # none of the biases' own
 
 
 def test_the_quantised_ann_sends_nothing_before_its_window():
@@ -296,10 +387,14 @@ def test_the_quantised_ann_sends_nothing_before_its_window():
         (lambda: tp.Staggered(2, lag=-1), "lag: needed an integer >= 0, got -1"),
         (lambda: tp.Staggered(2, hysteresis=1.0), "hysteresis: needed 0 <= h < 1"),
         (lambda: tp.Staggered(2, hysteresis="much"), "hysteresis: needed 0 <= h < 1"),
-        (lambda: tp.Staggered(2, levels=5), "K = 2 counts reach at most 4 first steps"),
-        (lambda: tp.Neuron(window=3), r"Use Staggered\(max_count, ratio\)"),
-        (lambda: tp.Neuron(signed=True, hysteresis=0.5), r"Use Staggered\(max_count, ratio\)"),
-        (lambda: tp.Neuron(delay=2), r"Use Staggered\(max_count, ratio\)"),
+        (lambda: tp.Staggered(2, levels=4), "at most 3 first steps .* in a window of 4"),
+        (lambda: tp.Staggered(2, levels=3, window=1), "at most 2 first steps"),
+        (lambda: tp.Staggered(2, window=None), "window: needed a whole number, got None"),
+        (lambda: tp.Staggered(2, None), "ratio: needed a whole number, got None"),
+        (lambda: tp.Neuron(hysteresis="x"), "hysteresis: needed 0 <= h < 1"),
+        (lambda: tp.Neuron(window=3), r"window: .* Use Staggered\(max_count, ratio\)"),
+        (lambda: tp.Neuron(signed=True, hysteresis=0.5), "hysteresis: needed levels beside it"),
+        (lambda: tp.Neuron(delay=2), "delay: needed levels beside it"),
     ],
 )
 def test_settings_out_of_range_are_refused(call, message):

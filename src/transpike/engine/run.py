@@ -106,7 +106,7 @@ class Engine:
             batch,
             x.device,
             itemsize=x.element_size(),
-            chunk=1 if free and self.windows else request.chunk,
+            chunk=1 if free and self.windows and not request.totals else request.chunk,
             budget=request.memory_budget,
         )
         ledger = _Ledger(request, self.network, batch)
