@@ -47,7 +47,7 @@ def test_links_lead_somewhere(stem):
 @pytest.mark.parametrize("stem", sorted(set(CARDS) - {"tune"}))
 def test_forms_of_the_command_line_are_understood(stem):
     (forms,) = re.findall(r"On the command line: `([^`]+)`", CARDS[stem])
-    words = {"ITERATIONS": "10", "LEVELS": "8", "SPIKES": "1.5", "BITS": "3", "K": "4"}
+    words = {"ITERATIONS": "10", "LEVELS": "6", "SPIKES": "1.5", "BITS": "3", "K": "4"}
     words |= {"RATIO": "2", "PERIOD": "3", "WINDOW": "4", "LAG": "1"}
     for form in forms.split(", "):
         text = ":".join(words.get(part, part) for part in form.split(":"))
