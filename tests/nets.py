@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import transpike as tp
+from transpike.engine.scan import Chunk, Constants, Population, scan
 
 
 class Fn(nn.Module):
@@ -356,6 +357,42 @@ def dyadic_snn(model, shape, neuron, dtype=torch.float32):
     return make_steps_dyadic(tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs()))
 
 
+def small_bounded():
+    """ReLU6 before a max-pool, for inputs (B, 2, H, W)."""
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU6(), nn.MaxPool2d(2), nn.Conv2d(4, 3, 3)
+    )
+
+
+SMALL = {"conv": conv_net, "pooled": pooled_residual, "bounded": small_bounded}
+
+
+def corrected_dyadic_snn(kind, neuron):
+    """(network of SMALL in float64 with offsets and starts, inputs), all sums exact."""
+    torch.manual_seed(3)
+    x = dyadic_input(3, 2, 8, 8, dtype=torch.float64)
+    snn = dyadic_snn(SMALL[kind](), (2, 8, 8), neuron, torch.float64)
+    offsets = {name: torch.full_like(step, 0.125) for name, step in snn.steps.items()}
+    starts = {name: torch.full_like(step, 0.75) for name, step in snn.steps.items()}
+    return snn.changed(offsets=offsets, starts=starts), x
+
+
+def scanned(neuron, values, d, bound, chunk):
+    """(sent, membranes, spikes) of one neuron of step d at every timestep, each (T,)."""
+    one = torch.ones(1, dtype=torch.float64)
+    limit = None if bound is None else one * bound / d
+    constants = Constants(neuron, one * d, one * neuron.initial_membrane, None, limit)
+    population = Population.at_rest(constants, 1)
+    series = torch.tensor(values, dtype=torch.float64).reshape(-1, 1, 1)
+    out, kept = torch.empty_like(series), torch.empty_like(series)
+    spikes = []
+    for low in range(0, len(series), chunk):
+        part = slice(low, low + chunk)
+        current = Chunk(series[part], None, out[part], kept[part], low, low == 0)
+        spikes.append(scan(constants, population, current))
+    return out.flatten(), kept.flatten(), torch.cat(spikes).flatten()
+
+
 def classifier():
     """(converted `conv_net`, the 24 images it was calibrated on), always the same."""
     torch.manual_seed(4)
@@ -406,3 +443,14 @@ def same_counts(a, b):
     for name in a.spike_counts:
         assert torch.equal(a.spike_counts[name], b.spike_counts[name]), name
         assert torch.equal(a.counts_per_timestep[name], b.counts_per_timestep[name]), name
+
+
+def same_observations(slow, fast):
+    """Assert that records agree spike for spike, membranes and totals but for rounding."""
+    assert slow.records.keys() == fast.records.keys()
+    for name in slow.records:
+        one, other = slow.records[name], fast.records[name]
+        assert torch.equal(one.counts, other.counts), name
+        torch.testing.assert_close(one.membrane, other.membrane, rtol=1e-9, atol=1e-9)
+        for field, value in vars(slow.totals[name]).items():
+            torch.testing.assert_close(value, vars(fast.totals[name])[field])

@@ -20,10 +20,8 @@ _COUNT_OF_RATIO_4 = 8  # max count from which a refining neuron's step is divide
 LONGEST_WINDOW = 6
 """Timesteps after which a staggered layer has sent its input as finely as it helps."""
 _CACHED = 24_576  # values whose states stay in the second-level cache
+_HYSTERESIS = 0.5  # of a staggered neuron: few spikes at little more divergence than 1/3
 _MOST_BITS = 16  # of a multi-threshold neuron's counts, of refined levels: exact in float32
-
-
-_HYSTERESIS = 0.5  # of a staggered neuron: the least spikes of what was tried at equal divergence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -496,6 +494,14 @@ def refine(neuron: Neuron, state: State, t: int) -> None:
         state.total = state.total * neuron.ratio
 
 
+def level_of(neuron: Neuron, membrane: Tensor) -> Tensor:
+    """Steps a membrane is above or, beyond the hysteresis, below 0; a new tensor."""
+    if not neuron.hysteresis:
+        return torch.floor(membrane)
+    negative = torch.floor(membrane + neuron.hysteresis).clamp_(max=0)
+    return torch.floor(membrane.clamp(min=0)) + negative
+
+
 def fire(
     neuron: Neuron, state: State, t: int, bound: Tensor | None, start: Tensor | None = None
 ) -> Tensor:
@@ -506,10 +512,7 @@ def fire(
     """
     if not neuron.fires_at(t):
         return torch.zeros_like(state.membrane)
-    level = torch.floor(state.membrane)
-    if neuron.hysteresis:
-        negative = torch.floor(state.membrane + neuron.hysteresis).clamp_(max=0)
-        level = torch.floor(state.membrane.clamp(min=0)) + negative
+    level = level_of(neuron, state.membrane)
     if neuron.telescoped:
         assert state.total is not None
         limit = torch.as_tensor(level_limit(neuron, t, bound, start))

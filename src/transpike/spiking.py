@@ -222,8 +222,8 @@ def quantized_ann(snn: SpikingNetwork, x: Tensor, timesteps: int) -> Any:
     network's own step d, offset, start and max count K; a bounded site stays within
     floor(c T/d + start). In differential coding every site becomes
     d clamp(floor(z/d + offset + start), 0, L), whatever T; where the step shrinks, d and L are
-    those at T; with hysteresis it becomes what the neuron itself holds of z + offset after T
-    timesteps. It is a reference, not an upper bound.
+    those at T; with a window or hysteresis it becomes what the neuron itself holds of z + offset
+    after T timesteps. It is a reference, not an upper bound.
 
     Args:
         snn: the converted network.

@@ -10,7 +10,6 @@ from torch import nn
 
 import nets
 import transpike as tp
-from transpike.engine.scan import Chunk, Constants, Population, scan
 
 
 def _reachable(max_count, ratio, levels, period, initial_membrane):
@@ -67,21 +66,11 @@ def test_population_equals_the_definition(neuron, currents, d, bound, chunk):
     """Any currents, in chunks of any length, bounded or not."""
     values = [current / 64 for current in currents]
     counts, membranes, steps = _by_hand(neuron, values, d, bound)
-    one = torch.ones(1, dtype=torch.float64)
-    limit = None if bound is None else one * bound / d
-    constants = Constants(neuron, one * d, one * neuron.initial_membrane, None, limit)
-    population = Population.at_rest(constants, 1)
-    series = torch.tensor(values, dtype=torch.float64).reshape(-1, 1, 1)
-    out, kept = torch.empty_like(series), torch.empty_like(series)
-    spikes = []
-    for low in range(0, len(series), chunk):
-        part = slice(low, low + chunk)
-        current = Chunk(series[part], None, out[part], kept[part], low, low == 0)
-        spikes.append(scan(constants, population, current))
+    out, kept, spikes = nets.scanned(neuron, values, d, bound, chunk)
     sent = [n * step for n, step in zip(counts, steps, strict=True)]
-    assert out.flatten().tolist() == sent
-    assert (kept.flatten() * d).tolist() == membranes
-    assert torch.cat(spikes).flatten().tolist() == [abs(n) for n in counts]
+    assert out.tolist() == sent
+    assert (kept * d).tolist() == membranes
+    assert spikes.tolist() == [abs(n) for n in counts]
 
 
 @settings(max_examples=40)
@@ -127,17 +116,7 @@ def test_settled_it_equals_the_quantised_ann_of_its_last_step(name):
     assert nets.error(last, nets.leaves(tp.quantized_ann(snn, x, timesteps))) < 1e-9
 
 
-def _net(kind):
-    return {
-        "conv": nets.conv_net,
-        "pooled": nets.pooled_residual,
-        "bounded": lambda: nn.Sequential(
-            nn.Conv2d(2, 4, 3, padding=1), nn.ReLU6(), nn.MaxPool2d(2), nn.Conv2d(4, 3, 3)
-        ),
-    }[kind]()
-
-
-@pytest.mark.parametrize("kind", ["conv", "pooled", "bounded"])
+@pytest.mark.parametrize("kind", sorted(nets.SMALL))
 @pytest.mark.parametrize(
     "neuron",
     [tp.Refining(4), tp.Refining(8, 4, initial_membrane=0.25), tp.Refining(1, period=2, levels=3)],
@@ -146,23 +125,13 @@ def _net(kind):
 @pytest.mark.parametrize("chunk", [1, 2, 9])
 def test_engine_equals_reference(kind, neuron, chunk):
     """Spike for spike, with membranes and totals."""
-    torch.manual_seed(3)
-    x = nets.dyadic_input(3, 2, 8, 8, dtype=torch.float64)
-    snn = nets.dyadic_snn(_net(kind), (2, 8, 8), neuron, torch.float64)
-    offsets = {name: torch.full_like(step, 0.125) for name, step in snn.steps.items()}
-    starts = {name: torch.full_like(step, 0.75) for name, step in snn.steps.items()}
-    snn = snn.changed(offsets=offsets, starts=starts)
+    snn, x = nets.corrected_dyadic_snn(kind, neuron)
     names = [site.name for site in snn.network.sites]
     slow = tp.simulate_reference(snn, x, 5, record=names, totals=True)
     fast = tp.simulate(snn, x, 5, record=names, totals=True, chunk=chunk)
     nets.same_counts(slow, fast)
     torch.testing.assert_close(fast.output, slow.output, rtol=1e-9, atol=1e-9)
-    for name in names:
-        one, other = slow.records[name], fast.records[name]
-        assert torch.equal(one.counts, other.counts), name
-        torch.testing.assert_close(one.membrane, other.membrane, rtol=1e-9, atol=1e-9)
-        for field, value in vars(slow.totals[name]).items():
-            torch.testing.assert_close(value, vars(fast.totals[name])[field])
+    nets.same_observations(slow, fast)
 
 
 def test_kernel_equals_torch_in_float32(monkeypatch):

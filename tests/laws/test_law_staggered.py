@@ -12,7 +12,6 @@ from torch.nn import functional as F
 import nets
 import transpike as tp
 from transpike.engine import run
-from transpike.engine.scan import Chunk, Constants, Population, scan
 from transpike.neuron import quantized
 
 
@@ -64,22 +63,12 @@ def test_population_equals_the_definition(neuron, currents, d, bound, chunk):
     """Any currents, in and out of the window, in chunks of any length, bounded or not."""
     values = [current / 64 for current in currents]
     sent, membranes = _by_hand(neuron, values, d, bound)
-    one = torch.ones(1, dtype=torch.float64)
-    limit = None if bound is None else one * bound / d
-    constants = Constants(neuron, one * d, one * neuron.initial_membrane, None, limit)
-    population = Population.at_rest(constants, 1)
-    series = torch.tensor(values, dtype=torch.float64).reshape(-1, 1, 1)
-    out, kept = torch.empty_like(series), torch.empty_like(series)
-    spikes = []
-    for low in range(0, len(series), chunk):
-        part = slice(low, low + chunk)
-        current = Chunk(series[part], None, out[part], kept[part], low, low == 0)
-        spikes.append(scan(constants, population, current))
-    assert out.flatten().tolist() == sent
-    assert (kept.flatten() * d).tolist() == membranes
+    out, kept, spikes = nets.scanned(neuron, values, d, bound, chunk)
+    assert out.tolist() == sent
+    assert (kept * d).tolist() == membranes
     finer = [neuron.finer_at(t) for t in range(1, len(sent) + 1)]
     counts = [abs(one) / d * fine for one, fine in zip(sent, finer, strict=True)]
-    assert torch.cat(spikes).flatten().tolist() == counts
+    assert spikes.tolist() == counts
 
 
 def _written(h, window=8):
@@ -115,16 +104,6 @@ def test_with_a_third_it_is_the_non_adjacent_form():
         assert int(counts[:, column].abs().sum()) == least
 
 
-def _net(kind):
-    return {
-        "conv": nets.conv_net,
-        "pooled": nets.pooled_residual,
-        "bounded": lambda: nn.Sequential(
-            nn.Conv2d(2, 4, 3, padding=1), nn.ReLU6(), nn.MaxPool2d(2), nn.Conv2d(4, 3, 3)
-        ),
-    }[kind]()
-
-
 def _last(snn):
     return max(neuron.delay + neuron.window for neuron in snn.neurons.values())
 
@@ -144,7 +123,7 @@ def test_with_complete_inputs_it_equals_the_quantised_ann(name):
         assert nets.error(last, nets.leaves(tp.quantized_ann(snn, x, timesteps))) < 1e-9
 
 
-@pytest.mark.parametrize("kind", ["conv", "pooled", "bounded"])
+@pytest.mark.parametrize("kind", sorted(nets.SMALL))
 @pytest.mark.parametrize(
     "neuron",
     [tp.Staggered(2), tp.Staggered(4, 4, window=2), tp.Staggered(1, window=5, lag=2)],
@@ -153,12 +132,7 @@ def test_with_complete_inputs_it_equals_the_quantised_ann(name):
 @pytest.mark.parametrize("chunk", [None, 1, 3, 20])
 def test_engine_equals_reference(kind, neuron, chunk):
     """Spike for spike, observed and not, and two timesteps beyond the last window."""
-    torch.manual_seed(3)
-    x = nets.dyadic_input(3, 2, 8, 8, dtype=torch.float64)
-    snn = nets.dyadic_snn(_net(kind), (2, 8, 8), neuron, torch.float64)
-    offsets = {name: torch.full_like(step, 0.125) for name, step in snn.steps.items()}
-    starts = {name: torch.full_like(step, 0.75) for name, step in snn.steps.items()}
-    snn = snn.changed(offsets=offsets, starts=starts)
+    snn, x = nets.corrected_dyadic_snn(kind, neuron)
     names, timesteps = [site.name for site in snn.network.sites], _last(snn) + 2
     slow = tp.simulate_reference(snn, x, timesteps, record=names, totals=True)
     assert sum(float(counts.sum()) for counts in slow.counts_per_timestep.values()) > 100
@@ -167,12 +141,7 @@ def test_engine_equals_reference(kind, neuron, chunk):
     torch.testing.assert_close(fast.output, slow.output, rtol=1e-9, atol=1e-9)
     seen = tp.simulate(snn, x, timesteps, record=names, totals=True, chunk=chunk)
     nets.same_counts(slow, seen)
-    for name in names:
-        one, other = slow.records[name], seen.records[name]
-        assert torch.equal(one.counts, other.counts), name
-        torch.testing.assert_close(one.membrane, other.membrane, rtol=1e-9, atol=1e-9)
-        for field, value in vars(slow.totals[name]).items():
-            torch.testing.assert_close(value, vars(seen.totals[name])[field])
+    nets.same_observations(slow, seen)
 
 
 @pytest.mark.parametrize("name", sorted(nets.NETS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -99,6 +99,9 @@ class Engine:
         """Simulate; outputs go to `output` as they come, timestep by timestep, rows by rows."""
         moving = request.time_axis
         batch = x.shape[1] if moving else x.shape[0]
+        if request.until is not None:  # before the first output there is nothing to be clear about
+            least = max(request.until.least, self.snn.first_output)
+            request = replace(request, until=replace(request.until, least=least))
         free = request.chunk is None and request.memory_budget is None
         size = portion(
             self.first.plan(moving),
@@ -284,21 +287,23 @@ class _Portion:
         for step in self.plan.steps:
             if self.engine.windows and self.nothing_comes(step, silent, done, length):
                 silent.add(step.node.name)
-                continue
-            for name in silent.intersection(step.reads):
-                values[name] = self.zeros(name, length)
-            if self.engine.windows and self.nothing_goes(step, done, length):
+            elif self.engine.windows and self.nothing_goes(step, done, length):
                 self.wait(step, values, done, length)
                 silent.add(step.node.name)
-            elif step.kind == "site":
-                values[step.node.name] = self.site(step, values, done, length)
-            elif step.kind == "cumulative":
-                values[step.node.name] = self.cumulative(step, values, length)
             else:
-                values[step.node.name] = self.linear(step, values, length)
+                values |= {name: self.zeros(name, length) for name in silent & set(step.reads)}
+                values[step.node.name] = self.computed(step, values, done, length)
             for name in step.dead:
                 values.pop(name, None)
         return values
+
+    def computed(self, step: Step, values: dict[str, Any], done: int, length: int) -> Any:
+        """What a node sends in a chunk."""
+        if step.kind == "site":
+            return self.site(step, values, done, length)
+        if step.kind == "cumulative":
+            return self.cumulative(step, values, length)
+        return self.linear(step, values, length)
 
     def nothing_comes(self, step: Step, silent: set[str], done: int, length: int) -> bool:
         """Whether a node stays as it is in this chunk: nothing it reads changes, it sends nothing.
@@ -321,14 +326,13 @@ class _Portion:
         return done > 0 and not fires and step.node.name not in self.plan.readout
 
     def wait(self, step: Step, values: dict[str, Any], done: int, length: int) -> None:
-        """Add up the currents of a site outside of its window."""
+        """Add up the currents of a site outside of its window, those that are not silent."""
         assert step.site is not None
-        name, moving = step.site.name, [name for name in step.reads if name in values]
-        currents = [self.currents(name, values, length)[1] for name in moving]
-        first, other = currents[0], currents[1] if len(currents) > 1 else None
+        name, moving = step.site.name, [read for read in step.reads if read in values]
+        first, *others = [self.currents(read, values, length)[1] for read in moving]
+        other = others[0] if others else None
         chunk = Chunk(first, other, out=first, membranes=None, first=done, offset=False)
-        for index in range(length):
-            charge(self.engine.constants[name], self.populations[name], chunk, index)
+        charge(self.engine.constants[name], self.populations[name], chunk)
 
     def zeros(self, name: str, length: int) -> Tensor:
         """What a silent node sends, (L*B, ...)."""
@@ -489,8 +493,6 @@ class _Portion:
         """Hand out outputs, hold those of settled samples for the rest, drop the samples."""
         device = self.x.device
         settled = torch.stack([until.settled(by_t[0][i], t) for i, t in enumerate(asked)])
-        early = [t < self.engine.snn.first_output for t in asked]
-        settled[torch.tensor(early, device=device)] = False  # nothing has come through yet
         done = settled.any(dim=0)
         first = settled.int().argmax(dim=0)
         every = torch.arange(self.batch, device=device)

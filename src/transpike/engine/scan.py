@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from transpike.engine import native
-from transpike.neuron import Neuron
+from transpike.neuron import Neuron, level_of
 
 # Values per block of the eager update: its buffers of float32 fit a 512 KiB second-level cache.
 _BLOCK = 24_576
@@ -123,17 +123,9 @@ def scan(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
     Returns:
         Spikes of every sample and timestep, (L, B), float64.
     """
-    neuron = constants.neuron
-    if not neuron.scheduled:
+    if not constants.neuron.scheduled:
         return _scan(constants, population, chunk)
-    return torch.cat(
-        [
-            (_refining if neuron.fires_at(part.first + 1) else _waiting)(
-                constants, population, part
-            )
-            for part in _alike(constants, chunk)
-        ]
-    )
+    return torch.cat([_part_of(constants, population, part) for part in _alike(constants, chunk)])
 
 
 def _alike(constants: Constants, chunk: Chunk) -> Iterator[Chunk]:
@@ -158,8 +150,8 @@ def _rows(series: Tensor, low: int, high: int) -> Tensor:
     return series if len(series) == 1 else series[low:high]
 
 
-def _refining(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
-    """A part with one step, as a neuron of differential coding with this step and its levels."""
+def _part_of(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
+    """A part as of a neuron of differential coding with its step and levels, or one that waits."""
     neuron, t = constants.neuron, chunk.first + 1
     finer, v0 = neuron.finer_at(t), neuron.initial_membrane
     if t > 1 and finer != neuron.finer_at(t - 1):
@@ -167,29 +159,24 @@ def _refining(constants: Constants, population: Population, chunk: Chunk) -> Ten
         torch.add(kept.new_tensor(v0 * (1 - neuron.ratio)), kept, alpha=neuron.ratio, out=kept)
         if population.total is not None:
             population.total.mul_(neuron.ratio)
-    counts = _scan(constants.at(t), population, chunk)
+    if neuron.fires_at(t):
+        counts = _scan(constants.at(t), population, chunk)
+    else:
+        charge(constants, population, chunk)
+        chunk.out.zero_()
+        counts = torch.zeros(chunk.out.shape[:2], dtype=torch.float64, device=chunk.out.device)
     if chunk.membranes is not None and finer > 1:
         chunk.membranes.sub_(v0).div_(finer).add_(v0)
     return counts
 
 
-def charge(constants: Constants, population: Population, chunk: Chunk, index: int) -> None:
-    """Add the current of one timestep of a chunk to the membranes; nothing is sent."""
-    population.membrane.add_(_drive(constants.at(chunk.first + 1), chunk, index))
-
-
-def _waiting(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
-    """A part outside of the window: currents add up, nothing is sent."""
-    neuron, t = constants.neuron, chunk.first + 1
-    finer, v0 = neuron.finer_at(t), neuron.initial_membrane
+def charge(constants: Constants, population: Population, chunk: Chunk) -> None:
+    """Add the currents of a chunk outside of the window to the membranes; nothing is sent."""
+    now = constants.at(chunk.first + 1)
     for index in range(len(chunk.out)):
-        charge(constants, population, chunk, index)
+        population.membrane.add_(_drive(now, chunk, index))
         if chunk.membranes is not None:
             chunk.membranes[index] = population.membrane
-    if chunk.membranes is not None and finer > 1:
-        chunk.membranes.sub_(v0).div_(finer).add_(v0)
-    chunk.out.zero_()
-    return torch.zeros(chunk.out.shape[:2], dtype=torch.float64, device=chunk.out.device)
 
 
 def _scan(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
@@ -316,10 +303,7 @@ def _fired(
 ) -> tuple[Tensor, Tensor | None]:
     """Counts of timestep t and the new total; the arithmetic of `neuron.fire`, nothing in place."""
     neuron = constants.neuron
-    level = torch.floor(membrane)
-    if neuron.hysteresis:
-        negative = torch.floor(membrane + neuron.hysteresis).clamp_(max=0)
-        level = torch.floor(membrane.clamp(min=0)) + negative
+    level = level_of(neuron, membrane)
     if neuron.telescoped:
         assert total is not None
         reached = torch.minimum(level.clamp(min=0), _limit(constants, level, t))
