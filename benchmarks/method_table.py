@@ -35,6 +35,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import method_rows
 import method_text
+import paired
 
 import transpike as tp
 from transpike.data import Dataset, open_data
@@ -165,9 +166,12 @@ def measured(study: Study, recipe: tp.Recipe, pooling: str, seed: int) -> dict[s
     snn = study.convert(recipe, pooling, seed)
     converted = time.perf_counter()
     batches = study.test().batches(study.args.batch_size)
-    result = tp.evaluate(snn, batches, recipe.timesteps)
+    result = tp.evaluate(snn, batches, recipe.timesteps, metric=paired.Right())
     if result.interrupted:
         raise KeyboardInterrupt
+    assert result.metric is not None
+    right = result.metric[-1]  # at T; those of all other t would make the files large
+    result = replace(result, metric=None, ann_metric=None)
     done = time.perf_counter()
     first, _ = next(iter(study.test().batches(study.args.batch_size)))
     counts = [neuron.max_count for neuron in snn.neurons.values()]
@@ -188,6 +192,7 @@ def measured(study: Study, recipe: tp.Recipe, pooling: str, seed: int) -> dict[s
         },
         "device": study.args.device,
         "evaluation": result.to_dict(),
+        "right": right,
     }
 
 

@@ -19,7 +19,8 @@ import re
 import statistics
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,55 +28,96 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import method_rows
+import paired
+from paired import Flags
 
 import transpike as tp
-from transpike.evaluate import curve_points
+from transpike.evaluate import Z95, curve_points
 
+TEST_SEED = 0  # of the peers' draw of test images
 NEURONS = 188_416  # of the spiking ResNet-20, per image
 LOSS = 0.5  # points at which spikes are compared
 _FEWEST = 10  # thousand spikes, below which nothing is recognised
+_FLOOR = 0.01  # points, the bottom of the figure
 
 
 @dataclass(frozen=True)
 class Point:
-    """One method at one T: loss in points with its standard error, thousand spikes per image."""
+    """One method at one T.
+
+    Attributes:
+        name: of the recipe, or of the peer.
+        kind: of our neuron; empty for peers.
+        t: T.
+        loss: points, mean over calibration seeds.
+        error: its standard error, points; ours paired with the ANN, a peer's paired where its file
+            says which images were right.
+        spikes: thousand per image.
+        n: test images.
+        curve: part of a curve over T.
+        right: which test images were right, in the order of the test set, one per calibration
+            seed; empty where the files do not say, or not of all images.
+    """
 
     name: str
-    ours: bool
+    kind: str
     t: int
     loss: float
     error: float
     spikes: float
     n: int
     curve: bool
+    right: tuple[Flags, ...] = field(default=(), repr=False)
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is one of ours."""
+        return bool(self.kind)
 
 
 def peers(folder: Path) -> list[Point]:
     """All peers at every T."""
     entries = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
-    analog = entries["ann"]["parts"]
+    analog = entries["ann"]
     found = []
     for name, entry in entries.items():
         if name == "ann":
             continue
         n = entry["n"]
         # On the same images: a peer that has not run all parts is compared on those it has.
-        right = sum(next(iter(analog[part]["right"].values())) for part in entry["parts"]) / n
+        parts = [analog["parts"][part]["right"] for part in entry["parts"]]
+        right = sum(next(iter(part.values())) for part in parts) / n
         method, made_for = _made_for(name)
         for t, share in entry["accuracy"].items():
             if made_for not in (None, int(t)):
                 continue
-            loss = right - share
-            # Not paired: the peers' files hold sums. Few images change sides, so this is too wide.
+            loss, flags = right - share, which_right(entry, t)
+            # Where the file holds sums only it is not paired, which is too wide: few images change.
             error = math.sqrt(max(share * (1 - share), 1e-9) / n)
+            if flags and (own := which_right(analog, next(iter(analog["accuracy"])))):
+                error = paired.paired_error(flags[0], own[0])
             thousands = entry["spikes_per_image"][t] / 1000
-            found.append(
-                Point(method, False, int(t), 100 * loss, 100 * error, thousands, n, curve=True)
-            )
+            point = Point(method, "", int(t), 100 * loss, 100 * error, thousands, n, True, flags)
+            found.append(point)
     return found
+
+
+def which_right(entry: dict[str, Any], t: str) -> tuple[Flags, ...]:
+    """Which test images a peer got right at t, in the order of the test set, if it ran them all."""
+    parts, asked = entry["parts"], entry["asked"]
+    if entry["n"] != asked["images"] or not all("which" in part for part in parts.values()):
+        return ()
+    # The draw of the worker: all images in a random order, batch b in part b mod the parts.
+    order = np.random.RandomState(TEST_SEED).permutation(entry["n"])
+    number = np.arange(entry["n"]) // asked["batch"] % len(parts)
+    flags = np.zeros(entry["n"], bool)
+    for part, found in parts.items():
+        flags[order[number == int(part)]] = paired.unpacked(found["which"][t], found["n"])
+    return (flags,)
 
 
 def _made_for(name: str) -> tuple[str, int | None]:
@@ -106,14 +148,18 @@ def _point(recipe: tp.Recipe, entries: list[dict[str, Any]], t: int, curve: bool
         e = entry["evaluation"]
         low, high = e["loss_interval"][t - 1]
         losses.append(100 * e["loss"][t - 1])
-        errors.append(100 * (high - low) / 2 / 1.959964)
+        errors.append(100 * (high - low) / 2 / Z95)
         spikes.append(e["spikes_per_neuron"][t - 1] * NEURONS / 1000)
     n = entries[0]["evaluation"]["samples"]
-    numbers = (statistics.fmean(values) for values in (losses, errors, spikes))
-    return Point(recipe.name, True, t, *numbers, n, curve)
+    right: tuple[Flags, ...] = ()
+    if t == recipe.timesteps and all("right" in entry for entry in entries):
+        right = tuple(paired.unpacked(entry["right"], n) for entry in entries)
+    loss, error, thousands = (statistics.fmean(values) for values in (losses, errors, spikes))
+    kind = re.split(r" K=|,| L=", recipe.neuron.name)[0]
+    return Point(recipe.name, kind, t, loss, error, thousands, n, curve, right)
 
 
-def front(points: list[Point]) -> list[Point]:
+def front(points: Iterable[Point]) -> list[Point]:
     """Points that no other beats in loss with at most its spikes, by spikes."""
     best, kept = math.inf, []
     for point in sorted(points, key=lambda p: (p.spikes, p.loss)):
@@ -121,6 +167,57 @@ def front(points: list[Point]) -> list[Point]:
             best = point.loss
             kept.append(point)
     return kept
+
+
+def mixed(points: list[Point], spikes: float) -> float:
+    """Least loss of ours at a mean of `spikes`: one of two settings drawn at random per image."""
+    kept = front(points)
+    best = min(p.loss for p in kept if p.spikes <= spikes)
+    for few in kept:
+        for many in kept:
+            if few.spikes <= spikes < many.spikes:
+                share = (spikes - few.spikes) / (many.spikes - few.spikes)
+                best = min(best, few.loss + share * (many.loss - few.loss))
+    return best
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """A peer's point and the best of ours with at most its spikes.
+
+    Attributes:
+        peer: the peer's point.
+        mine: ours.
+        error: standard error of the difference of the losses, points.
+        paired: over the same images; else from the two errors, as if they were independent.
+        mixed: least loss of a mix of two of our settings with the peer's spikes, points.
+    """
+
+    peer: Point
+    mine: Point
+    error: float
+    paired: bool
+    mixed: float
+
+    @property
+    def behind(self) -> float:
+        """Points by which ours loses more."""
+        return self.mine.loss - self.peer.loss
+
+
+def meetings(points: list[Point]) -> list[Meeting]:
+    """Every point of the peers against ours."""
+    mine = [p for p in points if p.ours]
+    found = []
+    for peer in (p for p in points if not p.ours):
+        best = min((p for p in mine if p.spikes <= peer.spikes), key=lambda p: p.loss)
+        same = bool(peer.right and best.right)
+        error = math.hypot(peer.error, best.error)
+        if same:
+            pairs = [paired.paired_error(one, peer.right[0]) for one in best.right]
+            error = 100 * statistics.fmean(pairs)
+        found.append(Meeting(peer, best, error, same, mixed(mine, peer.spikes)))
+    return found
 
 
 def least_spikes(points: list[Point], loss: float) -> dict[str, tuple[float, float]]:
@@ -142,41 +239,57 @@ def least_spikes(points: list[Point], loss: float) -> dict[str, tuple[float, flo
     return found
 
 
+_PEERS = {"spikingjelly": "#d62728", "braincog": "#ff7f0e", "snn-calibration": "#9467bd"}
+_KINDS = (
+    ("IF", "#9ecae1"),
+    ("burst", "#6baed6"),
+    ("multi-threshold", "#4292c6"),
+    ("signed", "#74c476"),
+    ("signed burst", "#238b45"),
+    ("differential", "#969696"),
+    ("refining", "#08519c"),
+    ("staggered", "#000000"),
+)
+_DASHES = ("-", "--", "-.", ":")
+
+
 def draw(points: list[Point], file: Path) -> None:
+    """Ours by neuron, a colour each; peers by library, a line style for each setting."""
     figure, axes = plt.subplots(figsize=(11, 8), layout="constrained")
-    colours = plt.get_cmap("tab20")
-    shown = {p.name for p in front([p for p in points if p.ours])}
-    shown |= {p.name for p in points if not p.ours} | {p.name for p in points if p.ours and p.curve}
-    names = sorted(
-        shown, key=lambda name: (name not in {p.name for p in points if not p.ours}, name)
-    )
-    for index, name in enumerate(names):
-        series = sorted((p for p in points if p.name == name), key=lambda p: p.spikes)
-        mine, curve = series[0].ours, series[0].curve
-        axes.plot(
-            [p.spikes for p in series],
-            [max(p.loss, 0.01) for p in series],
-            label=("transpike: " if mine else "") + name,
-            color=colours(index % 20),
-            linestyle="-" if curve else "none",
-            marker="o" if mine else "s",
-            markersize=4 if curve else 7,
-            linewidth=1.5 if mine else 1,
-        )
+    for kind, colour in _KINDS:
+        mine = [p for p in points if p.kind == kind]
+        for index, name in enumerate(sorted({p.name for p in mine})):
+            series = sorted((p for p in mine if p.name == name), key=lambda p: p.spikes)
+            line = "-" if series[0].curve else "none"
+            label = f"transpike: {kind}" if index == 0 else None
+            _plot(axes, series, color=colour, linestyle=line, marker="o", linewidth=1, label=label)
+    for library, colour in _PEERS.items():
+        own = [p for p in points if p.name.startswith(library)]
+        for name, dash in zip(sorted({p.name for p in own}), _DASHES, strict=False):
+            series = sorted((p for p in own if p.name == name), key=lambda p: p.spikes)
+            style = {"color": colour, "linestyle": dash, "marker": "s", "linewidth": 1.2}
+            _plot(axes, series, label=name, **style)
+    best = front(p for p in points if p.ours)
+    steps = ([p.spikes for p in best], [max(p.loss, _FLOOR) for p in best])
+    axes.step(*steps, where="post", color="black", linewidth=0.8, label="transpike: front")
     axes.axhline(LOSS, color="grey", linewidth=0.8, linestyle=":")
-    axes.set(xscale="log", yscale="log", xlim=(_FEWEST, None), ylim=(0.01, 100))
+    axes.set(xscale="log", yscale="log", xlim=(_FEWEST, None), ylim=(_FLOOR, 100))
     axes.set_xlabel("thousand spikes per image (counts of n as n)")
-    axes.set_ylabel("loss against the ANN, points (0.01 and less at the bottom)")
+    axes.set_ylabel(f"loss against the ANN, points ({_FLOOR} and less at the bottom)")
     axes.set_title("ResNet-20 on CIFAR-10: accuracy against spikes")
     axes.grid(alpha=0.3)
-    figure.legend(fontsize=7, loc="outside lower center", ncols=2)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     figure.savefig(file)
     figure.savefig(file.with_suffix(".png"), dpi=110)
 
 
+def _plot(axes: Any, series: list[Point], **style: Any) -> None:
+    losses = [max(p.loss, _FLOOR) for p in series]
+    axes.plot([p.spikes for p in series], losses, markersize=5, **style)
+
+
 def document(points: list[Point]) -> str:
-    reached = least_spikes(points, LOSS)
-    mine = {p.name for p in points if p.ours}
+    """The tables."""
     most = max(p.n for p in points if p.ours)
     fewer = sorted({(p.name, p.n, p.t) for p in points if not p.ours and p.n < most})
     partly = "; ".join(
@@ -188,17 +301,65 @@ def document(points: list[Point]) -> str:
         "",
         f"n = {most} test images, ours and the peers'"
         + (f"; {partly}" if partly else "")
-        + ". Loss in points against the ANN on the same images. Errors: ours paired, peers' not.",
+        + ". Loss in points against the ANN on the same images, ours the mean over calibration "
+        "seeds. Errors: ours paired; a peer's paired where it is known which images it got right.",
         "",
+        *_front_table(points),
+        *_meeting_table(meetings(points)),
+        *_half_table(points),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _shown(point: Point) -> str:
+    return ("transpike: " if point.ours else "") + point.name
+
+
+def _front_table(points: list[Point]) -> list[str]:
+    lines = [
         "## Front",
         "",
         "| method | T | loss | s.e. | thousand spikes |",
         "|---|---|---|---|---|",
     ]
-    for p in front(points):
-        name = ("transpike: " if p.ours else "") + p.name
-        lines.append(f"| {name} | {p.t} | {p.loss:.2f} | {p.error:.2f} | {p.spikes:.0f} |")
-    lines += ["", f"## Spikes at a loss of {LOSS} points", ""]
+    lines += [
+        f"| {_shown(p)} | {p.t} | {p.loss:.2f} | {p.error:.2f} | {p.spikes:.0f} |"
+        for p in front(points)
+    ]
+    return [*lines, ""]
+
+
+def _meeting_table(found: list[Meeting]) -> list[str]:
+    """Where a peer is ahead of all of ours that have at most its spikes."""
+    ahead = sorted((m for m in found if m.behind > 0), key=lambda m: m.peer.spikes)
+    lines = [
+        "## Where a peer is ahead",
+        "",
+        f"Of {len(found)} points of peers {len(ahead)} lose less than all of ours with at most "
+        "their spikes. Mixed: loss of ours with the peer's spikes, one of two settings drawn at "
+        "random for every image.",
+        "",
+    ]
+    if not ahead:
+        return lines
+    lines += [
+        "| peer | T | thousand spikes | loss | ours, T, thousand spikes | behind | s.e. | mixed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for m in ahead:
+        kind = "paired" if m.paired else "not paired"
+        mine = f"{m.mine.name}, {m.mine.t}, {m.mine.spikes:.0f}"
+        lines.append(
+            f"| {m.peer.name} | {m.peer.t} | {m.peer.spikes:.0f} | {m.peer.loss:.2f} | {mine} | "
+            f"{m.behind:.2f} | {m.error:.2f}, {kind} | {m.mixed:.2f} |"
+        )
+    return [*lines, ""]
+
+
+def _half_table(points: list[Point]) -> list[str]:
+    reached = least_spikes(points, LOSS)
+    mine = {p.name for p in points if p.ours}
+    lines = [f"## Spikes at a loss of {LOSS} points", ""]
     lines += ["| method | T | thousand spikes |", "|---|---|---|"]
     for name, (t, spikes) in sorted(reached.items(), key=lambda item: item[1][1]):
         shown = ("transpike: " if name in mine else "") + name
@@ -206,7 +367,7 @@ def document(points: list[Point]) -> str:
     missing = sorted({p.name for p in points if not p.ours} - set(reached))
     if missing:
         lines += ["", "Not reached within the T measured: " + ", ".join(missing) + "."]
-    return "\n".join([*lines, ""])
+    return lines
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from memory import base_memory, peak_over
 from networks import NETWORKS, Entry
+from paired import Right
 from torch import Tensor
 
 import transpike as tp
@@ -109,19 +110,23 @@ class _Desk:
     def accuracy(
         self, images: int, at: list[int], batch: int, part: int, parts: int
     ) -> dict[str, Any]:
-        """Number right and spikes at each t, on one part of a fixed draw of test images."""
+        """Number right, which, and spikes at each t, on one part of a fixed draw of test images."""
         split = open_data(self.setup["data"]).test.subset(images, TEST_SEED)
         right, spikes, n = dict.fromkeys(at, 0), dict.fromkeys(at, 0.0), 0
+        which = {t: Right() for t in at}
         for number, (x, target) in enumerate(split.batches(batch)):
             if number % parts != part:
                 continue
             curve = self.contestant.curve(x.to(self.device), at)
             for t in at:
-                right[t] += int((curve.outputs[t].argmax(dim=1).cpu() == target).sum())
+                output = curve.outputs[t].cpu()
+                right[t] += int((output.argmax(dim=1) == target).sum())
+                which[t].update(output, target)
                 if curve.spikes:
                     spikes[t] += float(curve.spikes[t].sum())
             n += len(target)
-        return {"n": n, "right": right, "spikes": spikes}
+        flags = {t: one.compute() for t, one in which.items()}
+        return {"n": n, "right": right, "which": flags, "spikes": spikes}
 
 
 def build(setup: dict[str, Any], entry: Entry) -> Any:
