@@ -13,8 +13,11 @@ from transpike.thresholds import ThresholdRule
 
 Passes = tuple[object, ...]
 
-PERCENTILE = tp.Percentile(99.9)
+PERCENTILE, LSQ = tp.Percentile(99.9), tp.LeastSquares()
 BIAS, SEARCH, DELAY = tp.BiasCorrection(), tp.SiteSearch(), tp.DelayedReadout()
+
+
+RESNET_20 = 19  # layers of neurons on its longest path
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Row:
     """One line of a table.
 
     Attributes:
-        group: table it belongs to: targets, ablation, parts, codes or pooling.
+        group: table it belongs to: targets, ablation, parts, codes, spikes or pooling.
         name: what the line is called.
         timesteps: T that is read.
         recipe: how to convert; None: what tuning chooses for `target`.
@@ -78,13 +81,22 @@ class Row:
     pooling: str = "max"
 
 
-def rows(budget: float) -> list[Row]:
+def rows(budget: float, depth: int = RESNET_20) -> list[Row]:
     """All rows.
 
     Args:
         budget: spikes per neuron over T = 2 that the row with allocated counts may have.
+        depth: layers of neurons on the longest path, which the T of layers that fire one after the
+            other follows from.
     """
-    return [*_targets(), *_ablation(), *_parts(), *_codes(budget), *_pooling()]
+    return [
+        *_targets(),
+        *_ablation(),
+        *_parts(),
+        *_codes(budget),
+        *_spikes(depth),
+        *_pooling(),
+    ]
 
 
 def _recipe(t: int, neuron: Neuron, rule: ThresholdRule, *passes: object) -> tp.Recipe:
@@ -174,7 +186,6 @@ def _codes(budget: float) -> list[Row]:
         Row("codes", "refining, 4 counts", 3, _recipe(3, tp.Refining(4), lsq, BIAS)),
         Row("codes", "refining, 2 counts", 4, _recipe(4, tp.Refining(2), lsq, BIAS)),
         Row("codes", "refining, 1 count", 8, _recipe(8, one, lsq, BIAS)),
-        *_staggered(),
         Row("codes", "counts not shared out", 2, _recipe(2, tp.Signed(8), lsq)),
         Row(
             "codes",
@@ -185,17 +196,30 @@ def _codes(budget: float) -> list[Row]:
     ]
 
 
-def _staggered() -> list[Row]:
-    """T is for a ResNet-20, whose longest path has 19 layers of neurons.
+def _spikes(depth: int) -> list[Row]:
+    """Layers that fire one after the other: every window, so that there is nothing to choose.
 
-    Window, levels and hysteresis were chosen by the divergence on held-out training images.
+    With two counts, levels and hysteresis were chosen by divergence on held-out training images.
     """
-    lsq = tp.LeastSquares()
-    five, whole = tp.Staggered(2, window=5, levels=2), tp.Staggered(2, lag=3)
+
+    def row(name: str, neuron: Neuron, rule: ThresholdRule = LSQ) -> Row:
+        assert neuron.window is not None
+        t = neuron.lag * (depth - 1) + neuron.window
+        return Row("spikes", f"staggered, {name}", t, _recipe(t, neuron, rule, BIAS))
+
+    one = {window: tp.Staggered(1, window=window) for window in range(2, 8)}
     return [
-        Row("codes", "staggered, 2 counts", 22, _recipe(22, tp.Staggered(2), lsq, BIAS)),
-        Row("codes", "staggered, 2 counts, window 5", 23, _recipe(23, five, lsq, BIAS)),
-        Row("codes", "staggered, 2 counts, complete input", 58, _recipe(58, whole, lsq, BIAS)),
+        *(row(f"1 count, window {window}", neuron) for window, neuron in one.items()),
+        *(
+            row(f"1 count, window {window}, percentile", one[window], PERCENTILE)
+            for window in (2, 3, 4)
+        ),
+        row("2 counts", tp.Staggered(2)),
+        row("2 counts, complete input", tp.Staggered(2, lag=3)),
+        *(
+            row(f"2 counts, window {window}", tp.Staggered(2, window=window, levels=2))
+            for window in (5, 6, 7)
+        ),
     ]
 
 

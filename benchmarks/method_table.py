@@ -41,7 +41,7 @@ import transpike as tp
 from transpike.data import Dataset, open_data
 from transpike.models import build_model
 
-GROUPS = ("targets", "ablation", "parts", "codes", "pooling")
+GROUPS = ("targets", "ablation", "parts", "codes", "spikes", "pooling")
 _TUNING_DRAW = 1000  # seed of the training images that tuning sees, no calibration seed
 _CALIBRATION_BATCH = 64
 _INTERRUPTED = 130  # the shell's code for Ctrl-C
@@ -245,7 +245,8 @@ def claimed(file: Path) -> Iterator[bool]:
 def possible_rows(study: Study) -> list[method_rows.Row]:
     """The rows of all groups that the model has."""
     pools = any(isinstance(part, nn.MaxPool2d) for part in study.model.modules())
-    found = method_rows.rows(study.args.budget)
+    depth = max(study.network("max").depth.values())
+    found = method_rows.rows(study.args.budget, depth)
     return method_rows.shared([row for row in found if pools or row.group != "pooling"])
 
 

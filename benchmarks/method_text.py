@@ -109,6 +109,7 @@ def document(asked: dict[str, Any], found: list[Line]) -> str:
         "Ablation": _ablation,
         "Parts": _parts,
         "Codes": _codes,
+        "Spikes": _codes,
         "Pooling": _pooling,
     }
     for title, table in tables.items():

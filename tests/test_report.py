@@ -140,6 +140,19 @@ def test_curves_are_drawn_with_interval_ceiling_and_analog_network(folder, tmp_p
     assert ann["y"] == [100 * content["ann_accuracy"]] * T
 
 
+def test_no_ceiling_is_drawn_before_there_is_an_output(folder, tmp_path):
+    content = json.loads((folder / "evaluate.json").read_text())
+    ceiling = {t: value for t, value in content["ceiling"].items() if t != "1"}
+    file = _write(tmp_path / "late.json", {**content, "first_output": 2, "ceiling": ceiling})
+    page = _page(tmp_path, file)
+    _, line, ceilings, _ = page.chart("accuracy")["data"]
+    assert line["x"] == [1, 2, 3, 4] and ceilings["x"] == [2, 4]
+    for wrong, message in ((1, "'ceiling' lacks one of the timesteps 1, 2, 4"), (5, "'first_out")):
+        _write(file, {**content, "first_output": wrong, "ceiling": ceiling})
+        with pytest.raises(tp.FileError, match=message):
+            read_results([file])
+
+
 def test_several_evaluations_share_the_chart_and_get_a_table(folder, tmp_path):
     page = _page(tmp_path, folder / "evaluate.json", folder / "compare.json")
     lines = [t["name"] for t in page.chart("accuracy")["data"] if t.get("customdata")]

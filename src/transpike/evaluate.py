@@ -52,7 +52,8 @@ class Evaluation:
         loss_interval: paired 95 % interval of the loss.
         agreement: fraction of predictions equal to the analog network's.
         spikes_per_neuron: sum of |count| up to t over all sites / neurons, mean over samples.
-        ceiling: accuracy of the quantised analog network with K t levels, by t.
+        ceiling: accuracy of the quantised analog network with K t levels, by t: 1, 2, 4, ... and T,
+            from the first output on.
         max_count: K, largest count per timestep over all sites.
         neurons: neurons per sample.
         precision: arithmetic used.
@@ -110,9 +111,7 @@ class Evaluation:
         ]
         if self.first_output > 1:
             lines.append(f"before t={self.first_output} not every layer has fired: no output")
-        for t in curve_points(self.timesteps):
-            if t < self.first_output:
-                continue
+        for t in map(int, self.ceiling):
             low, high = self.accuracy_interval[t - 1]
             lines.append(
                 f"{t:>4} {100 * self.accuracy[t - 1]:7.2f} "
@@ -245,7 +244,8 @@ class _Tally:
         self.cut = cut_of(snn.network)
         self.samples = self.n = 0
         self.sums: dict[str, Tensor] = {}
-        self.ceiling = dict.fromkeys(curve_points(self.timesteps), 0)
+        with_output = (t for t in curve_points(self.timesteps) if t >= snn.first_output)
+        self.ceiling = dict.fromkeys(with_output, 0)
         self.metrics = None
         if metric is not None:
             self.metrics = [copy.deepcopy(metric) for _ in range(self.timesteps + 1)]

@@ -334,6 +334,19 @@ def test_no_sample_stops_before_the_last_layer_has_fired():
     assert until.threshold >= float(margins.min()) - 1e-6  # none of the biases' own
 
 
+def test_no_ceiling_before_the_last_layer_has_fired():
+    """There the quantised network would hold the biases only; from there on it is as usual."""
+    torch.manual_seed(4)
+    x, labels = torch.randn(24, 2, 8, 8), torch.randint(0, 5, (24,))
+    snn = tp.convert(nets.conv_net(), [x], neuron=tp.Staggered(2, lag=3))
+    result = tp.evaluate(snn, [(x, labels)], 9)
+    assert snn.first_output == 4 and list(result.ceiling) == ["4", "8", "9"]
+    right = tp.quantized_ann(snn, x, 8).argmax(dim=1) == labels
+    assert result.ceiling["8"] == float(right.double().mean())
+    printed = str(result).splitlines()
+    assert [line.split()[0] for line in printed[3:]] == list(result.ceiling)
+
+
 def test_the_quantised_ann_sends_nothing_before_its_window():
     network, calibration = nets.captured("conv2d")
     snn = tp.convert(network, calibration, neuron=tp.Staggered(2))

@@ -315,7 +315,7 @@ def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
     line |= {"customdata": list(zip(low, high, strict=True)), "legendgroup": group}
     if len(times) == 1:
         line["mode"] = "markers"
-    points = curve_points(e["timesteps"])
+    points = sorted(map(int, e["ceiling"]))
     ceiling: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers",
