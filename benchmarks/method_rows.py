@@ -218,7 +218,7 @@ def _spikes(depth: int) -> list[Row]:
         row("2 counts, complete input", tp.Staggered(2, lag=3)),
         *(
             row(f"2 counts, window {window}", tp.Staggered(2, window=window, levels=2))
-            for window in (5, 6, 7)
+            for window in range(3, 8)
         ),
     ]
 

@@ -66,6 +66,12 @@ def _sub(m, x):
     return F.relu(m.d(F.relu(m.c(x)) - 0.5 * F.relu(m.e(x))))
 
 
+def _branches(m, x):
+    """Two branches of the same depth that meet in front of a site."""
+    x = m.a(x).relu()
+    return F.relu(m.d(m.c(x).relu()) + m.f(m.e(x).relu()))
+
+
 def _shuffle(m, x):
     x = F.relu(m.c(x))
     b, c, h, w = x.shape
@@ -206,6 +212,10 @@ NETS = {
             e=conv(),
             b=nn.Sequential(conv(4, 4), nn.BatchNorm2d(4)),
         ),
+        IMAGE,
+    ),
+    "branches": (
+        lambda: Fn(_branches, a=conv(), c=conv(4, 4), e=conv(4, 4), d=conv(4, 3), f=conv(4, 3)),
         IMAGE,
     ),
     "sub": (lambda: Fn(_sub, c=conv(), e=conv(), d=conv(4, 4)), IMAGE),

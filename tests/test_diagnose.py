@@ -249,6 +249,11 @@ def test_advice_names_the_largest_part() -> None:
     assert "most would help: a larger K, or a step that shrinks later" in hasty.advice
     coarse = _diagnose(_convert(tp.Staggered(2, window=2)), 8)
     assert "most would help: a longer window" in coarse.advice
+    cut = _convert(tp.Staggered(2, window=6))
+    last = cut.first_output - 1 + 6
+    wanted = f"more timesteps: the last window ends at {last}."
+    assert wanted in _diagnose(cut, cut.first_output).advice
+    assert "timesteps" not in _diagnose(cut, last).advice
     late = _diagnose(_convert(tp.Staggered(2, lag=0, window=6), threshold=tp.MaxAbs()), 6)
     assert "most would help: a larger lag" in late.advice
     helped = _diagnose(_convert(tp.Signed(1), threshold=tp.MaxAbs()), 64)

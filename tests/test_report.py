@@ -140,13 +140,14 @@ def test_curves_are_drawn_with_interval_ceiling_and_analog_network(folder, tmp_p
     assert ann["y"] == [100 * content["ann_accuracy"]] * T
 
 
-def test_no_ceiling_is_drawn_before_there_is_an_output(folder, tmp_path):
+def test_nothing_is_drawn_before_there_is_an_output(folder, tmp_path):
     content = json.loads((folder / "evaluate.json").read_text())
     ceiling = {t: value for t, value in content["ceiling"].items() if t != "1"}
     file = _write(tmp_path / "late.json", {**content, "first_output": 2, "ceiling": ceiling})
     page = _page(tmp_path, file)
     _, line, ceilings, _ = page.chart("accuracy")["data"]
-    assert line["x"] == [1, 2, 3, 4] and ceilings["x"] == [2, 4]
+    assert line["x"] == [2, 3, 4] and ceilings["x"] == [2, 4]
+    assert line["y"] == [100 * value for value in content["accuracy"][1:]]
     for wrong, message in ((1, "'ceiling' lacks one of the timesteps 1, 2, 4"), (5, "'first_out")):
         _write(file, {**content, "first_output": wrong, "ceiling": ceiling})
         with pytest.raises(tp.FileError, match=message):
@@ -350,6 +351,19 @@ def test_samples_agree_with_evaluate_at_every_timestep(digits):
     assert [float((one == whole.label).mean()) for one in whole.snn] == result.accuracy
     assert [float((one == whole.ann).mean()) for one in whole.snn] == result.agreement
     assert float((whole.ann == whole.label).mean()) == result.ann_accuracy
+
+
+def test_samples_begin_with_the_first_output(digits):
+    snn, test, norm = digits
+    (x, target), *_ = test
+    late = tp.convert(snn.network, [x], neuron=tp.Staggered(2))
+    first, last = late.first_output, late.first_output + 3
+    settings = {"mean": norm.mean, "std": norm.std}
+    assert first > 1
+    found = record_samples(late, x, target, last, **settings)
+    assert found.timesteps == tuple(range(first, last + 1))
+    with pytest.raises(tp.ArgumentError, match=f"needed timesteps in {first}..{last}, got"):
+        record_samples(late, x, target, last, recorded=[first - 1], **settings)
 
 
 def test_pictures_are_the_images_that_flip(digits):

@@ -186,9 +186,24 @@ def test_refining_neurons_are_candidates_where_asked_for(few, max_count):
     windows = {neuron.window for neuron in tried} - {None}
     assert max(network.depth.values()) == 2 and windows == {3}
     allowed = {"timesteps": 4, "max_count": max_count}
-    for wrong in ({"timesteps": 1}, {"signed": False}, {"max_count": 1}):
-        with pytest.raises(tp.ArgumentError, match="refining needs signed neurons, timesteps >= 2"):
+    for wrong in ({"timesteps": 1}, {"signed": False}, {"max_count": 1, "timesteps": 2}):
+        with pytest.raises(
+            tp.ArgumentError, match="refining needs .* or timesteps > the .* \\(2\\)"
+        ):
             tp.tune(network, [x], refining=True, **(allowed | wrong))
+
+
+def test_single_spikes_refine_layer_after_layer_only(few):
+    result = tp.tune(_network(), [_inputs()], timesteps=6, max_count=1, refining=True)
+    windows = {one.recipe.neuron.window for one in result.trials if one.recipe.neuron.ratio > 1}
+    assert windows == {5, 4}  # T of 6 less a lag of 1 and 2; 3 would leave no more than itself
+    assert {one.recipe.neuron.max_count for one in result.trials} == {1}
+
+
+def test_a_single_layer_has_one_lag_and_windows_no_longer_than_help():
+    found = tuning._staggered(40, 2, 1)
+    assert len({(n.window, n.levels) for n in found}) == len(found) == 2
+    assert {n.window for n in tuning._staggered(40, 2, 3)} == {tuning.LONGEST_WINDOW}
 
 
 @pytest.mark.parametrize("max_count", [1, 4])

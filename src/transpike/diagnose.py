@@ -302,7 +302,7 @@ def least_error(histogram: Histogram, neuron: Neuron, timesteps: int) -> float:
     """Least relative rms error of quantising activations, with one step per channel.
 
     The levels are those a neuron has up to its threshold: K T, T for a range burst, L in
-    differential coding.
+    differential coding. Hysteresis is left out: every value is rounded at once.
     """
     levels = max(1, neuron.levels_at(timesteps) // neuron.range_factor)
     start = neuron.initial_membrane
@@ -462,7 +462,7 @@ class _Tally:
             sites=sites,
             output=output,
             findings=findings(sites, output),
-            advice=advice(sites, self.snn.neurons.values()),
+            advice=advice(sites, self.snn.neurons.values(), self.timesteps),
             settings=dict(self.snn.settings),
         )
 

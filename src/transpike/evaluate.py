@@ -132,9 +132,9 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def curve_points(timesteps: int) -> list[int]:
-    """1, 2, 4, ... up to T, and T itself."""
-    points = [2**power for power in range(timesteps.bit_length())]
+def curve_points(timesteps: int, first: int = 1) -> list[int]:
+    """1, 2, 4, ... up to T, and T itself; from `first` on, the first timestep with an output."""
+    points = [2**power for power in range(timesteps.bit_length()) if 2**power >= first]
     return [*points, timesteps] if timesteps not in points else points
 
 
@@ -244,8 +244,7 @@ class _Tally:
         self.cut = cut_of(snn.network)
         self.samples = self.n = 0
         self.sums: dict[str, Tensor] = {}
-        with_output = (t for t in curve_points(self.timesteps) if t >= snn.first_output)
-        self.ceiling = dict.fromkeys(with_output, 0)
+        self.ceiling = dict.fromkeys(curve_points(self.timesteps, snn.first_output), 0)
         self.metrics = None
         if metric is not None:
             self.metrics = [copy.deepcopy(metric) for _ in range(self.timesteps + 1)]

@@ -75,12 +75,15 @@ def blank_figure(size_inches: tuple[float, float]) -> Figure:
 
 
 def _draw_curve(axes: Axes, label: str, result: Evaluation) -> None:
-    timesteps = list(range(1, result.timesteps + 1))
-    (line,) = axes.plot(timesteps, [_PERCENT * value for value in result.accuracy], label=label)
+    first = result.first_output
+    timesteps = list(range(first, result.timesteps + 1))
+    accuracy = [_PERCENT * value for value in result.accuracy[first - 1 :]]
+    intervals = result.accuracy_interval[first - 1 :]
+    (line,) = axes.plot(timesteps, accuracy, label=label)
     axes.fill_between(
         timesteps,
-        [_PERCENT * low for low, _ in result.accuracy_interval],
-        [_PERCENT * high for _, high in result.accuracy_interval],
+        [_PERCENT * low for low, _ in intervals],
+        [_PERCENT * high for _, high in intervals],
         color=line.get_color(),
         alpha=_BAND_OPACITY,
         linewidth=0,

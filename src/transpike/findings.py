@@ -51,7 +51,9 @@ class SiteDiagnosis:
         parts: of the difference, by name; the signed errors add up exactly.
         fit_clipping: rms error of clamping the *analog* activations to the range K d, relative.
         fit_quantization: rms error of then rounding them to the K T levels, relative.
-        fit_best: least rms error that one step per channel gives with as many levels, relative.
+        fit_best: least rms error that one step per channel gives with as many levels, relative;
+            each value rounded at once, also for a neuron with hysteresis, whose rounding differs by
+            what it sent before.
         range_over_maximum: median over channels of K d over the largest analog activation.
         dead_channels: never fire although the analog network is active.
         saturated_channels: half of what fires is at the top level K T, or more.
@@ -237,7 +239,7 @@ _WHAT_HELPS = {
 }
 
 
-def advice(sites: tuple[SiteDiagnosis, ...], neurons: Iterable[Neuron]) -> str:
+def advice(sites: tuple[SiteDiagnosis, ...], neurons: Iterable[Neuron], timesteps: int) -> str:
     """What the errors that arise in the sites are made of, and what makes the largest smaller."""
     squares = {
         name: sum(site.parts[name].rms ** 2 for site in sites) / len(sites) for name in LOCAL
@@ -248,7 +250,10 @@ def advice(sites: tuple[SiteDiagnosis, ...], neurons: Iterable[Neuron]) -> str:
     largest = max(squares, key=lambda name: squares[name])
     shares = ", ".join(f"{name} {100 * value / whole:.0f} %" for name, value in squares.items())
     helps, used = _WHAT_HELPS[largest], list(neurons)
-    if largest == "quantization" and any(neuron.window is not None for neuron in used):
+    last = max((n.delay + n.window for n in used if n.window is not None), default=0)
+    if largest == "quantization" and timesteps < last:
+        helps = f"more timesteps: the last window ends at {last}"
+    elif largest == "quantization" and any(neuron.window is not None for neuron in used):
         helps = "a longer window; with few levels LeastSquares(levels=...)"
     elif largest == "unevenness" and any(neuron.window is not None for neuron in used):
         helps = "a larger lag, so that layers know more of their input before they fire"

@@ -50,9 +50,10 @@ class Neuron:
         period: timesteps with the same step, >= 1.
         window: timesteps in which it may fire, >= 1; None: in all from its delay on. Outside of its
             window it adds up its current and is silent.
-        lag: timesteps by which the window of a layer begins after those of the layers it reads.
-        delay: timesteps before its window. `convert` sets it: lag times the sites that come before
-            on the longest path from the input.
+        lag: timesteps by which the window of a layer begins after those of the layers it reads;
+            beyond window - 1, with which its input is complete, it only adds timesteps.
+        delay: timesteps before its window. `convert` sets it, whatever it was: lag times the sites
+            that come before on the longest path from the input.
         hysteresis: h, by how many steps the membrane has to be below 0 before a count is taken
             back, in [0, 1): n = floor(V/d) where V >= 0, else min(0, floor(V/d + h)).
         code: how a count is sent, which is how spikes are counted: "unit": |n| spikes; "binary":
@@ -113,10 +114,11 @@ class Neuron:
             )
         if self.ratio == 1 and self.period > 1:
             raise ArgumentError(f"period: needed 1 with ratio 1, got {self.period!r}.")
-        if self.ratio > 1 and isinstance(self.levels, int) and self.levels >= 1:
-            self._check_refined_levels(self.levels)
+        ends = self.ratio > 1 or self.window is not None
+        if ends and isinstance(self.levels, int) and self.levels >= 1:
+            self._check_reachable_levels(self.levels)
 
-    def _check_refined_levels(self, levels: int) -> None:
+    def _check_reachable_levels(self, levels: int) -> None:
         most = _reachable(self.max_count, self.ratio, self.period, self.window)
         if levels > most:
             within = "" if self.window is None else f" in a window of {self.window}"
@@ -227,6 +229,9 @@ def _check_hysteresis(value: float) -> None:
 
 def _reachable(max_count: int, ratio: int, period: int, window: int | None) -> int:
     """First steps that K counts per timestep reach in a window, or in the end."""
+    if ratio == 1:
+        assert window is not None
+        return max_count * window
     whole = max_count * period * ratio // (ratio - 1)
     if window is None or window > 2 * _MOST_BITS * period:
         return whole
@@ -381,16 +386,18 @@ def Staggered(
     T = lag (D - 1) + window. A membrane is in use for window + lag timesteps, longer behind a skip.
 
     With hysteresis h and the start v0 = (1 - h) / 2 a count is sent where the rest is at least
-    (1 + h) / 2 steps. With ratio 2 and a complete input a timestep then carries a count in about
-    one of three cases, where rounding to the nearest (h = 0) has one of two: with h = 1/3 it is the
-    non-adjacent form of the number, the signed binary form with the fewest digits that are not 0.
+    (1 + h) / 2 steps. With ratio 2, for a complete input up to one first step, a timestep then
+    carries a count in about one of three cases, where rounding to the nearest (h = 0) has one of
+    two: with h = 1/3 it is the non-adjacent form of the number, the signed binary form with the
+    fewest digits that are not 0. Larger inputs, which more counts reach, take more of them.
 
     Args:
         max_count: K, largest count per timestep.
         ratio: by which the step is divided from one timestep of the window to the next, a power of
             two, >= 2.
         window: timesteps in which a layer fires.
-        lag: timesteps by which a layer's window begins after that of the layers it reads.
+        lag: timesteps by which a layer's window begins after that of the layers it reads; beyond
+            window - 1 it only adds timesteps.
         levels: L, first steps up to the threshold, at most what the window reaches. Default: what
             two steps reach, K (1 + 1 / ratio) rounded down, or K with a window of one.
         hysteresis: h, steps, in [0, 1); 0 rounds to the nearest.
@@ -405,8 +412,10 @@ def Staggered(
     _check_hysteresis(hysteresis)
     if levels is None and window == 1 and isinstance(max_count, int):
         levels = max_count
+    preset = Refining(max_count, ratio)
     return replace(
-        Refining(max_count, ratio, levels=levels),
+        preset,
+        levels=preset.levels if levels is None else levels,
         window=window,
         lag=lag,
         hysteresis=float(hysteresis),

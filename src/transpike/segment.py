@@ -157,7 +157,8 @@ def segment(
     _check(snn, volume, chosen)
     if len(normalisation.mean) != 1:
         raise ArgumentError(f"normalisation: needed one channel, got {len(normalisation.mean)}.")
-    points = {index: curve_points(timesteps) if index in curve else [timesteps] for index in chosen}
+    every = curve_points(timesteps, snn.first_output)
+    points = {index: every if index in curve else [timesteps] for index in chosen}
     task = _Task(snn, volume.maximum, normalisation, overlap, precision, memory_budget)
     tiles = len(list(places_of(task.axes(volume.shape[1:]))))
     total = tiles * timesteps * len(chosen)

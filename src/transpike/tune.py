@@ -158,9 +158,9 @@ def tune(
         max_count: K, largest count per timestep of any neuron.
         spikes: budget of spikes per neuron over all T timesteps, or None.
         signed: only signed neurons (True), only unsigned ones (False), or both (None).
-        refining: also `Refining` and, where T is larger than the network is deep, `Staggered`
-            neurons, where signed ones are allowed: for hardware that can shift its membranes
-            between timesteps; max_count >= 2.
+        refining: also `Refining` (max_count >= 2) and, where T is larger than the network is deep,
+            `Staggered` neurons, where signed ones are allowed: for hardware that can shift its
+            membranes between timesteps.
         reading: "scores": the output is class scores along axis 1 or, of one channel, the logit of
             a mask (behind a sigmoid its probability), as `evaluate` reads it; "values": any
             numbers, a regression.
@@ -247,9 +247,11 @@ def _candidates(
     refining: bool,
     depth: int,
 ) -> list[Recipe]:
-    if refining and (signed is False or timesteps == 1 or max_count == 1):
+    shrinking = [*_refining(max_count), *_staggered(timesteps, max_count, depth)]
+    if refining and (signed is False or timesteps == 1 or not shrinking):
         raise ArgumentError(
-            "tune: refining needs signed neurons, timesteps >= 2 and max_count >= 2."
+            "tune: refining needs signed neurons, timesteps >= 2, and max_count >= 2 or timesteps "
+            f"> the network's depth ({depth})."
         )
     neurons: list[Neuron] = []
     if signed is not False:
@@ -269,7 +271,7 @@ def _candidates(
         return rate
     return rate + [
         Recipe(timesteps, neuron, rule, passes)
-        for neuron in (*_refining(max_count), *_staggered(timesteps, max_count, depth))
+        for neuron in shrinking
         for rule in _RULES
         for passes in _PASSES
         if not any(isinstance(one, DelayedReadout) for one in passes)
@@ -277,7 +279,12 @@ def _candidates(
 
 
 def _refining(max_count: int) -> list[Neuron]:
-    """The preset, which reaches its threshold in two steps, and some that do in fewer."""
+    """The preset, which reaches its threshold in two steps, and some that do in fewer.
+
+    None with single spikes, which leave no room to correct what was sent.
+    """
+    if max_count == 1:
+        return []
     most = Refining(max_count)
     halves = range(3)  # of what the second step adds to K
     levels = {max_count + max_count * half // (2 * most.ratio) for half in halves}
@@ -287,7 +294,7 @@ def _refining(max_count: int) -> list[Neuron]:
 def _staggered(timesteps: int, max_count: int, depth: int) -> list[Neuron]:
     """Windows that fill T, for every lag that leaves them long enough; few levels and many."""
     found = []
-    for lag in (1, 2, 3):
+    for lag in (1, 2, 3) if depth > 1 else (1,):
         window = timesteps - lag * (depth - 1)
         if window > max(lag, 1):  # with lag = window - 1 a layer knows its whole input
             most = min(window, LONGEST_WINDOW)

@@ -110,11 +110,17 @@ def _last(snn):
 
 @pytest.mark.parametrize("name", sorted(nets.NETS))
 def test_with_complete_inputs_it_equals_the_quantised_ann(name):
-    """lag = window - 1: max-pools, residuals, concatenations and constants, in float64."""
+    """lag = window - 1: max-pools, residuals, concatenations, constants and bounds, in float64.
+
+    Initial membranes and extra currents of every channel are drawn at random.
+    """
     network, calibration = nets.captured(name)
     neuron = tp.Staggered(2, window=4, lag=3)
     snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.Percentile(95))
     torch.manual_seed(7)
+    starts = {site: torch.rand_like(step) for site, step in snn.starts.items()}
+    offsets = {site: torch.randn_like(step) / 2 for site, step in snn.offsets.items()}
+    snn = snn.changed(starts=starts, offsets=offsets)
     x = torch.randn(3, *nets.NETS[name][1], dtype=torch.float64)
     timesteps = _last(snn)
     for simulate in (tp.simulate, tp.simulate_reference):
@@ -179,11 +185,16 @@ def test_delays_follow_the_longest_path():
     assert snn.first_output == 1 + max(delays.values())
 
 
-def test_converted_again_it_has_the_delays_of_its_place():
+def test_converted_again_it_is_the_same():
+    """A neuron that carries the delay of a place in a network: neither delays nor steps move."""
     network, calibration = nets.captured("residual")
-    snn = tp.convert(network, calibration, neuron=tp.Staggered(2))
-    again = tp.convert(network, calibration, neuron=list(snn.neurons.values())[-1])
-    assert again.neurons == snn.neurons
+    settings = {"threshold": tp.LeastSquares(), "timesteps": 7}
+    snn = tp.convert(network, calibration, neuron=tp.Staggered(2, lag=3), **settings)
+    used = list(snn.neurons.values())[-1]
+    assert used.delay == 3
+    again = tp.convert(network, calibration, neuron=used, **settings)
+    assert again.neurons == snn.neurons and again.settings == snn.settings
+    assert all(torch.equal(again.steps[name], step) for name, step in snn.steps.items())
 
 
 def test_names_tell_settings_apart():
@@ -334,6 +345,16 @@ def test_no_sample_stops_before_the_last_layer_has_fired():
     assert until.threshold >= float(margins.min()) - 1e-6  # none of the biases' own
 
 
+def test_with_values_of_several_first_steps_counts_are_less_rare():
+    """What the card says of K = 2 with 3 levels: one in two timesteps of the window."""
+    neuron = tp.Staggered(2)
+    values = torch.arange(2**14, dtype=torch.float64)[None] * 3 / 2**14
+    start = torch.full((1,), neuron.initial_membrane, dtype=torch.float64)
+    held = [quantized(neuron, values, t, start, None) for t in range(1, 5)]
+    counts = torch.cat([torch.zeros_like(values), *held]).diff(dim=0)
+    assert float((counts != 0).double().mean()) == pytest.approx(0.47, abs=0.01)
+
+
 def test_no_ceiling_before_the_last_layer_has_fired():
     """There the quantised network would hold the biases only; from there on it is as usual."""
     torch.manual_seed(4)
@@ -370,7 +391,12 @@ def test_the_quantised_ann_sends_nothing_before_its_window():
         (lambda: tp.Staggered(2, hysteresis=1.0), "hysteresis: needed 0 <= h < 1"),
         (lambda: tp.Staggered(2, hysteresis="much"), "hysteresis: needed 0 <= h < 1"),
         (lambda: tp.Staggered(2, levels=4), "at most 3 first steps .* in a window of 4"),
+        (lambda: tp.Staggered(2, levels=9), "at most 3 first steps .* in a window of 4"),
         (lambda: tp.Staggered(2, levels=3, window=1), "at most 2 first steps"),
+        (
+            lambda: tp.Neuron(**{**vars(tp.Differential(7, 2)), "window": 3}),
+            "at most 6 first steps with ratio 1 and period 1 in a window of 3, got 7",
+        ),
         (lambda: tp.Staggered(2, window=None), "window: needed a whole number, got None"),
         (lambda: tp.Staggered(2, None), "ratio: needed a whole number, got None"),
         (lambda: tp.Neuron(hysteresis="x"), "hysteresis: needed 0 <= h < 1"),

@@ -99,7 +99,7 @@ def mask_table(result: tp.Evaluation, agreement: Sequence[dict[str, float]]) -> 
         f"{'Jaccard':>8} {'pixels %':>9}",
         f"{'ANN':>4} {ann['f1']:7.4f} {ann['jaccard']:8.4f} {100 * result.ann_accuracy:9.2f}",
     ]
-    for t in curve_points(result.timesteps):
+    for t in curve_points(result.timesteps, result.first_output):
         own, other = result.metric[t - 1], agreement[t - 1]
         lines.append(
             f"{t:>4} {own['f1']:7.4f} {own['jaccard']:8.4f} {100 * result.accuracy[t - 1]:9.2f}"

@@ -93,10 +93,11 @@ def metric_chart(evaluations: Iterable[Evaluated]) -> Chart | None:
         e = one.content
         for name in metric_names(e):
             number, label = len(data) // 2, f"{one.name}: {metric_label(name)}"
-            times = list(range(1, e["timesteps"] + 1))
+            first = e.get("first_output", 1)
+            times = list(range(first, e["timesteps"] + 1))
             longest = max(longest, e["timesteps"])
             ann = metric_of_ann(e, name)
-            values = [finite(value) for value in metric_values(e, name)]
+            values = [finite(value) for value in metric_values(e, name)[first - 1 :]]
             data.append(_line(label, times, values, _series(number), "solid", ": %{y:.4f}"))
             level = [finite(ann)] * len(times)
             data.append(_line(f"{label}, ANN", times, level, _series(number), "dash", ": %{y:.4f}"))
@@ -292,10 +293,11 @@ def finite(value: Any) -> Any:
 def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
     """Band, line and ceiling of one evaluation."""
     e = one.content
-    times = list(range(1, e["timesteps"] + 1))
+    first = e.get("first_output", 1)
+    times = list(range(first, e["timesteps"] + 1))
     color, dash = _series(number), _DASHES[number // SERIES % len(_DASHES)]
-    low = [_PERCENT * pair[0] for pair in e["accuracy_interval"]]
-    high = [_PERCENT * pair[1] for pair in e["accuracy_interval"]]
+    low = [_PERCENT * pair[0] for pair in e["accuracy_interval"][first - 1 :]]
+    high = [_PERCENT * pair[1] for pair in e["accuracy_interval"][first - 1 :]]
     group = f"curve{number}"
     band: dict[str, Any] = {
         "type": "scatter",
@@ -310,7 +312,7 @@ def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
         "legendgroup": group,
     }
     hover = ": %{y:.2f} % [%{customdata[0]:.2f}, %{customdata[1]:.2f}]"
-    values = [_PERCENT * value for value in e["accuracy"]]
+    values = [_PERCENT * value for value in e["accuracy"][first - 1 :]]
     line = _line(one.name, times, values, color, dash, hover)
     line |= {"customdata": list(zip(low, high, strict=True)), "legendgroup": group}
     if len(times) == 1:

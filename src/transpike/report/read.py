@@ -234,7 +234,7 @@ def _evaluation_problem(content: Mapping[str, Any]) -> str | None:
     first = content.get("first_output", 1)
     if not _is_number(first) or first > timesteps:
         return f"'first_output' is {first!r}, not one of {timesteps} timesteps"
-    points = [str(t) for t in curve_points(timesteps) if t >= first]
+    points = [str(t) for t in curve_points(timesteps, first)]
     if not isinstance(ceiling, dict) or not all(_is_number(ceiling.get(t)) for t in points):
         return f"'ceiling' lacks one of the timesteps {', '.join(points)}"
     return None

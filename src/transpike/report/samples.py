@@ -151,7 +151,8 @@ def record_samples(
         mean: of every channel, as subtracted from values in 0..1.
         std: of every channel, as divided by after that.
         classes: names; "0", "1", ... where None.
-        recorded: timesteps to keep; default every one up to T = 32, beyond that 1, 2, 4, ... and T.
+        recorded: timesteps to keep; default every one up to T = 32, beyond that 1, 2, 4, ... and
+            T; none before the first output.
         precision: see `simulate`.
         facts: what else a reader has to know, JSON-ready.
 
@@ -160,7 +161,7 @@ def record_samples(
         DataError: targets do not fit, or masks of more than two classes.
     """
     snn.check_timesteps(timesteps)
-    chosen = _chosen(timesteps, recorded)
+    chosen = _chosen(snn.first_output, timesteps, recorded)
     network = snn.network
     x = x.to(network.device)
     cut = cut_of(network)
@@ -293,13 +294,16 @@ def _problem(samples: Samples) -> str | None:
     return None
 
 
-def _chosen(timesteps: int, recorded: Iterable[int] | None) -> tuple[int, ...]:
+def _chosen(first: int, timesteps: int, recorded: Iterable[int] | None) -> tuple[int, ...]:
+    """Timesteps to keep, from the first one with an output on."""
     if recorded is None:
-        points = range(1, timesteps + 1) if timesteps <= _EVERY else curve_points(timesteps)
-        return tuple(points)
+        every = timesteps <= _EVERY
+        return tuple(range(first, timesteps + 1) if every else curve_points(timesteps, first))
     chosen = tuple(sorted(set(recorded)))
-    if not chosen or chosen[0] < 1 or chosen[-1] > timesteps:
-        raise ArgumentError(f"recorded: needed timesteps in 1..{timesteps}, got {list(chosen)}.")
+    if not chosen or chosen[0] < first or chosen[-1] > timesteps:
+        raise ArgumentError(
+            f"recorded: needed timesteps in {first}..{timesteps}, got {list(chosen)}."
+        )
     return chosen
 
 

@@ -1,0 +1,137 @@
+"""The figure of accuracy against spikes: fronts, mixtures, and differences over the same images."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import transpike as tp
+
+ROOT = Path(tp.__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import paired  # noqa: E402
+import spikes_figure  # noqa: E402
+
+N, BATCH, PARTS = 60, 4, 5
+
+
+def _point(loss, spikes, ours=True, right=(), error=1.0):
+    kind = "signed" if ours else ""
+    return spikes_figure.Point("name", kind, 1, loss, error, spikes, N, False, right)
+
+
+def test_flags_survive_as_text():
+    flags = np.random.RandomState(0).rand(13) < 0.5
+    assert (paired.unpacked(paired.packed(flags), 13) == flags).all()
+
+
+def test_right_is_a_metric_of_evaluate_in_the_order_of_the_images():
+    torch.manual_seed(1)
+    x, labels = torch.randn(37, 6), torch.randint(0, 3, (37,))
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    snn = tp.convert(model, [x], neuron=tp.Signed(2))
+    batches = list(zip(x.split(10), labels.split(10), strict=True))
+    result = tp.evaluate(snn, batches, 3, metric=paired.Right())
+    output = tp.simulate(snn, x, 3).output
+    for t in range(3):
+        wanted = (output[t].argmax(dim=1) == labels).numpy()
+        assert (paired.unpacked(result.metric[t], 37) == wanted).all()
+    analog = paired.unpacked(result.ann_metric, 37)
+    assert analog.mean() == pytest.approx(result.ann_accuracy) and 0 < analog.mean() < 1
+
+
+def test_paired_error_is_that_of_the_mean_difference():
+    one, other = np.array([1, 1, 0, 1], bool), np.array([1, 0, 0, 1], bool)
+    # Differences 0, 1, 0, 0: variance 1/4, standard error sqrt(1/4 / 4).
+    assert paired.paired_error(one, other) == pytest.approx(0.25)
+    assert paired.paired_error(one, one) == 0
+
+
+def _peer_entry(right):
+    """A file as `peers/curves.py` writes it, for known flags in the order of the test set."""
+    order = np.random.RandomState(0).permutation(N)
+    parts = {str(part): [] for part in range(PARTS)}
+    for number, low in enumerate(range(0, N, BATCH)):
+        parts[str(number % PARTS)] += order[low : low + BATCH].tolist()
+    return {
+        "n": N,
+        "asked": {"images": N, "batch": BATCH, "at": [2]},
+        "accuracy": {"2": float(right.mean())},
+        "spikes_per_image": {"2": 5000.0},
+        "parts": {
+            part: {
+                "n": len(images),
+                "right": {"2": int(right[images].sum())},
+                "which": {"2": paired.packed(right[images])},
+            }
+            for part, images in parts.items()
+        },
+    }
+
+
+def test_peers_flags_are_put_into_the_order_of_the_test_set(tmp_path):
+    random = np.random.RandomState(3)
+    analog, right = random.rand(N) < 0.8, random.rand(N) < 0.6
+    for name, flags in (("ann", analog), ("peer", right)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(_peer_entry(flags)))
+    (point,) = spikes_figure.peers(tmp_path)
+    assert (point.right[0] == right).all() and point.spikes == 5.0
+    assert point.loss == pytest.approx(100 * (analog.mean() - right.mean()))
+    assert point.error == pytest.approx(100 * paired.paired_error(right, analog))
+
+
+def test_without_flags_the_error_is_that_of_a_share(tmp_path):
+    right = np.random.RandomState(3).rand(N) < 0.6
+    entry = _peer_entry(right)
+    (tmp_path / "ann.json").write_text(json.dumps(entry))
+    del entry["parts"]["0"]["which"]
+    (tmp_path / "peer.json").write_text(json.dumps(entry))
+    (point,) = spikes_figure.peers(tmp_path)
+    p = right.mean()
+    assert point.right == () and point.error == pytest.approx(100 * math.sqrt(p * (1 - p) / N))
+
+
+def test_mixed_lies_on_the_line_between_two_settings():
+    points = [_point(80, 0), _point(70, 50), _point(2, 100), _point(30, 90)]
+    assert spikes_figure.mixed(points, 50) == pytest.approx(41)  # half of 0 and 100
+    assert spikes_figure.mixed(points, 100) == 2
+    assert spikes_figure.mixed(points, 500) == 2
+    assert [p.loss for p in spikes_figure.front(points)] == [80, 70, 30, 2]
+
+
+def test_a_peer_meets_the_best_of_ours_with_at_most_its_spikes():
+    random = np.random.RandomState(5)
+    mine, also, its = (random.rand(N) < share for share in (0.7, 0.7, 0.9))
+    ours = [_point(9, 10, right=(mine, also)), _point(8, 20), _point(0, 31)]
+    (first, second) = spikes_figure.meetings(
+        [*ours, _point(5, 15, False, (its,)), _point(8.5, 30, False, error=2.0)]
+    )
+    assert first.mine is ours[0] and first.behind == 4 and first.paired
+    errors = [paired.paired_error(one, its) for one in (mine, also)]
+    assert first.error == pytest.approx(100 * np.mean(errors))
+    assert second.mine is ours[1] and second.behind == -0.5 and not second.paired
+    assert second.error == pytest.approx(math.hypot(1, 2))
+
+
+def test_the_document_lists_where_a_peer_is_ahead():
+    ours = [_point(9, 10), _point(0, 31)]
+    text = spikes_figure.document([*ours, _point(5, 15, False), _point(8, 40, False)])
+    assert "Of 2 points of peers 1 lose less" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| name | 1 | 15 |")]
+    assert "| 4.00 | 1.41, not paired |" in line
+
+
+def test_every_neuron_of_ours_has_a_colour(tmp_path):
+    points = spikes_figure.ours(ROOT / "results/methods/resnet20")
+    assert {p.kind for p in points} <= {kind for kind, _ in spikes_figure._KINDS}
+    libraries = tuple(spikes_figure._PEERS)
+    peers = spikes_figure.peers(ROOT / "results/peers")
+    assert all(p.name.startswith(libraries) for p in peers) and len(peers) > 50
+    spikes_figure.draw([*points, *peers], tmp_path / "figure.svg")
+    text = (tmp_path / "figure.svg").read_text()
+    assert "snn-calibration-light" in text and "transpike: staggered" in text
