@@ -207,12 +207,17 @@ def _spikes(depth: int) -> list[Row]:
         t = neuron.lag * (depth - 1) + neuron.window
         return Row("spikes", f"staggered, {name}", t, _recipe(t, neuron, rule, BIAS))
 
-    one = {window: tp.Staggered(1, window=window) for window in range(2, 8)}
+    one = {window: tp.Staggered(1, window=window) for window in range(1, 8)}
+    rough: dict[str, tuple[ThresholdRule, tuple[int, ...]]] = {
+        "percentile": (PERCENTILE, (1, 2, 3, 4)),
+        "max": (tp.MaxAbs(), (2, 3)),
+    }
     return [
-        *(row(f"1 count, window {window}", neuron) for window, neuron in one.items()),
+        *(row(f"1 count, window {window}", one[window]) for window in range(2, 8)),
         *(
-            row(f"1 count, window {window}, percentile", one[window], PERCENTILE)
-            for window in (2, 3, 4)
+            row(f"1 count, window {window}, {name}", one[window], rule)
+            for name, (rule, windows) in rough.items()
+            for window in windows
         ),
         row("2 counts", tp.Staggered(2)),
         row("2 counts, complete input", tp.Staggered(2, lag=3)),
@@ -268,6 +273,9 @@ def key(recipe: tp.Recipe, pooling: str) -> str:
     if not any(content["neuron"][field] for field in later):  # nor windows
         for field in later:
             del content["neuron"][field]
+    for one in content["calibrate"]:
+        if one.get("mean_count", 0) is None:  # nor a budget of levels
+            del one["mean_count"]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     words = re.sub(r"[^A-Za-z0-9]+", "-", recipe.name).strip("-")
     return f"{words}-t{recipe.timesteps}-{digest}"

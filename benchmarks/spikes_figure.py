@@ -4,7 +4,8 @@
     python benchmarks/peers/curves.py --weights WEIGHTS ...      # peers
     python benchmarks/spikes_figure.py
 
-Reads results/methods/resnet20/ and results/peers/, writes results/spikes.svg and results/spikes.md.
+Reads results/methods/resnet20/, results/peers/ and results/peers/short/ (the same peers to a
+smaller T on more images), writes results/spikes.svg and results/spikes.md.
 A recipe made for one T is a point there; one that does not depend on T is a curve; a peer converted
 anew for every T is a curve through its conversions, each at its own T. Loss: against
 the analog network on the same images. Spikes: counts of n as n, at the outputs of spiking neurons.
@@ -80,29 +81,39 @@ class Point:
 
 
 def peers(folder: Path) -> list[Point]:
-    """All peers at every T."""
-    entries = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
-    analog = entries["ann"]
-    found = []
-    for name, entry in entries.items():
+    """All peers at every T; of two runs that have the same T, the one on more images."""
+    files = sorted(folder.glob("*.json")) + sorted(folder.glob("short/*.json"))
+    entries = [(file.stem, json.loads(file.read_text())) for file in files]
+    analog = next(entry for name, entry in entries if name == "ann")
+    found: dict[tuple[str, int], Point] = {}
+    for name, entry in entries:
         if name == "ann":
             continue
-        n = entry["n"]
-        # On the same images: a peer that has not run all parts is compared on those it has.
-        parts = [analog["parts"][part]["right"] for part in entry["parts"]]
-        right = sum(next(iter(part.values())) for part in parts) / n
-        method, made_for = _made_for(name)
-        for t, share in entry["accuracy"].items():
-            if made_for not in (None, int(t)):
-                continue
-            loss, flags = right - share, which_right(entry, t)
-            # Where the file holds sums only it is not paired, which is too wide: few images change.
-            error = math.sqrt(max(share * (1 - share), 1e-9) / n)
-            if flags and (own := which_right(analog, next(iter(analog["accuracy"])))):
-                error = paired.paired_error(flags[0], own[0])
-            thousands = entry["spikes_per_image"][t] / 1000
-            point = Point(method, "", int(t), 100 * loss, 100 * error, thousands, n, True, flags)
-            found.append(point)
+        for point in _of_peer(name, entry, analog):
+            key = (point.name, point.t)
+            if key not in found or found[key].n < point.n:
+                found[key] = point
+    return list(found.values())
+
+
+def _of_peer(name: str, entry: dict[str, Any], analog: dict[str, Any]) -> list[Point]:
+    n, found = entry["n"], []
+    # On the same images: a peer that has not run all parts is compared on those it has.
+    if n < analog["n"] and entry["asked"]["batch"] != analog["asked"]["batch"]:
+        raise SystemExit(f"{name}: its parts are not those of the ANN. Run both with one --batch.")
+    parts = [analog["parts"][part]["right"] for part in entry["parts"]]
+    right = sum(next(iter(part.values())) for part in parts) / n
+    method, made_for = _made_for(name)
+    for t, share in entry["accuracy"].items():
+        if made_for not in (None, int(t)):
+            continue
+        flags = which_right(entry, t)
+        # Where the file holds sums only it is not paired, which is too wide: few images change.
+        error = math.sqrt(max(share * (1 - share), 1e-9) / n)
+        if flags and (own := which_right(analog, next(iter(analog["accuracy"])))):
+            error = paired.paired_error(flags[0], own[0])
+        losses, thousands = 100 * (right - share), entry["spikes_per_image"][t] / 1000
+        found.append(Point(method, "", int(t), losses, 100 * error, thousands, n, True, flags))
     return found
 
 

@@ -6,7 +6,7 @@ import torch
 import nets
 import transpike as tp
 from transpike import passes
-from transpike.passes import _Sweep, apply_pass, output_distance
+from transpike.passes import _Sweep, _with_count, apply_pass, mean_count, output_distance
 
 NEURONS = {
     "if": tp.IF(),
@@ -176,10 +176,29 @@ def test_allocation_keeps_the_budget_and_the_thresholds():
         )
 
 
+def test_allocation_keeps_a_budget_of_levels():
+    """The first halving is the one whose output changes least for the levels it saves."""
+    snn, x = _snn(neuron=tp.Signed(8))
+    smaller = apply_pass(tp.AllocateCounts(mean_count=5), snn, x, 4)
+    sites = snn.network.sites
+    counts = {site.name: smaller.neurons[site.name].max_count for site in sites}
+    mean = sum(counts[site.name] * site.neurons for site in sites) / snn.network.neurons
+    assert mean == mean_count(smaller) <= 5 and mean_count(snn) == 8
+    first = apply_pass(tp.AllocateCounts(mean_count=7.9), snn, x, 4)
+    base, prices = output_distance(snn, x, 4)[0], {}
+    for site in sites:
+        for count in (4, 2, 1):
+            one = _with_count(snn, {site.name: count})
+            change = max(0.0, output_distance(one, x, 4)[0] - base)
+            prices[site.name, count] = change / (8 - mean_count(one))
+    (moved,) = [(n.name, k) for n in sites if (k := first.neurons[n.name].max_count) < 8]
+    assert prices[moved] == min(prices.values())
+
+
 def test_allocation_without_need_changes_nothing():
     snn, x = _snn(neuron=tp.Signed(4))
-    same = apply_pass(tp.AllocateCounts(1e6), snn, x, 4)
-    assert same.neurons == snn.neurons
+    for one in (tp.AllocateCounts(1e6), tp.AllocateCounts(mean_count=4)):
+        assert apply_pass(one, snn, x, 4).neurons == snn.neurons
 
 
 def test_what_a_pass_cannot_do_is_refused():
@@ -218,6 +237,9 @@ def test_convert_refuses_passes_without_inputs_or_timesteps():
         (lambda: tp.Distillation(rate=0.0), "rate: needed a number > 0"),
         (lambda: tp.SiteSearch(weight=-1), "weight: needed a number >= 0"),
         (lambda: tp.AllocateCounts(0), "spikes_per_neuron: needed a number > 0"),
+        (lambda: tp.AllocateCounts(mean_count=0.5), "mean_count: needed a number >= 1, got 0.5"),
+        (lambda: tp.AllocateCounts(), "needed one budget, .* got None and None"),
+        (lambda: tp.AllocateCounts(1.0, 2.0), "needed one budget, .* got 1.0 and 2.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(make, message):

@@ -140,6 +140,7 @@ def test_pass_forms() -> None:
         Distillation(),
         Distillation(reading="values"),
     )
+    assert parse_passes("allocate:counts:3") == (AllocateCounts(mean_count=3),)
     assert parse_passes("allocate:2.5, search,membrane,delay") == (
         AllocateCounts(2.5),
         SiteSearch(),
@@ -148,7 +149,9 @@ def test_pass_forms() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["", "weights", "bias:2", "allocate", "bias,,delay"])
+@pytest.mark.parametrize(
+    "text", ["", "weights", "bias:2", "allocate", "allocate:2:3", "bias,,delay"]
+)
 def test_unknown_pass_shows_the_forms(text: str) -> None:
     with pytest.raises(ArgumentError, match="needed forms like bias, membrane"):
         parse_passes(text)

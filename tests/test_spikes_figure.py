@@ -52,12 +52,16 @@ def test_paired_error_is_that_of_the_mean_difference():
     assert paired.paired_error(one, one) == 0
 
 
+def _images(part):
+    """Test images of a part: every fifth batch of a random order."""
+    order = np.random.RandomState(0).permutation(N)
+    batches = [order[low : low + BATCH] for low in range(0, N, BATCH)]
+    return np.concatenate(batches[part::PARTS])
+
+
 def _peer_entry(right):
     """A file as `peers/curves.py` writes it, for known flags in the order of the test set."""
-    order = np.random.RandomState(0).permutation(N)
-    parts = {str(part): [] for part in range(PARTS)}
-    for number, low in enumerate(range(0, N, BATCH)):
-        parts[str(number % PARTS)] += order[low : low + BATCH].tolist()
+    parts = {str(part): _images(part) for part in range(PARTS)}
     return {
         "n": N,
         "asked": {"images": N, "batch": BATCH, "at": [2]},
@@ -83,6 +87,25 @@ def test_peers_flags_are_put_into_the_order_of_the_test_set(tmp_path):
     assert (point.right[0] == right).all() and point.spikes == 5.0
     assert point.loss == pytest.approx(100 * (analog.mean() - right.mean()))
     assert point.error == pytest.approx(100 * paired.paired_error(right, analog))
+
+
+def test_of_two_runs_the_one_on_more_images_counts(tmp_path):
+    right = np.random.RandomState(3).rand(N) < 0.6
+    whole = _peer_entry(right)
+    part = json.loads(json.dumps(whole))
+    del part["parts"]["1"]
+    part |= {"n": 48, "accuracy": {"2": 0.5, "9": 0.75}, "spikes_per_image": {"2": 1, "9": 2}}
+    (tmp_path / "short").mkdir()
+    for place, entry in (("ann", whole), ("peer", part), ("short/peer", whole)):
+        (tmp_path / f"{place}.json").write_text(json.dumps(entry))
+    found = {point.t: point for point in spikes_figure.peers(tmp_path)}
+    assert found.keys() == {2, 9} and (found[2].n, found[9].n) == (N, 48)
+    same = np.concatenate([right[_images(part)] for part in (0, 2, 3, 4)])  # all but part 1
+    assert found[9].loss == pytest.approx(100 * (same.mean() - 0.75))
+    part["asked"]["batch"] = 6
+    (tmp_path / "peer.json").write_text(json.dumps(part))
+    with pytest.raises(SystemExit, match="peer: its parts are not those of the ANN"):
+        spikes_figure.peers(tmp_path)
 
 
 def test_without_flags_the_error_is_that_of_a_share(tmp_path):

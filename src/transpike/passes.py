@@ -105,26 +105,41 @@ class SiteSearch:
 
 @dataclass(frozen=True)
 class AllocateCounts:
-    """Give every site its own max count, within a budget of spikes.
+    """Give every site its own max count, within a budget of spikes or of levels.
 
     For every site and every halving of its max count K (step = threshold / K) the change of the
-    output and the spikes saved are measured; then the cheapest change per spike saved is taken
+    output and what is saved are measured; then the cheapest change for what it saves is taken
     until the network keeps the budget. Comes before corrections, which depend on the step.
 
     Attributes:
         spikes_per_neuron: budget, spikes per neuron over all T timesteps, mean over inputs.
+        mean_count: in its place, budget of K, the levels per timestep, mean over all neurons.
 
     Source: Wang et al. 2025 (AdaFire, sensitivity against spikes); differs: greedy, by squared
     output distance, and the resolution is shared out, not the range.
     """
 
-    spikes_per_neuron: float
+    spikes_per_neuron: float | None = None
+    mean_count: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.spikes_per_neuron < float("inf"):
+        for name, least in (("spikes_per_neuron", 0.0), ("mean_count", 1.0)):
+            value = getattr(self, name)
+            if value is not None and not (0 < value < float("inf") and value >= least):
+                above = ">= 1" if least else "> 0"
+                raise ArgumentError(f"{name}: needed a number {above}, got {value!r}.")
+        if (self.spikes_per_neuron is None) == (self.mean_count is None):
             raise ArgumentError(
-                f"spikes_per_neuron: needed a number > 0, got {self.spikes_per_neuron!r}."
+                "AllocateCounts: needed one budget, spikes_per_neuron or mean_count, got "
+                f"{self.spikes_per_neuron!r} and {self.mean_count!r}."
             )
+
+    @property
+    def budget(self) -> float:
+        """The budget that is given."""
+        budget = self.mean_count if self.spikes_per_neuron is None else self.spikes_per_neuron
+        assert budget is not None
+        return budget
 
 
 @dataclass(frozen=True)
@@ -484,29 +499,41 @@ def _allocated(
     one: AllocateCounts, snn: SpikingNetwork, images: Tensor, timesteps: int
 ) -> SpikingNetwork:
     _check_allocatable(snn)
-    _, spikes = output_distance(snn, images, timesteps)
+
+    def measured(network: SpikingNetwork) -> tuple[float, float]:
+        """Output distance, and what the budget is about."""
+        distance, spikes = output_distance(network, images, timesteps)
+        return distance, spikes if one.mean_count is None else mean_count(network)
+
+    base, used = measured(snn)
     options = []
     for site in snn.network.sites:
         count = snn.neurons[site.name].max_count // 2
         while count >= 1:
-            smaller = _with_count(snn, {site.name: count})
-            distance, fewer = output_distance(smaller, images, timesteps)
-            options.append((site.name, count, distance, spikes - fewer))
+            distance, fewer = measured(_with_count(snn, {site.name: count}))
+            options.append((site.name, count, distance - base, used - fewer))
             count //= 2
     chosen: dict[str, int] = {}
     network = snn
-    while spikes > one.spikes_per_neuron:
+    while used > one.budget:
         pick = _cheapest(options, chosen)
         if pick is None:
+            unit = "spikes per neuron" if one.mean_count is None else "counts per timestep"
             raise ArgumentError(
-                f"AllocateCounts: {spikes:.3f} spikes per neuron are left with one count per "
-                f"timestep at every site that saves any, the budget is {one.spikes_per_neuron}. "
-                "Raise the budget, or lower timesteps."
+                f"AllocateCounts: {used:.3f} {unit} are left with one count per timestep at every "
+                f"site that saves any, the budget is {one.budget}. Raise the budget, or lower "
+                "timesteps."
             )
         chosen[pick[0]] = pick[1]
         network = _with_count(snn, chosen)
-        _, spikes = output_distance(network, images, timesteps)
+        _, used = measured(network)
     return network
+
+
+def mean_count(snn: SpikingNetwork) -> float:
+    """Largest count per timestep, mean over all neurons."""
+    counts = [snn.neurons[site.name].max_count * site.neurons for site in snn.network.sites]
+    return sum(counts) / snn.network.neurons
 
 
 def _check_allocatable(snn: SpikingNetwork) -> None:
@@ -529,17 +556,17 @@ def _check_allocatable(snn: SpikingNetwork) -> None:
 def _cheapest(
     options: list[tuple[str, int, float, float]], chosen: dict[str, int]
 ) -> tuple[str, int] | None:
-    """The next halving with the least output change per spike saved, beyond what is chosen."""
+    """The next halving with the least output change for what it saves, beyond what is chosen."""
     best, least = None, float("inf")
-    known = {(name, count): (distance, saved) for name, count, distance, saved in options}
-    for name, count, distance, saved in options:
+    known = {(name, count): (change, saved) for name, count, change, saved in options}
+    for name, count, change, saved in options:
         if count >= chosen.get(name, 2**31):
             continue
         before = known.get((name, chosen.get(name, 0)), (0.0, 0.0))
         gain = saved - before[1]
         if gain <= 0:
             continue
-        price = max(0.0, distance - before[0]) / gain
+        price = max(0.0, change - before[0]) / gain
         if price < least:
             best, least = (name, count), price
     return best

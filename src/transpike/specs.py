@@ -42,7 +42,9 @@ NEURON_FORMS = (
 )
 UNTIL_FORMS = "margin, margin:0.9, entropy, entropy:0.1"
 THRESHOLD_FORMS = "percentile:99.9, max, lsq, lsq:16, gauss, gauss:16, ltb, ltb:1000"
-PASS_FORMS = "bias, membrane, search, distill, distill:values, delay, allocate:2.5"
+PASS_FORMS = (
+    "bias, membrane, search, distill, distill:values, delay, allocate:2.5, allocate:counts:3"
+)
 GRANULARITIES = ("channel", "layer")
 
 _DEFAULT_PERCENTILE = 99.9
@@ -172,6 +174,8 @@ def parse_passes(text: str) -> tuple[CalibrationPass, ...]:
             passes.append(Distillation(reading="values"))
         elif kind == "allocate" and len(settings) == 1:
             passes.append(AllocateCounts(_number(part, settings[0])))
+        elif kind == "allocate" and len(settings) == 2 and settings[0] == "counts":
+            passes.append(AllocateCounts(mean_count=_number(part, settings[1])))
         else:
             raise ArgumentError(f"unknown pass {part!r}: needed forms like {PASS_FORMS}.")
     return tuple(passes)

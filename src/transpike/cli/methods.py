@@ -52,7 +52,8 @@ def tune(
         bool,
         typer.Option(
             "--refining",
-            help="Also neurons whose step shrinks from timestep to timestep (signed).",
+            help="Also neurons whose step shrinks from timestep to timestep (signed); where T is "
+            "larger than the network is deep, also layers that fire one after the other.",
         ),
     ] = False,
     reading: Annotated[
