@@ -261,6 +261,7 @@ _KINDS = (
     ("refining", "#08519c"),
     ("staggered", "#000000"),
 )
+_SHRINKING = ("refining", "staggered")
 _DASHES = ("-", "--", "-.", ":")
 
 
@@ -378,7 +379,33 @@ def _half_table(points: list[Point]) -> list[str]:
     missing = sorted({p.name for p in points if not p.ours} - set(reached))
     if missing:
         lines += ["", "Not reached within the T measured: " + ", ".join(missing) + "."]
-    return lines
+    return [*lines, "", *_ratios(points, reached)]
+
+
+def _ratios(points: list[Point], reached: dict[str, tuple[float, float]]) -> list[str]:
+    """The fewest spikes of the peers over ours, with and without steps that shrink."""
+    groups = {
+        "peers": {p.name for p in points if not p.ours},
+        "ours": {p.name for p in points if p.ours},
+        "steady": {p.name for p in points if p.ours and p.kind not in _SHRINKING},
+    }
+    least = {
+        group: min((spikes for name, (_, spikes) in reached.items() if name in names), default=None)
+        for group, names in groups.items()
+    }
+    if least["peers"] is None or least["ours"] is None:
+        return []
+    text = (
+        f"The best peer takes {least['peers']:.0f} thousand, {least['peers'] / least['ours']:.2f} "
+        f"times our fewest, {least['ours']:.0f} thousand. There the step shrinks with time: "
+        "hardware has to shift membranes between timesteps or weigh spikes by their time."
+    )
+    if least["steady"] is not None:
+        text += (
+            f" With steps that stay, ours takes {least['steady']:.0f} thousand: the best peer "
+            f"takes {least['peers'] / least['steady']:.2f} times as many."
+        )
+    return [text]
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,13 @@ def test_a_peer_meets_the_best_of_ours_with_at_most_its_spikes():
     assert first.error == pytest.approx(100 * np.mean(errors))
     assert second.mine is ours[1] and second.behind == -0.5 and not second.paired
     assert second.error == pytest.approx(math.hypot(1, 2))
+
+
+def test_the_document_says_how_many_times_more_the_peers_take():
+    steady, shrinking = _point(0.4, 400), replace(_point(0.4, 200), kind="staggered", name="late")
+    text = spikes_figure.document([steady, shrinking, replace(_point(0.4, 900, False), name="it")])
+    assert "The best peer takes 900 thousand, 4.50 times our fewest, 200 thousand." in text
+    assert "ours takes 400 thousand: the best peer takes 2.25 times as many." in text
 
 
 def test_the_document_lists_where_a_peer_is_ahead():
