@@ -73,12 +73,14 @@ def test_methods_are_all_different_and_keep_to_the_budget(max_count):
         assert recipe.neuron.max_count <= limit, name
 
 
+@pytest.mark.parametrize("max_count", [1, 2])
 @pytest.mark.parametrize("depth, there", [(None, False), (4, False), (3, True)])
-def test_layers_fire_in_turn_where_the_timesteps_are_enough(depth, there):
-    found = [one.neuron.window for one in tp.methods(4, 2, depth).values() if one.neuron.window]
+def test_layers_fire_in_turn_where_the_timesteps_are_enough(depth, there, max_count):
+    recipes = tp.methods(4, max_count, depth).values()
+    found = [one.neuron.window for one in recipes if one.neuron.window]
     assert found == ([2] if there else [])
     longest = [one.neuron.window for one in tp.methods(40, 2, 3).values() if one.neuron.window]
-    assert longest == [6]
+    assert longest == [7]
 
 
 def test_text_and_json_hold_every_row(table):

@@ -147,7 +147,7 @@ def methods(timesteps: int, max_count: int = 1, depth: int | None = None) -> dic
     if max_count > 1 and timesteps > 1:
         refining = (Refining(max_count), LeastSquares(), (BiasCorrection(),))
         recipes["least squares, refining, bias"] = refining
-    if max_count > 1 and depth is not None and timesteps > depth:
+    if depth is not None and timesteps > depth:
         window = min(timesteps - depth + 1, LONGEST_WINDOW)
         staggered = Staggered(max_count, window=window)
         recipes["least squares, staggered, bias"] = (staggered, LeastSquares(), (BiasCorrection(),))

@@ -17,7 +17,7 @@ from torch import Tensor
 from transpike.errors import ArgumentError
 
 _COUNT_OF_RATIO_4 = 8  # max count from which a refining neuron's step is divided by 4, not 2
-LONGEST_WINDOW = 6
+LONGEST_WINDOW = 7
 """Timesteps after which a staggered layer has sent its input as finely as it helps."""
 _CACHED = 24_576  # values whose states stay in the second-level cache
 _HYSTERESIS = 0.5  # of a staggered neuron: few spikes at little more divergence than 1/3
