@@ -34,7 +34,8 @@ NeuronOption = Annotated[
     typer.Option(
         "--neuron",
         help="if (default), burst:5, burst:8:resolution, signed:1, multi:3, differential:8, "
-        "refining:4 (refining:K:RATIO:LEVELS:PERIOD) or telescoped:8.",
+        "refining:4 (refining:K:RATIO:LEVELS:PERIOD), staggered:1 "
+        "(staggered:K:RATIO:WINDOW:LAG:LEVELS) or telescoped:8.",
     ),
 ]
 ThresholdOption = Annotated[
