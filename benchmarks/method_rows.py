@@ -71,6 +71,7 @@ class Row:
         recipe: how to convert; None: what tuning chooses for `target`.
         target: name of the target, where there is one.
         pooling: "max": as trained; "average": average pooling in place of every max-pooling.
+        refining: whether tuning may choose neurons whose step shrinks.
     """
 
     group: str
@@ -79,6 +80,7 @@ class Row:
     recipe: tp.Recipe | None
     target: str = ""
     pooling: str = "max"
+    refining: bool = False
 
 
 def rows(budget: float, depth: int = RESNET_20) -> list[Row]:
@@ -119,6 +121,9 @@ def _targets() -> list[Row]:
             for name, recipe in recipes.items():
                 found.append(Row("targets", f"{target.name} {name}", t, recipe, target.name))
             found.append(Row("targets", f"{target.name} tuned", t, None, target.name))
+            if target.refining is not None:
+                name = f"{target.name} refining tuned"
+                found.append(Row("targets", name, t, None, target.name, refining=True))
     return found
 
 

@@ -98,25 +98,27 @@ class Study:
             self._statistics[pooling, seed] = tp.calibrate(network, images)
         return recipe.convert(network, images, calibration=self._statistics[pooling, seed])
 
-    def recipe_file(self, target: str, timesteps: int) -> Path:
-        """Where a target's tuned recipe is kept."""
-        return self.folder / "recipes" / f"{target}-t{timesteps}.json"
+    def recipe_file(self, row: method_rows.Row) -> Path:
+        """Where the tuned recipe of a row is kept."""
+        kind = "-refining" if row.refining else ""
+        return self.folder / "recipes" / f"{row.target}{kind}-t{row.timesteps}.json"
 
-    def tuned(self, target: str, timesteps: int) -> tp.Recipe:
-        """The recipe of a target, chosen now or before."""
-        file = self.recipe_file(target, timesteps)
+    def tuned(self, row: method_rows.Row) -> tp.Recipe:
+        """The recipe of a row that tuning chooses, chosen now or before."""
+        file = self.recipe_file(row)
         if not file.exists():
-            (wanted,) = [one for one in method_rows.TARGETS if one.name == target]
+            (wanted,) = [one for one in method_rows.TARGETS if one.name == row.target]
             start = time.perf_counter()
             result = tp.tune(
                 self.network("max"),
                 self.training(self.args.tuning_size, _TUNING_DRAW),
-                timesteps=timesteps,
+                timesteps=row.timesteps,
                 max_count=wanted.neuron.max_count,
                 signed=wanted.neuron.signed,
+                refining=row.refining,
             )
             seconds = time.perf_counter() - start
-            print(f"tuned {target} T={timesteps} in {seconds:.0f} s\n{result}", flush=True)
+            print(f"{row.name} T={row.timesteps} in {seconds:.0f} s\n{result}", flush=True)
             found = {**result.recipe.found, "seconds": round(seconds, 1)}
             part = file.with_name(f"{file.name}.{os.getpid()}.part")
             replace(result.recipe, found=found).save(part)
@@ -254,7 +256,7 @@ def recipe_of(study: Study, row: method_rows.Row) -> tp.Recipe | None:
     """The row's recipe; a tuned one where it has been chosen."""
     if row.recipe is not None:
         return row.recipe
-    file = study.recipe_file(row.target, row.timesteps)
+    file = study.recipe_file(row)
     return tp.Recipe.load(file) if file.exists() else None
 
 
@@ -274,10 +276,10 @@ def fill(study: Study, row: method_rows.Row, seed: int) -> bool:
     """Measure a row with a seed; False where another process is at it."""
     recipe = recipe_of(study, row)
     if recipe is None:
-        with claimed(study.recipe_file(row.target, row.timesteps)) as mine:
+        with claimed(study.recipe_file(row)) as mine:
             if not mine:
                 return False
-            recipe = study.tuned(row.target, row.timesteps)
+            recipe = study.tuned(row)
     file = study.folder / f"{method_rows.key(recipe, row.pooling)}-s{seed}.json"
     with claimed(file) as mine:
         if mine and read(file, study.asked) is None:

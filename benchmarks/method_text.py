@@ -135,7 +135,7 @@ def _targets(found: list[Line]) -> list[str]:
                     text.append(cells(line, line.row.name, f"{most}, {reached}, {_seeds(line)}"))
     text += ["", "Tuned, each chosen once on training images:", ""]
     text += [
-        f"- {line.row.target}, T={line.row.timesteps}: {line.recipe.name}"
+        f"- {line.row.name}, T={line.row.timesteps}: {line.recipe.name}"
         + ("" if "reading" in line.recipe.found else _EARLIER)
         for line in found
         if line.row.recipe is None

@@ -53,8 +53,8 @@ def _arguments(folder, **changes):
 
 def test_every_target_of_every_neuron_has_all_its_recipes():
     targets = [row for row in ROWS if row.group == "targets"]
-    assert len(targets) == 8 * 5 + 4 * 2
-    assert sum(row.recipe is None for row in targets) == 8
+    assert len(targets) == 8 * 5 + 4 * 3
+    assert sum(row.recipe is None for row in targets) == 8 + 4
     for row in targets:
         if row.recipe is not None:
             assert row.recipe.timesteps == row.timesteps
@@ -193,7 +193,7 @@ def test_what_a_network_cannot_do_is_said_and_left_out(tmp_path, capsys):
 
 
 def test_tuned_recipe_is_chosen_once_and_tables_of_other_groups_stay(tmp_path, monkeypatch):
-    only = (method_rows.Target("signed2", tp.Signed(2), {2: 1.5}),)
+    only = (method_rows.Target("signed2", tp.Signed(2), {2: 1.5}, tp.Refining(2)),)
     for module in (method_rows, method_text):
         monkeypatch.setattr(module, "TARGETS", only)
     for group in ("pooling", "targets"):
@@ -202,7 +202,9 @@ def test_tuned_recipe_is_chosen_once_and_tables_of_other_groups_stay(tmp_path, m
     assert "## Pooling" in text and "## Targets" in text and "1 seed |" in text
     file = tmp_path / "out" / "digits_cnn" / "recipes" / "signed2-t2.json"
     recipe = tp.Recipe.load(file)
-    assert recipe.neuron == tp.Signed(2) and f"- signed2, T=2: {recipe.name}" in text
+    assert recipe.neuron == tp.Signed(2) and f"- signed2 tuned, T=2: {recipe.name}" in text
+    other = tp.Recipe.load(file.with_name("signed2-refining-t2.json"))
+    assert f"- signed2 refining tuned, T=2: {other.name}" in text
     before = file.stat().st_mtime_ns
     method_table.run(method_table.Study(_arguments(tmp_path, groups=["targets"])))
     assert file.stat().st_mtime_ns == before
