@@ -202,7 +202,7 @@ def _codes(budget: float) -> list[Row]:
 
 
 def _spikes(depth: int) -> list[Row]:
-    """Layers that fire one after the other: every window, so that there is nothing to choose.
+    """Layers that fire one after the other: windows up to 7, so that there is nothing to choose.
 
     With two counts, levels and hysteresis were chosen by divergence on held-out training images.
     """

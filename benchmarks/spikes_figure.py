@@ -19,9 +19,10 @@ import math
 import re
 import statistics
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,17 @@ def peers(folder: Path) -> list[Point]:
     """All peers at every T; of two runs that have the same T, the one on more images."""
     files = sorted(folder.glob("*.json")) + sorted(folder.glob("short/*.json"))
     entries = [(file.stem, json.loads(file.read_text())) for file in files]
-    analog = next(entry for name, entry in entries if name == "ann")
+    analog = next((entry for name, entry in entries if name == "ann"), None)
+    if analog is None:
+        raise SystemExit(f"no {folder / 'ann.json'}: run peers/curves.py --contestants ann.")
     found: dict[tuple[str, int], Point] = {}
     for name, entry in entries:
         if name == "ann":
             continue
         for point in _of_peer(name, entry, analog):
             key = (point.name, point.t)
-            if key not in found or found[key].n < point.n:
+            before = found.get(key)
+            if before is None or (before.n, len(before.right)) < (point.n, len(point.right)):
                 found[key] = point
     return list(found.values())
 
@@ -99,8 +103,12 @@ def peers(folder: Path) -> list[Point]:
 def _of_peer(name: str, entry: dict[str, Any], analog: dict[str, Any]) -> list[Point]:
     n, found = entry["n"], []
     # On the same images: a peer that has not run all parts is compared on those it has.
-    if n < analog["n"] and entry["asked"]["batch"] != analog["asked"]["batch"]:
-        raise SystemExit(f"{name}: its parts are not those of the ANN. Run both with one --batch.")
+    asked, whole = entry["asked"], analog["asked"]
+    partly = min(n, analog["n"]) < asked["images"]
+    if asked["images"] != whole["images"] or (partly and asked["batch"] != whole["batch"]):
+        raise SystemExit(
+            f"{name}: its images are not those of the ANN. Run both with one --images and --batch."
+        )
     parts = [analog["parts"][part]["right"] for part in entry["parts"]]
     right = sum(next(iter(part.values())) for part in parts) / n
     method, made_for = _made_for(name)
@@ -144,16 +152,22 @@ def ours(folder: Path) -> list[Point]:
         entry = json.loads(file.read_text())
         if entry["pooling"] == "max":
             by_recipe[file.stem.rpartition("-s")[0]].append(entry)
+    recipes = [tp.Recipe.from_dict(entries[0]["recipe"]) for entries in by_recipe.values()]
+    alike = Counter((recipe.name, recipe.timesteps) for recipe in recipes)
     found = []
-    for entries in by_recipe.values():
-        recipe = tp.Recipe.from_dict(entries[0]["recipe"])
+    for recipe, entries in zip(recipes, by_recipe.values(), strict=True):
         curve = not method_rows.needs_timesteps(recipe)
         points = curve_points(recipe.timesteps) if curve else [recipe.timesteps]
-        found += [_point(recipe, entries, t, curve) for t in points]
+        name = recipe.name
+        if alike[name, recipe.timesteps] > 1:
+            name += f", start {recipe.neuron.initial_membrane:g}"
+        found += [_point(name, recipe, entries, t, curve) for t in points]
     return found
 
 
-def _point(recipe: tp.Recipe, entries: list[dict[str, Any]], t: int, curve: bool) -> Point:
+def _point(
+    name: str, recipe: tp.Recipe, entries: list[dict[str, Any]], t: int, curve: bool
+) -> Point:
     losses, errors, spikes = [], [], []
     for entry in entries:
         e = entry["evaluation"]
@@ -163,11 +177,12 @@ def _point(recipe: tp.Recipe, entries: list[dict[str, Any]], t: int, curve: bool
         spikes.append(e["spikes_per_neuron"][t - 1] * NEURONS / 1000)
     n = entries[0]["evaluation"]["samples"]
     right: tuple[Flags, ...] = ()
-    if t == recipe.timesteps and all("right" in entry for entry in entries):
+    whole = all("right" in e and e["asked"]["test_draw"] == "all" for e in entries)
+    if t == recipe.timesteps and whole:
         right = tuple(paired.unpacked(entry["right"], n) for entry in entries)
     loss, error, thousands = (statistics.fmean(values) for values in (losses, errors, spikes))
     kind = re.split(r" K=|,| L=", recipe.neuron.name)[0]
-    return Point(recipe.name, kind, t, loss, error, thousands, n, curve, right)
+    return Point(name, kind, t, loss, error, thousands, n, curve, right)
 
 
 def front(points: Iterable[Point]) -> list[Point]:
@@ -183,7 +198,7 @@ def front(points: Iterable[Point]) -> list[Point]:
 def mixed(points: list[Point], spikes: float) -> float:
     """Least loss of ours at a mean of `spikes`: one of two settings drawn at random per image."""
     kept = front(points)
-    best = min(p.loss for p in kept if p.spikes <= spikes)
+    best = min((p.loss for p in kept if p.spikes <= spikes), default=math.inf)
     for few in kept:
         for many in kept:
             if few.spikes <= spikes < many.spikes:
@@ -217,11 +232,14 @@ class Meeting:
 
 
 def meetings(points: list[Point]) -> list[Meeting]:
-    """Every point of the peers against ours."""
+    """Every point of the peers against ours, but for those with fewer spikes than all of ours."""
     mine = [p for p in points if p.ours]
     found = []
     for peer in (p for p in points if not p.ours):
-        best = min((p for p in mine if p.spikes <= peer.spikes), key=lambda p: p.loss)
+        cheaper = [p for p in mine if p.spikes <= peer.spikes]
+        if not cheaper:
+            continue
+        best = min(cheaper, key=lambda p: p.loss)
         same = bool(peer.right and best.right)
         error = math.hypot(peer.error, best.error)
         if same:
@@ -277,7 +295,7 @@ def draw(points: list[Point], file: Path) -> None:
             _plot(axes, series, color=colour, linestyle=line, marker="o", linewidth=1, label=label)
     for library, colour in _PEERS.items():
         own = [p for p in points if p.name.startswith(library)]
-        for name, dash in zip(sorted({p.name for p in own}), _DASHES, strict=False):
+        for name, dash in zip(sorted({p.name for p in own}), cycle(_DASHES), strict=False):
             series = sorted((p for p in own if p.name == name), key=lambda p: p.spikes)
             style = {"color": colour, "linestyle": dash, "marker": "s", "linewidth": 1.2}
             _plot(axes, series, label=name, **style)
@@ -397,8 +415,13 @@ def _ratios(points: list[Point], reached: dict[str, tuple[float, float]]) -> lis
         return []
     text = (
         f"The best peer takes {least['peers']:.0f} thousand, {least['peers'] / least['ours']:.2f} "
-        f"times our fewest, {least['ours']:.0f} thousand. There the step shrinks with time: "
-        "hardware has to shift membranes between timesteps or weigh spikes by their time."
+        f"times our fewest, {least['ours']:.0f} thousand."
+    )
+    if least["steady"] == least["ours"]:
+        return [text]
+    text += (
+        " There the step shrinks with time: hardware has to shift membranes between timesteps or "
+        "weigh spikes by their time."
     )
     if least["steady"] is not None:
         text += (

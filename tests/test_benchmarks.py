@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import transpike as tp
+from transpike.data import open_data
 from transpike.models import resnet20
 
 ROOT = Path(tp.__file__).resolve().parents[2]
@@ -17,6 +18,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import engine  # noqa: E402
 import memory  # noqa: E402
 import networks  # noqa: E402
+import paired  # noqa: E402
+import worker  # noqa: E402
 from contestants import Analog, Transpike  # noqa: E402
 
 
@@ -52,6 +55,21 @@ def test_contestants_give_the_mean_readout_and_spikes():
         assert torch.equal(curve.spikes[t], slow.spikes[t]) and curve.spikes[t].sum() > 0
     assert bool((curve.spikes[2] <= curve.spikes[7]).all())
     assert torch.equal(Analog(model).run(x, 9), model(x))
+
+
+def test_a_worker_says_which_images_were_right():
+    desk = worker._Desk.__new__(worker._Desk)  # without a network of the benchmark
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    desk.setup, desk.device, desk.contestant = {"data": "digits"}, "cpu", Analog(model)
+    test = open_data("digits").test.subset(60, worker.TEST_SEED)
+    x, labels = (torch.cat(column) for column in zip(*test.batches(10), strict=True))
+    with torch.no_grad():
+        right = (model(x).argmax(dim=1) == labels).numpy()
+    for part in (0, 1):
+        found = desk.accuracy(60, [3], 10, part, 2)
+        mine = right.reshape(6, 10)[part::2].ravel()  # every second batch
+        assert found["n"] == 30 and found["right"][3] == mine.sum()
+        assert (paired.unpacked(found["which"][3], 30) == mine).all()
 
 
 def test_peak_memory_sees_what_was_allocated_and_freed():

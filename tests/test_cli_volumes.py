@@ -139,6 +139,14 @@ def test_evaluate_scores_masks_at_every_t(root: Path, data: list[str], tmp_path:
     assert row[4] == f"{content['mask_agreement'][2]['f1']:.4f}"
 
 
+def test_masks_are_scored_from_the_first_output_on(data: list[str]) -> None:
+    settings = ["--neuron", "staggered:2:2:4:2", "--timesteps", "9", "--calibration-size", "6"]
+    text = ok("evaluate", MODEL, *data, *settings).stdout
+    assert "before t=3 not every layer has fired" in text
+    masks = text[text.index("masks of") :].splitlines()
+    assert [line.split()[0] for line in masks[2:]] == ["ANN", "4", "8", "9"]
+
+
 def test_limit_tiles_and_the_validation_block(data: list[str], tmp_path: Path) -> None:
     common = [*data, *SMALL, "--json", tmp_path / "e.json"]
     ok("evaluate", MODEL, *common, "--limit", "2")

@@ -35,6 +35,19 @@ def test_figure_holds_the_numbers_of_the_result() -> None:
     assert "n = 20" in axes.get_title()
 
 
+def test_a_curve_begins_with_the_first_output() -> None:
+    data = open_digits()
+    network = build_model("digits_cnn")
+    images = data.train.subset(32, 0).batches(16)
+    snn = tp.convert(network, images, neuron=tp.Staggered(2))
+    first = snn.first_output
+    result = tp.evaluate(snn, data.test.subset(20, 0).batches(10), timesteps=first + 2)
+    axes = accuracy_figure({"late": result}).axes[0]
+    (line,) = [line for line in axes.get_lines() if line.get_label() == "late"]
+    assert first > 1 and list(line.get_xdata()) == [first, first + 1, first + 2]
+    assert list(line.get_ydata()) == [100 * value for value in result.accuracy[first - 1 :]]
+
+
 def test_nothing_to_draw() -> None:
     with pytest.raises(tp.ArgumentError, match="needed at least one result"):
         accuracy_figure({})

@@ -238,6 +238,8 @@ def test_convert_refuses_passes_without_inputs_or_timesteps():
         (lambda: tp.SiteSearch(weight=-1), "weight: needed a number >= 0"),
         (lambda: tp.AllocateCounts(0), "spikes_per_neuron: needed a number > 0"),
         (lambda: tp.AllocateCounts(mean_count=0.5), "mean_count: needed a number >= 1, got 0.5"),
+        (lambda: tp.AllocateCounts("3"), "spikes_per_neuron: needed a number > 0, got '3'"),
+        (lambda: tp.AllocateCounts(mean_count=True), "mean_count: needed a number >= 1, got True"),
         (lambda: tp.AllocateCounts(), "needed one budget, .* got None and None"),
         (lambda: tp.AllocateCounts(1.0, 2.0), "needed one budget, .* got 1.0 and 2.0"),
     ],

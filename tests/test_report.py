@@ -26,6 +26,7 @@ from transpike.report import (
     write_report,
 )
 from transpike.report.png import png
+from transpike.report.text import curve_table
 
 T = 4
 
@@ -148,7 +149,15 @@ def test_nothing_is_drawn_before_there_is_an_output(folder, tmp_path):
     _, line, ceilings, _ = page.chart("accuracy")["data"]
     assert line["x"] == [2, 3, 4] and ceilings["x"] == [2, 4]
     assert line["y"] == [100 * value for value in content["accuracy"][1:]]
-    for wrong, message in ((1, "'ceiling' lacks one of the timesteps 1, 2, 4"), (5, "'first_out")):
+    # A file that has ceilings of earlier timesteps, too.
+    _write(file, {**content, "first_output": 2, "metric": [0.1, 0.2, 0.3, 0.4], "ann_metric": 1})
+    page = _page(tmp_path, file)
+    assert page.chart("accuracy")["data"][2]["x"] == [2, 4]
+    metric = page.chart("metric")["data"][0]
+    assert (metric["x"], metric["y"]) == ([2, 3, 4], [0.2, 0.3, 0.4])
+    assert [row[0] for row in curve_table(read_results([file]).evaluations[0]).rows] == ["2", "4"]
+    lacks = "'ceiling' lacks one of the timesteps 1, 2, 4"
+    for wrong, message in ((1, lacks), (5, "'first_out"), (0, "'first_out"), (1.5, "'first_out")):
         _write(file, {**content, "first_output": wrong, "ceiling": ceiling})
         with pytest.raises(tp.FileError, match=message):
             read_results([file])
@@ -362,6 +371,8 @@ def test_samples_begin_with_the_first_output(digits):
     assert first > 1
     found = record_samples(late, x, target, last, **settings)
     assert found.timesteps == tuple(range(first, last + 1))
+    longer = record_samples(late, x, target, 40, **settings)
+    assert longer.timesteps == (4, 8, 16, 32, 40) and first in (3, 4)
     with pytest.raises(tp.ArgumentError, match=f"needed timesteps in {first}..{last}, got"):
         record_samples(late, x, target, last, recorded=[first - 1], **settings)
 

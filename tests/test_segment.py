@@ -82,6 +82,13 @@ def test_masks_are_those_of_whole_slices(neuron: tp.Neuron, outputs: int) -> Non
         assert 0 < one.ann.mean() < 1 and one.simulation.spikes_per_neuron > 0
 
 
+def test_no_masks_before_the_last_layer_has_fired() -> None:
+    snn = converted(dense(), (40, 48), tp.Staggered(2, lag=2))
+    assert snn.first_output == 3
+    (one,) = segment(snn, bits(1), 9, normalisation=HALF, curve=[0])
+    assert list(one.masks) == [4, 8, 9]
+
+
 def _mask(output: torch.Tensor) -> NDArray[np.bool_]:
     """Of an output (1, C, H, W), by the words of the documentation."""
     if output.shape[1] == 1:

@@ -150,7 +150,7 @@ def test_pass_forms() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "weights", "bias:2", "allocate", "allocate:2:3", "bias,,delay"]
+    "text", ["", "weights", "bias:2", "allocate", "allocate:2:3", "allocate:counts", "bias,,delay"]
 )
 def test_unknown_pass_shows_the_forms(text: str) -> None:
     with pytest.raises(ArgumentError, match="needed forms like bias, membrane"):

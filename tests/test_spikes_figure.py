@@ -105,7 +105,14 @@ def test_of_two_runs_the_one_on_more_images_counts(tmp_path):
     assert found[9].loss == pytest.approx(100 * (same.mean() - 0.75))
     part["asked"]["batch"] = 6
     (tmp_path / "peer.json").write_text(json.dumps(part))
-    with pytest.raises(SystemExit, match="peer: its parts are not those of the ANN"):
+    with pytest.raises(SystemExit, match="peer: its images are not those of the ANN"):
+        spikes_figure.peers(tmp_path)
+    whole["asked"]["images"] = 600
+    (tmp_path / "peer.json").write_text(json.dumps(whole))
+    with pytest.raises(SystemExit, match="its images are not those of the ANN. Run both"):
+        spikes_figure.peers(tmp_path)
+    (tmp_path / "ann.json").unlink()
+    with pytest.raises(SystemExit, match=r"no .*ann.json: run peers/curves.py"):
         spikes_figure.peers(tmp_path)
 
 
@@ -147,6 +154,53 @@ def test_the_document_says_how_many_times_more_the_peers_take():
     text = spikes_figure.document([steady, shrinking, replace(_point(0.4, 900, False), name="it")])
     assert "The best peer takes 900 thousand, 4.50 times our fewest, 200 thousand." in text
     assert "ours takes 400 thousand: the best peer takes 2.25 times as many." in text
+    assert "the step shrinks" in text
+    refining = replace(shrinking, kind="refining")
+    peer = replace(_point(0.4, 900, False), name="it")
+    assert "the step shrinks" in spikes_figure.document([steady, refining, peer])
+    assert "shrinks" not in spikes_figure.document([steady, peer])
+
+
+def _entry(recipe, right, draw="all"):
+    result = {
+        "loss": [0.2, 0.1],
+        "loss_interval": [[0.1, 0.3], [0.0, 0.2]],
+        "spikes_per_neuron": [1.0, 2.0],
+        "samples": N,
+    }
+    return {
+        "pooling": "max",
+        "recipe": recipe.to_dict(),
+        "evaluation": result,
+        "right": paired.packed(right),
+        "asked": {"test_draw": draw},
+    }
+
+
+def test_flags_of_ours_are_those_at_the_last_timestep_of_the_whole_test_set(tmp_path):
+    right = np.random.RandomState(3).rand(N) < 0.6
+    recipe = tp.Recipe(2, tp.Signed(1), tp.Percentile(99.9))
+    for name, draw in (("a", "all"), ("b", "random, seed 0")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "one-s0.json").write_text(json.dumps(_entry(recipe, right, draw)))
+    first, last = spikes_figure.ours(tmp_path / "a")
+    assert (first.t, first.right) == (1, ()) and (last.right[0] == right).all()
+    assert last.kind == "signed" and last.loss == pytest.approx(10)
+    assert all(point.right == () for point in spikes_figure.ours(tmp_path / "b"))
+
+
+def test_recipes_of_one_name_are_told_apart_by_their_start(tmp_path):
+    for start in (0.0, 0.5):
+        recipe = tp.Recipe(2, tp.IF(initial_membrane=start), tp.Percentile(99.9))
+        (tmp_path / f"v{start}-s0.json").write_text(json.dumps(_entry(recipe, np.ones(N, bool))))
+    found = {point.name for point in spikes_figure.ours(tmp_path)}
+    assert found == {"IF + Percentile, start 0", "IF + Percentile, start 0.5"}
+
+
+def test_a_peer_with_fewer_spikes_than_all_of_ours_meets_nobody():
+    assert spikes_figure.meetings([_point(9, 10), _point(80, 5, False)]) == []
+    assert spikes_figure.mixed([_point(9, 10)], 5) == math.inf
 
 
 def test_the_document_lists_where_a_peer_is_ahead():

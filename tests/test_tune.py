@@ -193,6 +193,10 @@ def test_refining_neurons_are_candidates_where_asked_for(few, max_count):
             tp.tune(network, [x], refining=True, **(allowed | wrong))
 
 
+def test_counts_of_any_size_are_tuned_without_refining():
+    assert len(tuning._candidates(4, 2**15, None, True, False, 0)) == 24
+
+
 def test_single_spikes_refine_layer_after_layer_only(few):
     result = tp.tune(_network(), [_inputs()], timesteps=6, max_count=1, refining=True)
     windows = {one.recipe.neuron.window for one in result.trials if one.recipe.neuron.ratio > 1}

@@ -55,10 +55,10 @@ def convert(
     """
     neuron = IF() if neuron is None else neuron
     rule = Percentile() if threshold is None else threshold
-    if isinstance(neuron, Neuron) and neuron.delay:
-        neuron = replace(neuron, delay=0)  # that of a place in another network
     if not isinstance(neuron, Neuron):
         raise ArgumentError(f"neuron: needed a Neuron such as IF() or Burst(5), got {neuron!r}.")
+    if neuron.delay:
+        neuron = replace(neuron, delay=0)  # that of a place in another network
     if not isinstance(rule, ThresholdRule):
         raise ArgumentError(f"threshold: needed a rule such as Percentile(99.9), got {rule!r}.")
     if timesteps is not None:

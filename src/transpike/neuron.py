@@ -7,7 +7,7 @@ setting of it; the presets at the end say which. Membranes are held in units of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
@@ -126,7 +126,7 @@ class Neuron:
                 f"levels: K = {self.max_count} counts reach at most {most} first steps with ratio "
                 f"{self.ratio} and period {self.period}{within}, got {levels} levels. Use fewer."
             )
-        if levels * self.ratio > 2**_MOST_BITS:
+        if self.ratio > 1 and levels * self.ratio > 2**_MOST_BITS:
             raise ArgumentError(
                 f"ratio: needed levels times ratio <= 2^{_MOST_BITS}, got {levels} and "
                 f"{self.ratio}: the step would never shrink."
@@ -410,16 +410,20 @@ def Staggered(
         if value is None:
             raise ArgumentError(f"{name}: needed a whole number, got None.")
     _check_hysteresis(hysteresis)
-    if levels is None and window == 1 and isinstance(max_count, int):
-        levels = max_count
-    preset = Refining(max_count, ratio)
-    return replace(
-        preset,
-        levels=preset.levels if levels is None else levels,
+    if ratio == 1:
+        raise ArgumentError("ratio: needed a power of two >= 2, got 1. Use Differential for 1.")
+    if levels is None and isinstance(max_count, int) and isinstance(ratio, int) and ratio > 1:
+        levels = max_count if window == 1 else max_count * (ratio + 1) // ratio
+    return Neuron(
+        max_count=max_count,
+        signed=True,
+        step="fraction",
+        initial_membrane=(1 - hysteresis) / 2,
+        levels=levels,
+        ratio=ratio,
         window=window,
         lag=lag,
         hysteresis=float(hysteresis),
-        initial_membrane=(1 - hysteresis) / 2,
     )
 
 

@@ -125,7 +125,8 @@ class AllocateCounts:
     def __post_init__(self) -> None:
         for name, least in (("spikes_per_neuron", 0.0), ("mean_count", 1.0)):
             value = getattr(self, name)
-            if value is not None and not (0 < value < float("inf") and value >= least):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and 0 < value < float("inf") and value >= least):
                 above = ">= 1" if least else "> 0"
                 raise ArgumentError(f"{name}: needed a number {above}, got {value!r}.")
         if (self.spikes_per_neuron is None) == (self.mean_count is None):
@@ -518,11 +519,11 @@ def _allocated(
     while used > one.budget:
         pick = _cheapest(options, chosen)
         if pick is None:
-            unit = "spikes per neuron" if one.mean_count is None else "counts per timestep"
+            # Of spikes: one count per timestep everywhere keeps every budget of levels.
             raise ArgumentError(
-                f"AllocateCounts: {used:.3f} {unit} are left with one count per timestep at every "
-                f"site that saves any, the budget is {one.budget}. Raise the budget, or lower "
-                "timesteps."
+                f"AllocateCounts: {used:.3f} spikes per neuron are left with one count per "
+                f"timestep at every site that saves any, the budget is {one.budget}. "
+                "Raise the budget, or lower timesteps."
             )
         chosen[pick[0]] = pick[1]
         network = _with_count(snn, chosen)

@@ -172,7 +172,7 @@ def parse_passes(text: str) -> tuple[CalibrationPass, ...]:
             passes.append(plain[kind]())
         elif kind == "distill" and settings == ["values"]:
             passes.append(Distillation(reading="values"))
-        elif kind == "allocate" and len(settings) == 1:
+        elif kind == "allocate" and len(settings) == 1 and settings != ["counts"]:
             passes.append(AllocateCounts(_number(part, settings[0])))
         elif kind == "allocate" and len(settings) == 2 and settings[0] == "counts":
             passes.append(AllocateCounts(mean_count=_number(part, settings[1])))

@@ -247,7 +247,9 @@ def _candidates(
     refining: bool,
     depth: int,
 ) -> list[Recipe]:
-    shrinking = [*_refining(max_count), *_staggered(timesteps, max_count, depth)]
+    shrinking = (
+        [*_refining(max_count), *_staggered(timesteps, max_count, depth)] if refining else []
+    )
     if refining and (signed is False or timesteps == 1 or not shrinking):
         raise ArgumentError(
             "tune: refining needs signed neurons, timesteps >= 2, and max_count >= 2 or timesteps "

@@ -197,6 +197,13 @@ def test_converted_again_it_is_the_same():
     assert all(torch.equal(again.steps[name], step) for name, step in snn.steps.items())
 
 
+def test_large_counts_with_few_levels_are_taken():
+    assert tp.Staggered(40000, levels=10, window=2).levels == 10
+    assert tp.Staggered(30000, window=1).levels == 30000
+    steady = {**vars(tp.Differential(70000, 70000)), "window": 2}
+    assert tp.Neuron(**steady).reach_at(2) == 70000
+
+
 def test_names_tell_settings_apart():
     found = [
         tp.Staggered(2),
@@ -391,6 +398,7 @@ def test_the_quantised_ann_sends_nothing_before_its_window():
         (lambda: tp.Staggered(2, hysteresis=1.0), "hysteresis: needed 0 <= h < 1"),
         (lambda: tp.Staggered(2, hysteresis="much"), "hysteresis: needed 0 <= h < 1"),
         (lambda: tp.Staggered(2, levels=4), "at most 3 first steps .* in a window of 4"),
+        (lambda: tp.Staggered(2**16, levels=2**16), "would never shrink"),
         (lambda: tp.Staggered(2, levels=9), "at most 3 first steps .* in a window of 4"),
         (lambda: tp.Staggered(2, levels=3, window=1), "at most 2 first steps"),
         (

@@ -317,7 +317,7 @@ def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
     line |= {"customdata": list(zip(low, high, strict=True)), "legendgroup": group}
     if len(times) == 1:
         line["mode"] = "markers"
-    points = sorted(map(int, e["ceiling"]))
+    points = curve_points(e["timesteps"], first)
     ceiling: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers",

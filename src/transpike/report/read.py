@@ -232,7 +232,7 @@ def _evaluation_problem(content: Mapping[str, Any]) -> str | None:
         return "'ann_accuracy_interval' is not a pair of numbers"
     ceiling = content["ceiling"]
     first = content.get("first_output", 1)
-    if not _is_number(first) or first > timesteps:
+    if isinstance(first, bool) or not isinstance(first, int) or not 1 <= first <= timesteps:
         return f"'first_output' is {first!r}, not one of {timesteps} timesteps"
     points = [str(t) for t in curve_points(timesteps, first)]
     if not isinstance(ceiling, dict) or not all(_is_number(ceiling.get(t)) for t in points):

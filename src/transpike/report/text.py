@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from transpike.evaluate import curve_points
 from transpike.findings import PARTS
 from transpike.report.read import Evaluated, Found, Results, curves, neuron_name, plain_settings
 from transpike.report.samples import Samples
@@ -226,12 +227,12 @@ def methods_table(evaluations: Iterable[Evaluated]) -> Table:
 
 
 def curve_table(one: Evaluated) -> Table:
-    """One curve in numbers, at the timesteps where there is a ceiling."""
+    """One curve in numbers, at t = 1, 2, 4, ... and T, from the first output on."""
     e = one.content
     rows = []
     names = metric_names(e)
     masks = _mask_agreement(e)
-    for t in sorted(map(int, e["ceiling"])):
+    for t in curve_points(e["timesteps"], e.get("first_output", 1)):
         rows.append(
             (
                 str(t),
