@@ -323,7 +323,7 @@ def document(points: list[Point]) -> str:
     most = max(p.n for p in points if p.ours)
     fewer = sorted({(p.name, p.n, p.t) for p in points if not p.ours and p.n < most})
     partly = "; ".join(
-        f"{name} on {n} of them, up to T = {max(t for other, _, t in fewer if other == name)}"
+        f"{name} at T = {', '.join(str(t) for *key, t in fewer if key == [name, n])} on {n} of them"
         for name, n in sorted({(name, n) for name, n, _ in fewer})
     )
     lines = [

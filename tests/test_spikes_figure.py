@@ -203,6 +203,12 @@ def test_a_peer_with_fewer_spikes_than_all_of_ours_meets_nobody():
     assert spikes_figure.mixed([_point(9, 10)], 5) == math.inf
 
 
+def test_the_document_names_runs_on_fewer_images():
+    late = [replace(_point(5, 15, False), n=12, t=t, name="it") for t in (64, 128)]
+    text = spikes_figure.document([_point(9, 10), _point(6, 12, False), *late])
+    assert "the peers'; it at T = 64, 128 on 12 of them. Loss" in text
+
+
 def test_the_document_lists_where_a_peer_is_ahead():
     ours = [_point(9, 10), _point(0, 31)]
     text = spikes_figure.document([*ours, _point(5, 15, False), _point(8, 40, False)])
