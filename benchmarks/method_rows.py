@@ -47,16 +47,16 @@ TARGETS = (
 # Recipes of every target; besides these the one that tuning chooses.
 FIXED: dict[str, tuple[ThresholdRule, Passes]] = {
     "plain": (PERCENTILE, ()),
-    "lsq-bias": (tp.LeastSquares(), (BIAS,)),
-    "search": (tp.LeastSquares(), (SEARCH,)),
-    "distilled": (tp.LeastSquares(), (BIAS, tp.Distillation())),
+    "lsq-bias": (LSQ, (BIAS,)),
+    "search": (LSQ, (SEARCH,)),
+    "distilled": (LSQ, (BIAS, tp.Distillation())),
 }
 
 
 # Recipes of a target's refining neuron.
 FIXED_REFINING: dict[str, tuple[ThresholdRule, Passes]] = {
-    "refining lsq-bias": (tp.LeastSquares(), (BIAS,)),
-    "refining search": (tp.LeastSquares(), (SEARCH,)),
+    "refining lsq-bias": (LSQ, (BIAS,)),
+    "refining search": (LSQ, (SEARCH,)),
 }
 
 
@@ -129,7 +129,7 @@ def _targets() -> list[Row]:
 
 def _ablation() -> list[Row]:
     """Each part added to the one before, from the plainest neuron to the tuned recipe."""
-    bare, lsq = tp.IF(initial_membrane=0.0), tp.LeastSquares()
+    bare = tp.IF(initial_membrane=0.0)
     found = []
     for t in (8, 32):
         for target, neuron in (("unsigned1", tp.IF()), ("signed1", tp.Signed(1))):
@@ -143,9 +143,9 @@ def _ablation() -> list[Row]:
             }
             if neuron.signed:
                 chain["+ signed"] = _recipe(t, neuron, PERCENTILE)
-            chain["+ least squares"] = _recipe(t, neuron, lsq)
-            chain["+ bias correction"] = _recipe(t, neuron, lsq, BIAS)
-            chain["site search in its place"] = _recipe(t, neuron, lsq, SEARCH)
+            chain["+ least squares"] = _recipe(t, neuron, LSQ)
+            chain["+ bias correction"] = _recipe(t, neuron, LSQ, BIAS)
+            chain["site search in its place"] = _recipe(t, neuron, LSQ, SEARCH)
             chain["tuned"] = None
             found += [Row("ablation", name, t, recipe, target) for name, recipe in chain.items()]
     return found
@@ -153,21 +153,20 @@ def _ablation() -> list[Row]:
 
 def _parts() -> list[Row]:
     """One threshold rule or pass exchanged at a time."""
-    lsq = tp.LeastSquares()
     choices: dict[str, tuple[ThresholdRule, Passes]] = {
         "max": (tp.MaxAbs(), ()),
         "percentile": (PERCENTILE, ()),
         "percentile per layer": (tp.Percentile(99.9, "layer"), ()),
         "local threshold balancing": (tp.LocalThresholdBalancing(), ()),
-        "lsq": (lsq, ()),
+        "lsq": (LSQ, ()),
         "lsq per layer": (tp.LeastSquares(granularity="layer"), ()),
         "Gaussian iteration": (tp.GaussianIteration(), ()),
-        "bias": (lsq, (BIAS,)),
-        "membrane": (lsq, (tp.MembraneCorrection(),)),
-        "search": (lsq, (SEARCH,)),
-        "search, bias": (lsq, (SEARCH, BIAS)),
-        "delay": (lsq, (DELAY,)),
-        "search, delay": (lsq, (SEARCH, DELAY)),
+        "bias": (LSQ, (BIAS,)),
+        "membrane": (LSQ, (tp.MembraneCorrection(),)),
+        "search": (LSQ, (SEARCH,)),
+        "search, bias": (LSQ, (SEARCH, BIAS)),
+        "delay": (LSQ, (DELAY,)),
+        "search, delay": (LSQ, (SEARCH, DELAY)),
     }
     return [
         Row("parts", name, t, _recipe(t, neuron, rule, *passes))
@@ -177,26 +176,25 @@ def _parts() -> list[Row]:
 
 
 def _codes(budget: float) -> list[Row]:
-    lsq = tp.LeastSquares()
     one = tp.Refining(1, period=3)
     original = _recipe(32, tp.Burst(5, initial_membrane=0.0), tp.Percentile(99, "layer"))
     return [
         Row("codes", "burst range K=5, as the original study", 32, original),
         Row("codes", "burst range K=5", 32, _recipe(32, tp.Burst(5), PERCENTILE)),
-        Row("codes", "burst resolution K=4", 4, _recipe(4, tp.Burst(4, mode="resolution"), lsq)),
-        Row("codes", "multi-threshold, 2 bits", 4, _recipe(4, tp.MultiThreshold(2), lsq)),
-        Row("codes", "multi-threshold, 3 bits", 4, _recipe(4, tp.MultiThreshold(3), lsq)),
-        Row("codes", "differential", 8, _recipe(8, tp.Differential(16, 4), lsq)),
-        Row("codes", "differential", 32, _recipe(32, tp.Differential(16, 1), lsq)),
-        Row("codes", "refining, 4 counts", 3, _recipe(3, tp.Refining(4), lsq, BIAS)),
-        Row("codes", "refining, 2 counts", 4, _recipe(4, tp.Refining(2), lsq, BIAS)),
-        Row("codes", "refining, 1 count", 8, _recipe(8, one, lsq, BIAS)),
-        Row("codes", "counts not shared out", 2, _recipe(2, tp.Signed(8), lsq)),
+        Row("codes", "burst resolution K=4", 4, _recipe(4, tp.Burst(4, mode="resolution"), LSQ)),
+        Row("codes", "multi-threshold, 2 bits", 4, _recipe(4, tp.MultiThreshold(2), LSQ)),
+        Row("codes", "multi-threshold, 3 bits", 4, _recipe(4, tp.MultiThreshold(3), LSQ)),
+        Row("codes", "differential", 8, _recipe(8, tp.Differential(16, 4), LSQ)),
+        Row("codes", "differential", 32, _recipe(32, tp.Differential(16, 1), LSQ)),
+        Row("codes", "refining, 4 counts", 3, _recipe(3, tp.Refining(4), LSQ, BIAS)),
+        Row("codes", "refining, 2 counts", 4, _recipe(4, tp.Refining(2), LSQ, BIAS)),
+        Row("codes", "refining, 1 count", 8, _recipe(8, one, LSQ, BIAS)),
+        Row("codes", "counts not shared out", 2, _recipe(2, tp.Signed(8), LSQ)),
         Row(
             "codes",
             "allocated counts",
             2,
-            _recipe(2, tp.Signed(8), lsq, tp.AllocateCounts(budget)),
+            _recipe(2, tp.Signed(8), LSQ, tp.AllocateCounts(budget)),
         ),
     ]
 

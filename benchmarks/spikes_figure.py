@@ -112,13 +112,14 @@ def _of_peer(name: str, entry: dict[str, Any], analog: dict[str, Any]) -> list[P
     parts = [analog["parts"][part]["right"] for part in entry["parts"]]
     right = sum(next(iter(part.values())) for part in parts) / n
     method, made_for = _made_for(name)
+    own = which_right(analog, next(iter(analog["accuracy"])))
     for t, share in entry["accuracy"].items():
         if made_for not in (None, int(t)):
             continue
         flags = which_right(entry, t)
         # Where the file holds sums only it is not paired, which is too wide: few images change.
         error = math.sqrt(max(share * (1 - share), 1e-9) / n)
-        if flags and (own := which_right(analog, next(iter(analog["accuracy"])))):
+        if flags and own:
             error = paired.paired_error(flags[0], own[0])
         losses, thousands = 100 * (right - share), entry["spikes_per_image"][t] / 1000
         found.append(Point(method, "", int(t), losses, 100 * error, thousands, n, True, flags))

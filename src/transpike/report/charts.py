@@ -13,7 +13,7 @@ import numpy as np
 
 from transpike.evaluate import curve_points
 from transpike.findings import PARTS
-from transpike.report.read import Evaluated
+from transpike.report.read import Evaluated, first_output
 from transpike.report.samples import Samples
 from transpike.report.text import (
     PART_LABELS,
@@ -93,7 +93,7 @@ def metric_chart(evaluations: Iterable[Evaluated]) -> Chart | None:
         e = one.content
         for name in metric_names(e):
             number, label = len(data) // 2, f"{one.name}: {metric_label(name)}"
-            first = e.get("first_output", 1)
+            first = first_output(e)
             times = list(range(first, e["timesteps"] + 1))
             longest = max(longest, e["timesteps"])
             ann = metric_of_ann(e, name)
@@ -293,7 +293,7 @@ def finite(value: Any) -> Any:
 def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
     """Band, line and ceiling of one evaluation."""
     e = one.content
-    first = e.get("first_output", 1)
+    first = first_output(e)
     times = list(range(first, e["timesteps"] + 1))
     color, dash = _series(number), _DASHES[number // SERIES % len(_DASHES)]
     low = [_PERCENT * pair[0] for pair in e["accuracy_interval"][first - 1 :]]

@@ -171,6 +171,11 @@ def _kind(content: Any) -> Kind | None:
     return None
 
 
+def first_output(evaluation: Mapping[str, Any]) -> Any:
+    """First timestep with an output; files of earlier versions do not say it and mean 1."""
+    return evaluation.get("first_output", 1)
+
+
 def curves(found: Found) -> list[tuple[str | None, Mapping[str, Any]]]:
     """The evaluations in a file, with the name the file gives them, if it gives one."""
     content = found.content
@@ -231,7 +236,7 @@ def _evaluation_problem(content: Mapping[str, Any]) -> str | None:
     if not _is_interval(content.get("ann_accuracy_interval")):
         return "'ann_accuracy_interval' is not a pair of numbers"
     ceiling = content["ceiling"]
-    first = content.get("first_output", 1)
+    first = first_output(content)
     if isinstance(first, bool) or not isinstance(first, int) or not 1 <= first <= timesteps:
         return f"'first_output' is {first!r}, not one of {timesteps} timesteps"
     points = [str(t) for t in curve_points(timesteps, first)]

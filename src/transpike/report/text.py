@@ -9,7 +9,15 @@ from typing import Any
 
 from transpike.evaluate import curve_points
 from transpike.findings import PARTS
-from transpike.report.read import Evaluated, Found, Results, curves, neuron_name, plain_settings
+from transpike.report.read import (
+    Evaluated,
+    Found,
+    Results,
+    curves,
+    first_output,
+    neuron_name,
+    plain_settings,
+)
 from transpike.report.samples import Samples
 
 _PICO_PER_MICRO = 1e6
@@ -232,7 +240,7 @@ def curve_table(one: Evaluated) -> Table:
     rows = []
     names = metric_names(e)
     masks = _mask_agreement(e)
-    for t in curve_points(e["timesteps"], e.get("first_output", 1)):
+    for t in curve_points(e["timesteps"], first_output(e)):
         rows.append(
             (
                 str(t),
