@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import transpike as tp
-from transpike.specs import parse_neuron
+from transpike.conversion.specs import parse_neuron
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import transpike as tp
 from transpike.data import open_data
-from transpike.models import build_model
+from transpike.zoo.models import build_model
 
 NEURONS = {
     "if": tp.IF(),

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass, replace
 
 import transpike as tp
-from transpike.neuron import Neuron
-from transpike.thresholds import ThresholdRule
+from transpike.conversion.thresholds import ThresholdRule
+from transpike.spiking.neuron import Neuron
 
 Passes = tuple[object, ...]
 

@@ -39,7 +39,7 @@ import paired
 
 import transpike as tp
 from transpike.data import Dataset, open_data
-from transpike.models import build_model
+from transpike.zoo.models import build_model
 
 GROUPS = ("targets", "ablation", "parts", "codes", "spikes", "pooling")
 _TUNING_DRAW = 1000  # seed of the training images that tuning sees, no calibration seed

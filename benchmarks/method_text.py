@@ -9,7 +9,7 @@ from typing import Any
 from method_rows import TARGETS, Row, rows
 
 import transpike as tp
-from transpike.evaluate import Z95
+from transpike.measure.evaluate import Z95
 
 HEAD = (
     "| {first} | T | K | loss | paired s.e. | seeds: s.d. | ceiling's loss | to the ceiling | "

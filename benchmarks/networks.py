@@ -1,8 +1,8 @@
 """The networks of the benchmarks, written with one nn.ReLU module per call.
 
 That is the form which SpikingJelly and BrainCog can convert; transpike and the analog baseline of
-ResNet-20 use the model as its users have it (`transpike.models`). Random weights are made from a
-seed, with BatchNorm statistics of random images, so that activity is not degenerate.
+ResNet-20 use the model as its users have it (`transpike.zoo.models`). Random weights are made from
+a seed, with BatchNorm statistics of random images, so that activity is not degenerate.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from transpike.models import load_state_dict, resnet20
+from transpike.zoo.models import load_state_dict, resnet20
 
 SETTLING_IMAGES = 8
 
@@ -51,7 +51,7 @@ def _subsample_and_pad(in_channels: int, channels: int, stride: int) -> nn.Conv2
 
 
 class ModuleResNet20(nn.Module):
-    """ResNet-20 for CIFAR-10 of modules only; loads the weights of `transpike.models.resnet20`."""
+    """ResNet-20 for CIFAR-10 of modules only; loads the weights of `resnet20`."""
 
     def __init__(self) -> None:
         super().__init__()

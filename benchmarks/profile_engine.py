@@ -19,10 +19,10 @@ from networks import NETWORKS
 from worker import calibration
 
 import transpike as tp
-from transpike.engine import run as engine_run
-from transpike.engine.convolve import SparseConvolution
-from transpike.ops import packet
-from transpike.specs import parse_neuron
+from transpike.conversion.specs import parse_neuron
+from transpike.graph.ops import packet
+from transpike.simulation.engine import run as engine_run
+from transpike.simulation.engine.convolve import SparseConvolution
 
 _PRODUCTS = ("conv", "linear", "addmm", "mm")
 

@@ -18,7 +18,7 @@ import torch
 
 import transpike as tp
 from transpike.data import open_data
-from transpike.models import build_model
+from transpike.zoo.models import build_model
 
 FOLDER = Path("results/resnet20_curves")
 LAYER = tp.Percentile(99, granularity="layer")

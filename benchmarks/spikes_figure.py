@@ -38,7 +38,7 @@ import paired
 from paired import Flags
 
 import transpike as tp
-from transpike.evaluate import Z95, curve_points
+from transpike.measure.evaluate import Z95, curve_points
 
 TEST_SEED = 0  # of the peers' draw of test images
 NEURONS = 188_416  # of the spiking ResNet-20, per image

@@ -25,8 +25,8 @@ import unet_study
 import unet_tables
 
 import transpike as tp
-from transpike.outputs import divergence
-from transpike.train import augment
+from transpike.graph.outputs import divergence
+from transpike.zoo.train import augment
 
 _TILES, _SEED, _NOISE_SEED = 24, 5, 9
 _MEMBRANE, _BIAS, _DELAY = tp.MembraneCorrection(), tp.BiasCorrection(), tp.DelayedReadout()

@@ -42,10 +42,10 @@ import unet_tables
 
 import transpike as tp
 from transpike.data.lucchi import VolumeDataset, open_lucchi
-from transpike.evaluate import curve_points
-from transpike.models import build_model
+from transpike.measure.evaluate import curve_points
 from transpike.segment import resized
-from transpike.train.augment import vary_intensity
+from transpike.zoo.models import build_model
+from transpike.zoo.train.augment import vary_intensity
 
 _TUNING_DRAW = 1000  # seed of the training tiles that tuning sees
 _STUDY = tp.Recipe(64, tp.Burst(5, initial_membrane=0.0), tp.Percentile(99, "layer"))

@@ -7,8 +7,8 @@ the fault collapses a residual block, and that the library does not have it.
 import torch
 
 import transpike as tp
-from transpike.network import INPUT
-from transpike.reference import Record
+from transpike.graph.network import INPUT
+from transpike.simulation.reference import Record
 
 
 def simulate_by_module(snn, x, timesteps, *, share=True):

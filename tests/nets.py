@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import transpike as tp
-from transpike.engine.scan import Chunk, Constants, Population, scan
+from transpike.simulation.engine.scan import Chunk, Constants, Population, scan
 
 
 class Fn(nn.Module):

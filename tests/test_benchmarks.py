@@ -10,7 +10,7 @@ import torch
 
 import transpike as tp
 from transpike.data import open_data
-from transpike.models import resnet20
+from transpike.zoo.models import resnet20
 
 ROOT = Path(tp.__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))

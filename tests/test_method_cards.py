@@ -7,9 +7,9 @@ from typing import get_args
 import pytest
 
 import transpike as tp
-from transpike.passes import CalibrationPass
-from transpike.specs import parse_neuron, parse_passes, parse_threshold
-from transpike.thresholds import ThresholdRule
+from transpike.conversion.passes import CalibrationPass
+from transpike.conversion.specs import parse_neuron, parse_passes, parse_threshold
+from transpike.conversion.thresholds import ThresholdRule
 
 FOLDER = Path(tp.__file__).resolve().parents[2] / "docs" / "methods"
 CARDS = {card.stem: card.read_text() for card in FOLDER.glob("*.md") if card.stem != "README"}

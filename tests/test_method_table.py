@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import transpike as tp
-from transpike.models import build_model
+from transpike.zoo.models import build_model
 
 ROOT = Path(tp.__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))

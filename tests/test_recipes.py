@@ -22,24 +22,24 @@ from transpike.data.images import ArrayImages
 from transpike.data.lucchi import VolumeDataset, VolumeSplit
 from transpike.data.volumes import ArrayVolume
 from transpike.errors import ArgumentError, DataError, FileError
-from transpike.models import build_model
-from transpike.models.vgg_cifar import VGGCifar
-from transpike.train import run
-from transpike.train.augment import deform, vary_intensity
-from transpike.train.card import save_weights
-from transpike.train.fit import Batches, finite
-from transpike.train.muon import Muon, orthogonal
+from transpike.zoo.models import build_model
+from transpike.zoo.models.vgg_cifar import VGGCifar
+from transpike.zoo.train import run
+from transpike.zoo.train.augment import deform, vary_intensity
+from transpike.zoo.train.card import save_weights
+from transpike.zoo.train.fit import Batches, finite
+from transpike.zoo.train.muon import Muon, orthogonal
 
 pytest.importorskip("lightning")
 
-from transpike.train.unet_lucchi import (
+from transpike.zoo.train.unet_lucchi import (
     PixelCounts,
     UNetSettings,
     balanced_loss,
     crops,
     train_unet_lucchi,
 )
-from transpike.train.vgg_cifar import (
+from transpike.zoo.train.vgg_cifar import (
     VGGSettings,
     VGGTask,
     accuracy,

@@ -15,8 +15,7 @@ import transpike as tp
 from nets import make_dyadic, make_steps_dyadic
 from transpike.data import Normalisation
 from transpike.data.volumes import ArrayVolume, normalised, open_stack, read_mask
-from transpike.models import build_model
-from transpike.pictures import (
+from transpike.report.pictures import (
     DIFFERENCE_COLOURS,
     ERROR_COLOURS,
     Shown,
@@ -24,6 +23,7 @@ from transpike.pictures import (
     timesteps_figure,
 )
 from transpike.segment import PixelCounts, fitting_tile, resized, segment
+from transpike.zoo.models import build_model
 
 HALF = Normalisation((0.5,), (0.5,))
 

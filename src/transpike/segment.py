@@ -13,20 +13,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from transpike.capture import capture
 from transpike.data.images import Normalisation
 from transpike.data.volumes import Volume, normalised
 from transpike.errors import ArgumentError, DataError
-from transpike.evaluate import curve_points
-from transpike.network import Network
+from transpike.graph.capture import capture
+from transpike.graph.network import Network
 
 # The rule by which `evaluate` predicts: a mask is the same wherever it is made.
-from transpike.outputs import cut_of, prediction
-from transpike.receptive import receptive_field
-from transpike.spiking import SpikingNetwork
+from transpike.graph.outputs import cut_of, prediction
+from transpike.graph.receptive_field import receptive_field
+from transpike.measure.evaluate import curve_points
 
 # Tiles and weights of the analog network are those of the spiking one.
-from transpike.tiled import TiledSimulation, axis_of, overlaps_of, places_of, simulate_tiled
+from transpike.simulation.tiled import (
+    TiledSimulation,
+    axis_of,
+    overlaps_of,
+    places_of,
+    simulate_tiled,
+)
+from transpike.spiking.spiking_network import SpikingNetwork
 
 Mask = NDArray[np.bool_]
 _CLASSES = 2

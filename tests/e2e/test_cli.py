@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 import transpike as tp
 from transpike.cli import app
-from transpike.models import build_model
+from transpike.zoo.models import build_model
 
 SMALL = ["--calibration-size", "32", "--batch-size", "32"]
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 import nets
 import oracle
 import transpike as tp
-from transpike.increments import increments
-from transpike.spiking import SpikingNetwork
+from transpike.graph.without_constants import increments
+from transpike.spiking.spiking_network import SpikingNetwork
 
 
 def _changed(snn, starts=None, offsets=None, readout_start=0):

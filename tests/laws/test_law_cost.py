@@ -1,8 +1,8 @@
 """Synaptic operations equal an enumeration of every single spike, in plain Python loops.
 
 The loops share nothing with the library but the counts of the reference simulator and the rules
-stated in `transpike.fanout`. An "event" is (channel, row, column); a list of them is a population's
-spikes over all samples and timesteps, each as often as it was sent.
+stated in `transpike.measure.fanout`. An "event" is (channel, row, column); a list of them is a
+population's spikes over all samples and timesteps, each as often as it was sent.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from torch import nn
 
 import transpike as tp
 from nets import Fn, captured
-from transpike.cost import measure_cost
+from transpike.measure.cost import measure_cost
 
 BATCH, TIMESTEPS = 2, 5
 NEURONS = (tp.IF(), tp.Signed(3), tp.Burst(4, mode="resolution"), tp.Refining(4))

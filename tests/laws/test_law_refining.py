@@ -141,7 +141,7 @@ def test_kernel_equals_torch_in_float32(monkeypatch):
     snn = tp.convert(nets.conv_net(), [torch.randn(8, 2, 8, 8)], neuron=neuron)
     x = torch.randn(3, 2, 8, 8)
     compiled = tp.simulate(snn, x, 6)
-    monkeypatch.setattr("transpike.engine.native.kernel", lambda: None)
+    monkeypatch.setattr("transpike.simulation.engine.native.kernel", lambda: None)
     nets.same_simulation(compiled, tp.simulate(snn.changed(), x, 6))
 
 

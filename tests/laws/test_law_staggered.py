@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import nets
 import transpike as tp
-from transpike.engine import run
-from transpike.neuron import quantized
+from transpike.simulation.engine import run
+from transpike.spiking.neuron import quantized
 
 
 @st.composite
@@ -173,7 +173,7 @@ def test_kernel_equals_torch_in_float32(monkeypatch):
     snn = tp.convert(nets.conv_net(), [torch.randn(8, 2, 8, 8)], neuron=tp.Staggered(2))
     x = torch.randn(3, 2, 8, 8)
     compiled = tp.simulate(snn, x, 8)
-    monkeypatch.setattr("transpike.engine.native.kernel", lambda: None)
+    monkeypatch.setattr("transpike.simulation.engine.native.kernel", lambda: None)
     nets.same_simulation(compiled, tp.simulate(snn.changed(), x, 8))
 
 

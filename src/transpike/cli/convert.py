@@ -32,8 +32,8 @@ from transpike.cli.options import (
 )
 from transpike.cli.output import plain, write_json
 from transpike.cli.run import data_shape, open_run
-from transpike.models import build_model
-from transpike.specs import parse_shape
+from transpike.conversion.specs import parse_shape
+from transpike.zoo.models import build_model
 
 _DEFAULT_SHAPES: Mapping[str, tuple[int, ...]] = {
     "resnet20": (3, 32, 32),

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 import transpike as tp
-from transpike import demo as demonstration
 from transpike.cli.options import JsonOption, SeedOption
 from transpike.cli.output import progress_bar, provenance, write_json
+from transpike.zoo import demo as demonstration
 
 
 def demo(

@@ -36,8 +36,8 @@ from transpike.cli.options import (
 from transpike.cli.output import INTERRUPTED, plain, progress_bar, write_figure, write_json
 from transpike.cli.run import is_volumes, open_run, run_length
 from transpike.cli.samples import write_samples
-from transpike.figures import cost_figure, diagnosis_figure
-from transpike.models import build_model
+from transpike.report.figures import cost_figure, diagnosis_figure
+from transpike.zoo.models import build_model
 
 _TOGETHER = 50  # images in a batch whose values are all kept
 

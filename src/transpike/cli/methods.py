@@ -27,7 +27,7 @@ from transpike.cli.options import (
 )
 from transpike.cli.output import plain, progress_bar, provenance, write_json
 from transpike.cli.run import open_run
-from transpike.outputs import Reading
+from transpike.graph.outputs import Reading
 
 
 def tune(

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 import transpike as tp
 from transpike.cli.options import Choices
 from transpike.cli.output import progress_bar, provenance
+from transpike.conversion.specs import parse_neuron, parse_passes, parse_threshold, parse_until
 from transpike.data import Normalisation, Split, VolumeSplit, open_data, open_volumes
-from transpike.demo import CALIBRATION_SIZE
-from transpike.models import build_model
-from transpike.receptive import receptive_field
+from transpike.graph.receptive_field import receptive_field
 from transpike.segment import resized
-from transpike.specs import parse_neuron, parse_passes, parse_threshold, parse_until
+from transpike.zoo.demo import CALIBRATION_SIZE
+from transpike.zoo.models import build_model
 
 _CONFIG_FILE = "config.json"  # what a saved network is recognised by
 _TIMESTEPS = 32  # of a run where neither the user nor a recipe says

@@ -47,8 +47,8 @@ from transpike.cli.run import (
 )
 from transpike.data import Normalisation
 from transpike.data.volumes import Volume, open_stack, read_mask
-from transpike.figures import blank_figure
-from transpike.pictures import Shown, overview_figure, timesteps_figure
+from transpike.report.figures import blank_figure
+from transpike.report.pictures import Shown, overview_figure, timesteps_figure
 from transpike.segment import Mask, PixelCounts, Segmented, fitting_tile, resized
 from transpike.segment import segment as segment_slices
 

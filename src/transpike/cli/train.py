@@ -34,7 +34,7 @@ def train(
     json_file: JsonOption = None,
 ) -> None:
     """Train a network of the zoo; writes checkpoints, weights and a card into a folder."""
-    from transpike.train import run
+    from transpike.zoo.train import run
 
     given = {
         "epochs": epochs,

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from transpike.evaluate import curve_points
-from transpike.findings import PARTS
+from transpike.measure.evaluate import curve_points
+from transpike.measure.findings import PARTS
 from transpike.report.read import Evaluated, first_output
 from transpike.report.samples import Samples
 from transpike.report.text import (

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from transpike.errors import ArgumentError, FileError
-from transpike.evaluate import curve_points
-from transpike.findings import PARTS
-from transpike.neuron import Neuron
+from transpike.measure.evaluate import curve_points
+from transpike.measure.findings import PARTS
 from transpike.report import samples as recorded
 from transpike.report.samples import Samples, read_samples
+from transpike.spiking.neuron import Neuron
 
 Kind = Literal["evaluation", "diagnosis", "cost", "comparison", "tuning", "recipe", "samples"]
 

@@ -30,12 +30,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from transpike.errors import ArgumentError, DataError, FileError
-from transpike.evaluate import curve_points
 
 # The rule by which `evaluate` predicts, so that a report and its pictures cannot disagree.
-from transpike.outputs import cut_of, prediction
-from transpike.simulate import simulate
-from transpike.spiking import SpikingNetwork
+from transpike.graph.outputs import cut_of, prediction
+from transpike.measure.evaluate import curve_points
+from transpike.simulation.simulate import simulate
+from transpike.spiking.spiking_network import SpikingNetwork
 
 Indices = NDArray[Any]
 """Class indices, or positions: whole numbers of any width."""

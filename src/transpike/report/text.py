@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transpike.evaluate import curve_points
-from transpike.findings import PARTS
+from transpike.measure.evaluate import curve_points
+from transpike.measure.findings import PARTS
 from transpike.report.read import (
     Evaluated,
     Found,

@@ -1,0 +1,161 @@
+"""Convert a captured, calibrated network into a spiking one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from transpike.conversion.calibrate import Calibration, inputs_of
+from transpike.conversion.calibrate import calibrate as collect
+from transpike.conversion.passes import CalibrationPass, apply_pass, joined_inputs
+from transpike.conversion.thresholds import Percentile, ThresholdRule
+from transpike.conversion.thresholds import threshold as threshold_of
+from transpike.errors import ArgumentError, DataError
+from transpike.graph.capture import capture
+from transpike.graph.network import Network, check_timesteps
+from transpike.spiking.neuron import IF, Neuron
+from transpike.spiking.spiking_network import Coding, SpikingNetwork
+
+# Levels that a rule aims at where a step shrinks: with more, rounding no longer counts.
+_MOST_LEVELS = 1024
+
+
+def convert(
+    model: nn.Module | Network,
+    calibration: Calibration | Iterable[Any],
+    *,
+    neuron: Neuron | None = None,
+    threshold: ThresholdRule | None = None,
+    timesteps: int | None = None,
+    calibrate: Sequence[CalibrationPass] = (),
+    batches: Iterable[Any] | None = None,
+) -> SpikingNetwork:
+    """Turn a trained network into a spiking one.
+
+    Args:
+        model: a captured network, or a module, which is then captured with the first batch.
+        calibration: from `calibrate`, or batches of training data.
+        neuron: settings of every site; default `IF()`.
+        threshold: rule; default `Percentile(99.9, granularity="channel")`.
+        timesteps: the number of timesteps that rules with `levels=None` and calibration passes are
+            to be best for.
+        calibrate: calibration passes such as `BiasCorrection()`, done one after the other.
+        batches: training data for the passes; default: the batches of `calibration`.
+
+    Returns:
+        The spiking network. The model is left unchanged.
+
+    Raises:
+        UnsupportedError: lists every operation of the model that has no exact spiking form.
+        DataError: unusable calibration data.
+        ArgumentError: a setting is out of range.
+    """
+    neuron = IF() if neuron is None else neuron
+    rule = Percentile() if threshold is None else threshold
+    if not isinstance(neuron, Neuron):
+        raise ArgumentError(f"neuron: needed a Neuron such as IF() or Burst(5), got {neuron!r}.")
+    if neuron.delay:
+        neuron = replace(neuron, delay=0)  # that of a place in another network
+    if not isinstance(rule, ThresholdRule):
+        raise ArgumentError(f"threshold: needed a rule such as Percentile(99.9), got {rule!r}.")
+    if timesteps is not None:
+        check_timesteps(timesteps)
+    passes = _checked_passes(calibrate, timesteps)
+    if passes and batches is None:
+        if isinstance(calibration, Calibration):
+            raise ArgumentError(
+                "calibrate: passes need training inputs, which a Calibration does not keep. Give "
+                "them as batches=..., or give batches in place of the Calibration."
+            )
+        calibration = list(inputs_of(calibration))
+        batches = calibration
+    network, statistics = _captured_and_calibrated(model, calibration)
+    levels = neuron.levels if neuron.ratio == 1 else None
+    if levels is None and timesteps is not None:
+        levels = neuron.levels_at(timesteps)
+        if neuron.ratio > 1:
+            levels = min(levels, _MOST_LEVELS)
+    steps: dict[str, Tensor] = {}
+    silent: dict[str, int] = {}
+    for site in network.sites:
+        histogram = statistics.histograms[site.name]
+        values = threshold_of(
+            rule,
+            histogram,
+            moments=statistics.moments.get(site.name),
+            levels=levels,
+            initial_membrane=neuron.initial_membrane,
+            range_factor=neuron.range_factor,
+        )
+        quiet = int((histogram.maximum <= 0).sum())
+        if quiet:
+            silent[site.name] = quiet
+        steps[site.name] = neuron.step_of(values).to(dtype=network.dtype, device=network.device)
+    settings = {
+        "neuron": asdict(neuron),
+        "threshold": {"rule": type(rule).__name__, **asdict(rule)},
+        "threshold_timesteps": timesteps,
+        "calibration_n": statistics.n,
+        "silent_channels": silent,
+    }
+    depth = network.depth
+    neurons = {
+        site.name: replace(neuron, delay=neuron.lag * (depth[site.name] - 1))
+        for site in network.sites
+    }
+    coding: Coding = "rate" if neuron.levels is None else "differential"
+    snn = SpikingNetwork(network, neurons, steps, settings, coding=coding)
+    if timesteps is not None:
+        snn.check_timesteps(timesteps)
+    if passes and batches is not None and timesteps is not None:
+        images = joined_inputs(batches).to(network.device)
+        for one in passes:
+            snn = apply_pass(one, snn, images, timesteps)
+    return snn
+
+
+def _checked_passes(
+    calibrate: Sequence[CalibrationPass], timesteps: int | None
+) -> list[CalibrationPass]:
+    passes = list(calibrate)
+    for one in passes:
+        if not isinstance(one, CalibrationPass):
+            raise ArgumentError(f"calibrate: needed passes such as BiasCorrection(), got {one!r}.")
+    if passes and timesteps is None:
+        raise ArgumentError(
+            "calibrate: a pass is for one number of timesteps. Give convert(..., timesteps=...)."
+        )
+    return passes
+
+
+def _captured_and_calibrated(
+    model: nn.Module | Network, calibration: Calibration | Iterable[Any]
+) -> tuple[Network, Calibration]:
+    if isinstance(calibration, Calibration):
+        network = model if isinstance(model, Network) else None
+        if network is None:
+            raise ArgumentError(
+                "convert: a Calibration belongs to a captured network; give that network, or the "
+                "model with batches of data."
+            )
+        if (calibration.sites, calibration.fingerprint) != (network.sites, network.fingerprint):
+            raise ArgumentError("convert: the calibration was made with another network.")
+        return network, calibration
+    batches: Iterable[Any] = calibration
+    if isinstance(batches, Tensor):
+        batches = [batches]
+    if not isinstance(model, Network):
+        if not isinstance(batches, Iterable):
+            raise ArgumentError(
+                f"calibration: needed batches of data, got {type(batches).__name__}."
+            )
+        if iter(batches) is batches:  # a generator can be read only once
+            batches = list(batches)
+        first = next(inputs_of(batches), None)
+        if first is None:
+            raise DataError("calibration: needed at least one batch of data, got none.")
+        model = capture(model, first)
+    return model, collect(model, batches)

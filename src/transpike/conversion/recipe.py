@@ -1,0 +1,150 @@
+"""A recipe: everything that decides a conversion, as a value and as a small JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from torch import nn
+
+from transpike.conversion.calibrate import Calibration
+from transpike.conversion.convert import convert
+from transpike.conversion.passes import CalibrationPass
+from transpike.conversion.thresholds import ThresholdRule
+from transpike.errors import ArgumentError, FileError
+from transpike.graph.network import Network, check_timesteps
+from transpike.spiking.neuron import Neuron
+from transpike.spiking.spiking_network import SpikingNetwork
+
+FORMAT = "transpike recipe"
+SCHEMA = 1
+_RULES = {rule.__name__: rule for rule in get_args(ThresholdRule)}
+_PASSES = {one.__name__: one for one in get_args(CalibrationPass)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a conversion, but for the data.
+
+    Attributes:
+        timesteps: T the conversion is for; running longer or shorter is possible.
+        neuron: of every site, before passes change it.
+        threshold: rule.
+        calibrate: passes, in order.
+        found: how it was found, JSON-ready, or empty.
+    """
+
+    timesteps: int
+    neuron: Neuron
+    threshold: ThresholdRule
+    calibrate: tuple[CalibrationPass, ...] = ()
+    found: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        check_timesteps(self.timesteps)
+        object.__setattr__(self, "calibrate", tuple(self.calibrate))
+
+    @property
+    def name(self) -> str:
+        """How tables call this recipe."""
+        rule = type(self.threshold).__name__
+        if self.threshold.granularity == "layer":
+            rule += " per layer"
+        parts = [self.neuron.name, rule, *(type(one).__name__ for one in self.calibrate)]
+        return " + ".join(parts)
+
+    def convert(
+        self,
+        model: nn.Module | Network,
+        batches: Iterable[Any],
+        *,
+        calibration: Calibration | None = None,
+    ) -> SpikingNetwork:
+        """Convert a model by this recipe.
+
+        Args:
+            model: a captured network, or a module.
+            batches: training data, for the thresholds and for the passes.
+            calibration: statistics of these batches, if they are at hand.
+        """
+        return convert(
+            model,
+            batches if calibration is None else calibration,
+            neuron=self.neuron,
+            threshold=self.threshold,
+            timesteps=self.timesteps,
+            calibrate=self.calibrate,
+            batches=None if calibration is None else batches,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "timesteps": self.timesteps,
+            "neuron": asdict(self.neuron),
+            "threshold": {"rule": type(self.threshold).__name__, **asdict(self.threshold)},
+            "calibrate": [{"pass": type(one).__name__, **asdict(one)} for one in self.calibrate],
+            "found": dict(self.found),
+        }
+
+    def save(self, file: str | Path) -> None:
+        """Write the recipe as JSON.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        file = Path(file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise FileError(f"cannot write {str(file)!r}: {error.strerror or error}.") from error
+
+    @classmethod
+    def load(cls, file: str | Path) -> Recipe:
+        """Read a recipe.
+
+        Raises:
+            FileError: it cannot be read, or is not a recipe of this version.
+        """
+        file = Path(file)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise FileError(f"cannot read the recipe {str(file)!r}: {error}.") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise FileError(f'{str(file)!r} is not a recipe: needed "format": "{FORMAT}".')
+        if content.get("schema") != SCHEMA:
+            raise FileError(
+                f"{str(file)!r}: needed schema {SCHEMA}, got {content.get('schema')!r}. Tune "
+                "again, or use the version of transpike that wrote it."
+            )
+        try:
+            return cls.from_dict(content)
+        except (KeyError, TypeError, AttributeError, ArgumentError) as error:
+            raise FileError(
+                f"the recipe {str(file)!r} is damaged: {type(error).__name__}: {error}."
+            ) from error
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Recipe:
+        """The recipe that `to_dict` gave these values.
+
+        Raises:
+            KeyError, TypeError, AttributeError: they are not a recipe's.
+            ArgumentError: a value is out of range.
+        """
+        rule = dict(content["threshold"])
+        passes = [dict(entry) for entry in content["calibrate"]]
+        return cls(
+            timesteps=content["timesteps"],
+            neuron=Neuron(**content["neuron"]),
+            threshold=_RULES[rule.pop("rule")](**rule),
+            calibrate=tuple(_PASSES[entry.pop("pass")](**entry) for entry in passes),
+            found=content["found"],
+        )

@@ -1,0 +1,1 @@
+"""The analog network as plain data: captured, folded, inspected."""

@@ -1,0 +1,406 @@
+"""Capture a trained model as a `Network`, by torch.export, and check it against the model.
+
+This is the only module that knows torch.export. The user's model is never touched: a copy in
+evaluation mode is exported.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from transpike.errors import DataError, Refusal, UnsupportedError
+from transpike.graph import ops
+from transpike.graph.export import Draft, normalize
+from transpike.graph.fold import FoldCount, fold_affine
+from transpike.graph.network import Network, Node, Site, Value, Weight, leaves, tail_of
+
+_CHECKED_BATCHES = (1, 2, 3, 5)
+# Folding BatchNorm alone moves float32 outputs by up to 1e-4 of their scale (measured).
+# Batch sizes alone move those of a randomly initialised fcn_resnet50 by 6e-5.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3}
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A captured graph before it is accepted: what `inspect` reports on."""
+
+    nodes: tuple[Node, ...]
+    tensors: dict[str, Tensor]
+    sites: tuple[Site, ...]
+    outputs: tuple[Any, ...]
+    output_spec: str
+    input_shape: tuple[int, ...]
+    refusals: tuple[Refusal, ...]
+    batch_norms: FoldCount
+
+
+def capture(model: nn.Module, example_input: Tensor) -> Network:
+    """Capture a model as one normalised graph, checked against the model.
+
+    BatchNorm is folded where its only feed is a linear operation, dropout disappears, in-place
+    operations become pure, and every activation call becomes a named site. Afterwards the graph
+    is compared with the model at several batch sizes, sample by sample.
+
+    Args:
+        model: any module that maps one tensor (B, ...) to tensors with the batch first; it is
+            captured in evaluation mode and left unchanged. Its forward hooks belong to its
+            function, so they run, on a copy.
+        example_input: a batch as the model takes it, shape (B, ...), of the size and type it
+            will be used with; only the batch size may vary later.
+
+    Returns:
+        The network; calling it runs the folded analog network.
+
+    Raises:
+        UnsupportedError: lists every operation without an exact spiking form.
+        DataError: NaN or infinite weights, or an example the model does not accept.
+    """
+    eager, example = prepared(model, example_input)
+    draft = draft_network(eager, example)
+    if draft.refusals:
+        raise UnsupportedError(draft.refusals)
+    return accepted(draft, eager, example)
+
+
+def accepted(draft: Captured, eager: nn.Module, example: Tensor) -> Network:
+    """The network of a draft without refusals, once it has been checked against the model."""
+    network = Network(
+        nodes=draft.nodes,
+        tensors=draft.tensors,
+        sites=draft.sites,
+        outputs=draft.outputs,
+        output_spec=draft.output_spec,
+        input_shape=draft.input_shape,
+        input_dtype=example.dtype,
+    )
+    verify(network, eager, example)
+    return network
+
+
+def prepared(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor]:
+    """A private copy of the model in evaluation mode, and an example of at least two samples."""
+    if not isinstance(model, nn.Module):
+        raise DataError(f"model: needed a torch.nn.Module, got {type(model).__name__}.")
+    if not isinstance(example_input, Tensor):
+        raise DataError(f"example_input: needed a tensor, got {type(example_input).__name__}.")
+    if example_input.ndim < 2 or 0 in example_input.shape:
+        raise DataError(
+            "example_input: needed shape (B, ...) with at least one sample, got "
+            f"{tuple(example_input.shape)}."
+        )
+    if not example_input.is_floating_point():
+        raise DataError(
+            f"example_input: needed floating-point values, got {example_input.dtype}. "
+            "Convert and normalise the data as in training."
+        )
+    if example_input.dtype not in _TOLERANCE:
+        raise DataError(
+            f"example_input: needed float32 or float64, got {example_input.dtype}. Capture "
+            "model.float() with x.float()."
+        )
+    if not bool(torch.isfinite(example_input).all()):
+        raise DataError("example_input holds NaN or infinite values; clean the data first.")
+    _check_weights(model, example_input)
+    try:
+        eager = copy.deepcopy(model).eval()
+    except RuntimeError as error:
+        raise DataError(
+            "the model cannot be copied (deepcopy failed), and transpike does not touch the "
+            "original. Remove weight_norm and the like with torch.nn.utils first."
+        ) from error
+    if len(example_input) < 2:
+        example_input = torch.cat([example_input, example_input])
+    return eager, example_input.detach().clone()
+
+
+def _check_weights(model: nn.Module, example: Tensor) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise DataError(f"weights: '{name}' is not initialised; run the model once first.")
+        if not tensor.is_floating_point():
+            continue
+        if not bool(torch.isfinite(tensor).all()):
+            raise DataError(f"weights: '{name}' holds NaN or infinite values.")
+        if tensor.dtype != example.dtype:
+            raise DataError(
+                f"dtype: '{name}' is {tensor.dtype} but the input is {example.dtype}. "
+                f"Convert the input with x.to({tensor.dtype})."
+            )
+        if tensor.device != example.device:
+            raise DataError(
+                f"device: '{name}' is on {tensor.device} but the input is on {example.device}. "
+                f"Move the input with x.to('{tensor.device}')."
+            )
+
+
+def draft_network(eager: nn.Module, example: Tensor) -> Captured:
+    """Export, normalise, fold and classify, collecting refusals instead of raising them."""
+    with torch.no_grad():
+        draft = normalize(_export(eager, example))
+        nodes, alias, count = fold_affine(draft.nodes, draft.tensors, draft.outputs)
+    outputs = tuple(
+        Value(alias[leaf.name]) if isinstance(leaf, Value) and leaf.name in alias else leaf
+        for leaf in draft.outputs
+    )
+    nodes = _without_dead(nodes, outputs)
+    sites = tuple(_sites(nodes, draft))
+    refusals = [*draft.refusals, *_misplaced(tuple(nodes))]
+    if not sites and not refusals:
+        refusals.append(
+            Refusal(
+                "no activation",
+                "",
+                "the model has no ReLU-like activation, so there is nothing to convert.",
+                "Check that the right module is given; a linear model needs no conversion.",
+            )
+        )
+    return Captured(
+        nodes=tuple(nodes),
+        tensors=_kept(nodes, draft.tensors, example),
+        sites=sites,
+        outputs=outputs,
+        output_spec=draft.output_spec,
+        input_shape=tuple(example.shape[1:]),
+        refusals=tuple(refusals),
+        batch_norms=count,
+    )
+
+
+def _export(eager: nn.Module, example: Tensor) -> ExportedProgram:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Some CUDA kernels take at most 65,535 samples, which export holds against a free size.
+            batch = Dim("batch", max=None if example.device.type == "cpu" else 65_535)
+            program: ExportedProgram = torch.export.export(
+                eager, (example.clone(),), strict=False, dynamic_shapes=({0: batch},)
+            )
+            decomposed: ExportedProgram = program.run_decompositions({})
+            return decomposed
+    except Exception as error:
+        # torch.export raises many unrelated types; first see whether the model runs at all.
+        try:
+            eager(example.clone())
+        except Exception as failure:
+            raise DataError(
+                f"the model does not accept the example input of shape {tuple(example.shape)}: "
+                f"{_first_line(failure)}"
+            ) from failure
+        raise UnsupportedError([_export_refusal(error)]) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
+
+
+def _export_refusal(error: Exception) -> Refusal:
+    text = str(error)
+    place = _user_line(error)
+    lowered = text.lower()
+    if "data-dependent" in lowered or "datadependent" in type(error).__name__.lower():
+        return Refusal(
+            "data-dependent control flow",
+            place,
+            "the path through forward() depends on values of the data.",
+            "Compute both branches without `if`, or fix the branch before capture.",
+        )
+    if "batch" in lowered and ("constraint" in lowered or "specializ" in lowered):
+        return Refusal(
+            "fixed batch size",
+            place,
+            "forward() only works for one batch size.",
+            "Use x.shape[0] or -1 instead of a number for the batch in view/reshape.",
+        )
+    return Refusal(
+        "torch.export",
+        place,
+        f"the model cannot be captured: {_first_line(error)}",
+        "Make forward() a pure function of one tensor, without data-dependent Python.",
+    )
+
+
+def _user_line(error: BaseException) -> str:
+    """The innermost line of user code in the traceback: 'name.py:12 in forward'."""
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        path = trace.tb_frame.f_code.co_filename.replace("\\", "/")
+        if not any(part in path for part in ("/torch/", "/transpike/", "<")):
+            function = trace.tb_frame.f_code.co_name
+            place = f"{path.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {function}"
+        trace = trace.tb_next
+    return place
+
+
+def _without_dead(nodes: list[Node], outputs: tuple[Any, ...]) -> list[Node]:
+    """Drop nodes no output depends on (they would cost time and count as neurons)."""
+    needed = {leaf.name for leaf in leaves(outputs) if isinstance(leaf, Value)}
+    kept: list[Node] = []
+    for node in reversed(nodes):
+        if node.name in needed:
+            needed.update(node.reads)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _kept(nodes: list[Node], tensors: dict[str, Tensor], example: Tensor) -> dict[str, Tensor]:
+    """The tensors still in use, in the type of the network, none of them shared with the model."""
+    used = [
+        leaf.name
+        for node in nodes
+        for leaf in leaves((node.args, node.kwargs))
+        if isinstance(leaf, Weight)
+    ]
+    result = {}
+    for name in dict.fromkeys(used):
+        tensor = tensors[name].detach()
+        dtype = example.dtype if tensor.is_floating_point() else tensor.dtype
+        result[name] = tensor.to(dtype).clone().contiguous()
+    return result
+
+
+def _sites(nodes: list[Node], draft: Draft) -> Iterator[Site]:
+    by_name = {node.name: node for node in nodes}
+    # A generated "relu_1" must not take the name of a module called relu_1.
+    bases = set(draft.site_names.values())
+    taken: set[str] = set()
+    for node in nodes:
+        if node.kind != "site":
+            continue
+        assert node.shape is not None
+        axis = _channel_axis(node, by_name)
+        base = draft.site_names[node.name]
+        name, repeat = base, 0
+        while name in taken or (repeat and name in bases):
+            repeat += 1
+            name = f"{base}_{repeat}"
+        taken.add(name)
+        yield Site(
+            name=name,
+            node=node.name,
+            shape=node.shape[1:],
+            channel_axis=axis,
+            channels=node.shape[axis] if axis < len(node.shape) else 1,
+            upper_bound=node.kwargs["upper_bound"],
+        )
+
+
+def _channel_axis(node: Node, by_name: dict[str, Node]) -> int:
+    """Axis of the channels: last behind a linear layer, else axis 1."""
+    rank = len(node.shape or ())
+    current: Node | None = node
+    while current is not None and len(current.shape or ()) == rank:
+        if current.op.startswith("aten.linear") or ops.packet(current.op) in ("matmul", "mm"):
+            return rank - 1
+        if current.kind != "site" and ops.packet(current.op) not in ("add", "sub", "mul", "div"):
+            return 1
+        reads = current.reads
+        current = by_name.get(reads[0]) if reads else None
+    return 1
+
+
+def _misplaced(nodes: tuple[Node, ...]) -> Iterator[Refusal]:
+    """Refuse readout operations inside the network, and anything but linear ones behind them."""
+    tail = tail_of(nodes)
+    behind: set[str] = set()
+    for node in nodes:
+        if node.kind == "site" and node.shape == (-1,):
+            yield Refusal(node.op, node.place, *ops.SCALAR_SITE)
+        if _moves_batch(node):
+            yield Refusal(node.op, node.place, *ops.BATCH_AXIS)
+        if node.kind == "readout" and node.name not in tail:
+            yield Refusal(node.op, node.place, *ops.READOUT_INSIDE)
+        if node.kind == "readout" or any(name in behind for name in node.reads):
+            behind.add(node.name)
+            if node.kind == "cumulative":
+                yield Refusal(node.op, node.place, *ops.AFTER_READOUT)
+
+
+def _moves_batch(node: Node) -> bool:
+    """Whether a signal's batch axis is not plainly axis 0, or an operation works along it."""
+    if node.kind == "constant" or node.shape is None:
+        return False
+    if node.shape[:1] != (-1,) or any(size < 0 for size in node.shape[1:]):
+        return True
+    packet = ops.packet(node.op)
+    along = node.args[1] if len(node.args) > 1 else None
+    axes = along if isinstance(along, tuple) else (along,)
+    if packet in ("flip", "softmax", "_softmax", "log_softmax", "_log_softmax", "argmax", "amax"):
+        return any(axis in (0, -len(node.shape)) for axis in axes)
+    if packet == "roll":
+        return len(node.args) < 3 or any(axis in (0, -len(node.shape)) for axis in node.args[2])
+    if packet == "index":
+        return axes[0] is not None
+    return packet == "index_select" and axes[0] in (0, -len(node.shape))
+
+
+def verify(network: Network, eager: nn.Module, example: Tensor) -> None:
+    """Compare the network with the model, at several batch sizes and sample by sample.
+
+    Raises:
+        UnsupportedError: the samples of a batch influence each other, or outputs differ.
+    """
+    tolerance = _TOLERANCE[example.dtype]
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    largest = max(_CHECKED_BATCHES)
+    picks = torch.randint(len(example), (largest,), generator=generator)
+    noise = torch.randn((largest, *example.shape[1:]), generator=generator, dtype=example.dtype)
+    spread = example.std().clamp(min=0.1)
+    samples = example[picks.to(example.device)] + 0.2 * spread * noise.to(example.device)
+    with torch.no_grad():
+        alone = [samples[i : i + 1].clone() for i in range(largest)]
+        singles = [_tensors(eager(sample.clone())) for sample in alone]
+        own = [_tensors(network(sample)) for sample in alone]
+        for size in _CHECKED_BATCHES:
+            flat = _tensors(network(samples[:size].clone()))
+            for position, got in enumerate(flat):
+                if not isinstance(got, Tensor):
+                    continue
+                expected = torch.cat([single[position] for single in singles[:size]])
+                _compare(got, expected, tolerance, size)
+                # Folding cancels here: what is left is rounding.
+                expected = torch.cat([single[position] for single in own[:size]])
+                _compare(got, expected, tolerance / 4, size)
+
+
+def _tensors(output: Any) -> list[Any]:
+    return list(pytree.tree_leaves(output))
+
+
+def _compare(got: Tensor, expected: Tensor, tolerance: float, size: int) -> None:
+    if got.shape != expected.shape:
+        detail = f"shapes {tuple(got.shape)} and {tuple(expected.shape)}"
+    elif not got.is_floating_point():
+        wrong = int((got != expected).sum())
+        # A tie of an argmax may fall either way.
+        if wrong <= got.numel() // 100:
+            return
+        detail = f"{wrong} of {got.numel()} differ"
+    else:
+        scale = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
+        error = float((got - expected).abs().max() / scale)
+        if error <= tolerance:
+            return
+        detail = f"relative difference {error:.2g}, allowed {tolerance:.0e}"
+    raise UnsupportedError(
+        [
+            Refusal(
+                "batch dependence",
+                "",
+                f"a batch of {size} samples gives other outputs than the model does for each "
+                f"sample alone ({detail}).",
+                "Remove operations that mix samples (such as x - x.mean(0)) or that branch on "
+                "the batch size; each sample must be computed on its own, batch first.",
+            )
+        ]
+    )

@@ -1,0 +1,394 @@
+"""Turn an exported program into normalised nodes: the border where ATen variants end."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from transpike.errors import Refusal, UnsupportedError
+from transpike.graph import ops
+from transpike.graph.fold import batch_norm_affine
+from transpike.graph.network import INPUT, Batch, Kind, Node, Value, Weight, leaves, map_leaves
+
+# Operations that do nothing in evaluation mode, and those that never do anything.
+_DROPOUT = frozenset(
+    {"dropout", "native_dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
+)
+_IDENTITY = frozenset(
+    {
+        "alias",
+        "detach",
+        "contiguous",
+        "clone",
+        "lift_fresh_copy",
+        "identity",
+        "_assert_tensor_metadata",
+    }
+)
+_LIKE = {
+    "zeros_like": "aten.zeros.default",
+    "new_zeros": "aten.zeros.default",
+    "ones_like": "aten.ones.default",
+    "new_ones": "aten.ones.default",
+}
+_BATCH_NORM = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
+
+
+@dataclass
+class Draft:
+    """Nodes under construction, and what was refused."""
+
+    nodes: list[Node] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    outputs: tuple[Any, ...] = ()
+    output_spec: str = ""
+    site_names: dict[str, str] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+def normalize(program: ExportedProgram) -> Draft:
+    """Walk the exported graph once and normalise every node."""
+    return _Walk(program).draft
+
+
+class _Walk:
+    """One pass over an exported graph; `bound` maps graph nodes to our arguments."""
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self.draft = Draft()
+        self.bound: dict[fx.Node, Any] = {}
+        self.signals: set[str] = {INPUT}
+        self.zeros: set[str] = set()
+        self.dtype: torch.dtype | None = None
+        self._bind_inputs(program)
+        for node in program.graph.nodes:
+            if node.op == "call_function":
+                self._call(node)
+            elif node.op == "output":
+                self._output(node, program)
+
+    def _bind_inputs(self, program: ExportedProgram) -> None:
+        state = {**program.state_dict, **program.constants}
+        placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+        for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
+            if spec.kind is InputKind.USER_INPUT:
+                self.bound[node] = Value(INPUT)
+                self.dtype = node.meta["val"].dtype
+            else:
+                assert spec.target is not None
+                tensor = state[spec.target]
+                self.draft.tensors[spec.target] = tensor.detach()
+                self.bound[node] = Weight(spec.target)
+
+    def _output(self, node: fx.Node, program: ExportedProgram) -> None:
+        flat = []
+        for arg, spec in zip(
+            leaves(self._argument(node.args[0])), program.graph_signature.output_specs, strict=True
+        ):
+            if spec.kind is OutputKind.USER_OUTPUT:
+                flat.append(arg)
+                if not isinstance(arg, Value):
+                    self._refuse(f"output {arg!r}", "", *ops.OUTPUT)
+            elif spec.kind is not OutputKind.USER_INPUT_MUTATION:  # x.relu_() on the input
+                self._refuse(
+                    "state update",
+                    str(spec.target),
+                    "forward() changes a buffer of the model.",
+                    "Remove the update from forward().",
+                )
+        self.draft.outputs = tuple(flat)
+        spec = program.call_spec.out_spec
+        assert spec is not None
+        try:
+            self.draft.output_spec = pytree.treespec_dumps(spec)
+        except NotImplementedError:
+            self._refuse("output structure", "", *ops.OUTPUT)
+
+    def _refuse(self, op: str, place: str, reason: str, remedy: str) -> None:
+        self.draft.refusals.append(Refusal(op, place, reason, remedy))
+
+    def _argument(self, arg: Any) -> Any:
+        """Translate one argument of a graph node; folded constants become Weight."""
+        if isinstance(arg, fx.Node):
+            return self.bound[arg]
+        if isinstance(arg, list | tuple):
+            return tuple(self._argument(item) for item in arg)
+        if isinstance(arg, dict):
+            return {key: self._argument(item) for key, item in arg.items()}
+        if isinstance(arg, torch.SymInt):
+            return _batch_multiple(arg)
+        return arg
+
+    def _call(self, node: fx.Node) -> None:
+        value = node.meta.get("val")
+        op = _op_name(node.target)
+        if isinstance(value, torch.SymInt | int) and not isinstance(value, bool):
+            self.bound[node] = _batch_multiple(value) if isinstance(value, torch.SymInt) else value
+            return
+        if value is None:  # assertions and guards on sizes
+            return
+        args = self._argument(node.args)
+        kwargs = {k: self._argument(v) for k, v in node.kwargs.items() if k not in _DROPPED}
+        place = _place(node)
+        reads = [leaf.name for leaf in leaves((args, kwargs)) if isinstance(leaf, Value)]
+        if any(name in self.signals for name in reads):
+            self._signal(node, op, args, kwargs, place)
+        elif reads or any(isinstance(leaf, Batch) for leaf in leaves((args, kwargs))):
+            kwargs |= {"device": None} if "device" in node.kwargs else {}
+            if op not in ops.KNOWN | ops.CONSTANT:
+                self._refuse(op, place, *ops.UNKNOWN)
+            self._emit(node, op, args, kwargs, "constant", place)
+        else:
+            self._constant(node, args)
+
+    def _constant(self, node: fx.Node, args: Any) -> None:
+        """Compute what depends on weights only, once."""
+
+        def concrete(leaf: Any) -> Any:
+            return self.draft.tensors[leaf.name] if isinstance(leaf, Weight) else leaf
+
+        function: Any = node.target
+        if function is operator.getitem and isinstance(args[0], list):
+            self.bound[node] = args[0][args[1]]
+            return
+        kwargs = {key: concrete(self._argument(value)) for key, value in node.kwargs.items()}
+        result = function(*map_leaves(concrete, args), **kwargs)
+        if isinstance(result, Tensor):
+            self.draft.tensors[f"{node.name}:constant"] = result.detach()
+            self.bound[node] = Weight(f"{node.name}:constant")
+        else:
+            names = [f"{node.name}:{i}" for i in range(len(result))]
+            self.draft.tensors.update(zip(names, result, strict=True))
+            self.bound[node] = [Weight(name) for name in names]
+
+    def _emit(
+        self,
+        node: fx.Node,
+        op: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        kind: Kind,
+        place: str,
+    ) -> None:
+        shape = _shape(node.meta["val"])
+        self.draft.nodes.append(Node(node.name, op, tuple(args), kwargs, kind, place, shape))
+        self.bound[node] = Value(node.name)
+        if kind != "constant":
+            self.signals.add(node.name)
+        elif op == "aten.zeros.default":
+            self.zeros.add(node.name)
+
+    def _signal(
+        self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: str
+    ) -> None:
+        """Normalise an operation on at least one signal, or refuse it."""
+        name = ops.packet(op)
+        if name in _LIKE:
+            self._filled_like(node, _LIKE[name], place)
+        elif _is_pair_of(node, args):
+            self.bound[node] = args[0][0]
+        elif name in _IDENTITY | _DROPOUT:
+            if name in _DROPOUT and _trains(node):
+                self._refuse(op, place, *ops.DROPOUT)
+            self.bound[node] = (args[0],) if isinstance(node.meta["val"], tuple) else args[0]
+        elif name in _BATCH_NORM:
+            self._batch_norm(node, name, args, place)
+        elif op in ops.SITE and self._site(node, op, args, place):
+            pass
+        elif op in ops.CUMULATIVE:
+            self._cumulative(node, op, args, kwargs, place)
+        elif op in ops.READOUT:
+            self._emit(node, op, args, kwargs, "readout", place)
+        elif op in ops.LINEAR:
+            self._linear(node, op, args, kwargs, place)
+        else:
+            if op not in ops.SITE:
+                reason, remedy = ops.REFUSALS.get(name, ops.UNKNOWN)
+                self._refuse(op, place, reason, remedy)
+            self._emit(node, op, args, kwargs, "linear", place)
+
+    def _filled_like(self, node: fx.Node, op: str, place: str) -> None:
+        """zeros_like and ones_like depend on the shape of a signal only."""
+        size = tuple(self._argument(size) for size in node.meta["val"].shape)
+        kwargs = {"device": None, "dtype": node.meta["val"].dtype}
+        self._emit(node, op, (size,), kwargs, "constant", place)
+
+    def _linear(
+        self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: str
+    ) -> None:
+        rule = ops.LINEAR[op]
+        where = [
+            any(isinstance(leaf, Value) and leaf.name in self.signals for leaf in leaves(arg))
+            for arg in args
+        ]
+        if rule == "first":
+            wrong = any(where[1:])
+        else:
+            wrong = rule == "one" and sum(where) > 1
+        value = node.meta["val"]
+        if wrong:
+            self._refuse(op, place, *ops.SIGNAL_PRODUCT)
+        elif isinstance(value, Tensor) and value.dtype != self.dtype:
+            self._refuse(op, place, *ops.DTYPE)
+        kwargs.pop("memory_format", None)
+        if op in ("aten.view.default", "aten._unsafe_view.default"):
+            op = "aten.reshape.default"  # copies and channels-last strides are not kept
+        self._emit(node, op, args, kwargs, "linear", place)
+
+    def _batch_norm(self, node: fx.Node, name: str, args: tuple[Any, ...], place: str) -> None:
+        """Both forms have input, weight, bias, mean, var first; epsilon stands elsewhere."""
+        training = name == "batch_norm" and bool(args[5])
+        if training or not all(isinstance(leaf, Weight) for leaf in args[3:5]):
+            self._refuse(_op_name(node.target), place, *ops.REFUSALS["_native_batch_norm_legit"])
+            self._emit(node, _op_name(node.target), args, {}, "linear", place)
+            return
+        eps = args[7] if name == "batch_norm" else args[6]
+        gamma, beta, mean, var = (
+            self.draft.tensors[leaf.name] if leaf is not None else None for leaf in args[1:5]
+        )
+        assert mean is not None and var is not None
+        scale, shift = batch_norm_affine(gamma, beta, mean, var, eps)
+        self.draft.tensors[f"{node.name}:scale"] = scale
+        self.draft.tensors[f"{node.name}:shift"] = shift
+        value = node.meta["val"]
+        shape = _shape(value if isinstance(value, Tensor) else value[0])
+        weights = (Weight(f"{node.name}:scale"), Weight(f"{node.name}:shift"))
+        self.draft.nodes.append(
+            Node(node.name, "affine", (args[0], *weights), {}, "linear", place, shape)
+        )
+        self.signals.add(node.name)
+        self.bound[node] = Value(node.name)
+        if not isinstance(value, Tensor):
+            self.bound[node] = (Value(node.name),)
+
+    def _site(self, node: fx.Node, op: str, args: tuple[Any, ...], place: str) -> bool:
+        """Emit a site if the operation is a clamp to [0, c]; else refuse it."""
+        schema = node.target._schema.arguments  # type: ignore[union-attr]
+        named = {argument.name: argument.default_value for argument in schema}
+        named |= dict(zip((argument.name for argument in schema), args, strict=False))
+        named |= {key: self._argument(value) for key, value in node.kwargs.items()}
+        bounds = _clamp_bounds(ops.packet(op), named)
+        if ops.packet(op) == "maximum" and any(
+            self._is_zero(named[key]) for key in ("self", "other")
+        ):
+            bounds = (0.0, None)
+        if bounds is None or bounds[0] != 0 or (bounds[1] is not None and bounds[1] <= 0):
+            self._refuse(op, place, *ops.NOT_A_CLAMP)
+            return False
+        source = next(
+            leaf for leaf in args if isinstance(leaf, Value) and leaf.name in self.signals
+        )
+        upper = None if bounds[1] is None or math.isinf(bounds[1]) else float(bounds[1])
+        self._emit(node, "relu", (source,), {"upper_bound": upper}, "site", place)
+        self.draft.site_names[node.name] = _site_name(node, place, ops.packet(op))
+        return True
+
+    def _is_zero(self, leaf: Any) -> bool:
+        if isinstance(leaf, Weight):
+            return not bool(self.draft.tensors[leaf.name].any())
+        return isinstance(leaf, Value) and leaf.name in self.zeros
+
+    def _cumulative(
+        self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: str
+    ) -> None:
+        if op not in ops.WITH_INDICES:
+            self._emit(node, op, args, kwargs, "cumulative", place)
+            return
+        used = {user.args[1] for user in node.users if user.target is operator.getitem}
+        if used - {0}:
+            self._refuse(op, place, *ops.INDICES)
+        shape = _shape(node.meta["val"][0])
+        self.draft.nodes.append(Node(node.name, op, args, kwargs, "cumulative", place, shape))
+        self.signals.add(node.name)
+        self.bound[node] = (Value(node.name),)
+
+
+_DROPPED = frozenset({"device", "layout", "pin_memory", "non_blocking"})
+
+
+def _trains(node: fx.Node) -> bool:
+    """Whether a dropout is active: its third argument."""
+    return bool(node.args[2]) if len(node.args) > 2 else bool(node.kwargs.get("train", True))
+
+
+def _is_pair_of(node: fx.Node, args: tuple[Any, ...]) -> bool:
+    """A getitem on an operation that was already reduced to its first result."""
+    return node.target is operator.getitem and isinstance(args[0], tuple)
+
+
+def _op_name(target: Any) -> str:
+    if target is operator.getitem:
+        return "getitem"
+    return str(target)
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    if not isinstance(value, Tensor):
+        return None
+    return tuple(
+        -_batch_multiple(size).multiple if isinstance(size, torch.SymInt) else int(size)
+        for size in value.shape
+    )
+
+
+def _batch_multiple(size: torch.SymInt) -> Any:
+    """A symbolic size as a multiple of the batch size."""
+    expression = size.node.expr
+    symbols = list(expression.free_symbols)
+    if not symbols:
+        return int(expression)
+    one, two, three = (int(expression.subs(symbols[0], n)) for n in (6, 12, 18))
+    if len(symbols) > 1 or two != 2 * one or three != 3 * one or one % 6:
+        raise UnsupportedError(
+            [
+                Refusal(
+                    f"size {expression}",
+                    "",
+                    "a size is computed from the batch size in a way that is not a multiple.",
+                    "Use -1 or a plain multiple of x.shape[0] in view/reshape.",
+                )
+            ]
+        )
+    return Batch(one // 6)
+
+
+def _stack(node: fx.Node) -> list[tuple[str, str]]:
+    entries = node.meta.get("nn_module_stack", {}).values()
+    return [(path, str(cls)) for path, cls in entries if not path.startswith("_empty")]
+
+
+def _place(node: fx.Node) -> str:
+    stack = _stack(node)
+    return stack[-1][0] if stack else ""
+
+
+def _site_name(node: fx.Node, place: str, packet: str) -> str:
+    """A module's own path for nn.ReLU and the like; its parent's path plus the call otherwise."""
+    stack = _stack(node)
+    if stack and "torch.nn.modules.activation" in stack[-1][1]:
+        return place
+    return f"{place}.{packet}" if place else packet
+
+
+def _clamp_bounds(packet: str, named: dict[str, Any]) -> tuple[float | None, float | None] | None:
+    """(lower, upper) if the operation is a clamp with constant bounds, else None."""
+    if packet == "relu":
+        return 0.0, None
+    if packet == "relu6":
+        return 0.0, 6.0
+    if packet == "hardtanh":
+        return named["min_val"], named["max_val"]
+    if packet in ("clamp", "clamp_min"):
+        return named.get("min"), named.get("max")
+    if packet == "threshold":
+        return (0.0, None) if named["threshold"] == 0 == named["value"] else None
+    return None

@@ -1,0 +1,189 @@
+"""The pre-flight report: what a conversion would do with a model, and what it would refuse."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transpike.errors import Refusal, UnsupportedError
+from transpike.graph import ops
+from transpike.graph.capture import accepted, draft_network, prepared
+from transpike.graph.network import Node, Weight, tail_of
+
+_WEIGHTED = ("conv", "linear")
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What becomes of a model.
+
+    Attributes:
+        sites: one row per activation call: name, shape, channels, upper bound.
+        operations: one row per (operation, class): how many there are, and what they become.
+        refusals: operations without an exact spiking form.
+        parameters: numbers in the folded network.
+        macs: multiply-accumulates of one analog pass over one sample (convolutions and linear).
+        tail_macs: those after the readout, done once on the time average, analog.
+        neurons: per sample.
+        batch_norms_folded: folded into the operation before.
+        batch_norms_affine: kept as a per-channel affine operation.
+    """
+
+    sites: list[dict[str, Any]]
+    operations: list[dict[str, Any]]
+    refusals: list[Refusal]
+    parameters: int
+    macs: int
+    tail_macs: int
+    neurons: int
+    batch_norms_folded: int
+    batch_norms_affine: int
+
+    @property
+    def convertible(self) -> bool:
+        """Whether nothing is refused."""
+        return not self.refusals
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {**asdict(self), "convertible": self.convertible}
+
+    def __str__(self) -> str:
+        """The report as text."""
+        lines = [
+            f"{'convertible' if self.convertible else 'NOT convertible'}: {len(self.sites)} sites, "
+            f"{self.neurons:,} neurons, {self.parameters:,} parameters, {self.macs:,} MACs "
+            f"(of these analog after the readout: {self.tail_macs:,}), BatchNorm folded "
+            f"{self.batch_norms_folded}, kept affine {self.batch_norms_affine}",
+            "",
+            f"{'operation':<34} {'count':>5}  {'class':<11} becomes",
+        ]
+        lines += [
+            f"{row['op']:<34} {row['count']:>5}  {row['kind']:<11} {row['becomes']}"
+            for row in self.operations
+        ]
+        lines += ["", f"{'site':<40} {'shape':<18} {'channels':>8}  bound"]
+        lines += [
+            f"{row['name']:<40} {'x'.join(map(str, row['shape'])):<18} {row['channels']:>8}  "
+            f"{'-' if row['upper_bound'] is None else row['upper_bound']}"
+            for row in self.sites
+        ]
+        if self.refusals:
+            lines += ["", "refused:", *(f"  - {refusal}" for refusal in self.refusals)]
+        return "\n".join(lines)
+
+
+_BECOMES = {
+    "linear": "applied at every timestep",
+    "constant": "computed once",
+    "site": "neuron population",
+    "cumulative": "f(S_t) - f(S_{t-1}) of the running sum, exact (lateral inhibition)",
+    "tail": "once, on the time average",
+    "refused": "refused, see below",
+}
+
+
+def inspect(model: nn.Module, example_input: Tensor) -> Preflight:
+    """Report what a conversion would do; refused operations are listed, not raised.
+
+    Args:
+        model: as for `capture`; left unchanged.
+        example_input: a batch as the model takes it, shape (B, ...).
+
+    Raises:
+        DataError: unusable weights or example.
+    """
+    eager, example = prepared(model, example_input)
+    try:
+        draft = draft_network(eager, example)
+        refusals = list(draft.refusals)
+    except UnsupportedError as error:
+        parameters = sum(p.numel() for p in eager.parameters())
+        return Preflight([], [], list(error.refusals), parameters, 0, 0, 0, 0, 0)
+    if not refusals:
+        try:
+            accepted(draft, eager, example)
+        except UnsupportedError as error:
+            refusals = list(error.refusals)
+    tail = tail_of(draft.nodes)
+    refused = {refusal.op for refusal in draft.refusals}
+    rows = Counter((node.op, _class(node, tail, refused)) for node in draft.nodes)
+    return Preflight(
+        sites=[
+            {
+                "name": site.name,
+                "shape": list(site.shape),
+                "channels": site.channels,
+                "upper_bound": site.upper_bound,
+            }
+            for site in draft.sites
+        ],
+        operations=[
+            {"op": op, "kind": kind, "count": count, "becomes": _BECOMES[kind]}
+            for (op, kind), count in rows.items()
+        ],
+        refusals=refusals,
+        parameters=sum(t.numel() for t in draft.tensors.values() if t.is_floating_point()),
+        macs=sum(macs_of(node, draft.tensors) for node in draft.nodes),
+        tail_macs=sum(macs_of(node, draft.tensors) for node in draft.nodes if node.name in tail),
+        neurons=sum(site.neurons for site in draft.sites),
+        batch_norms_folded=draft.batch_norms.folded,
+        batch_norms_affine=draft.batch_norms.affine,
+    )
+
+
+def _class(node: Node, tail: frozenset[str], refused: set[str]) -> str:
+    known = node.kind == "constant" or node.op in ops.KNOWN
+    if not known or (node.op in refused and node.op not in ops.LINEAR):
+        return "refused"
+    return "tail" if node.name in tail else node.kind
+
+
+def macs_of(node: Node, tensors: dict[str, Tensor]) -> int:
+    """Multiply-accumulates of one convolution or linear layer for one sample, else 0.
+
+    Counts every kernel position of the output (for a transposed convolution: of the input).
+    """
+    packet = ops.packet(node.op)
+    if not packet.startswith(_WEIGHTED) or node.shape is None:
+        return 0
+    weight = node.args[1]
+    if not isinstance(weight, Weight):
+        return 0
+    shape = tensors[weight.name].shape
+    outputs = prod(node.shape[1:]) * max(1, -node.shape[0])
+    if "transpose" in packet:
+        return _transposed_macs(node, shape)
+    return outputs * prod(shape[1:])
+
+
+def _transposed_macs(node: Node, weight: torch.Size) -> int:
+    """Every input position meets all kernel taps of its group's output channels.
+
+    The input's extent follows from the output's:
+    (out + 2 pad - dilation (k-1) - outpad - 1) / stride + 1.
+    """
+    dims = len(weight) - 2
+    names = ("stride", "padding", "output_padding", "groups", "dilation")
+    given = dict(zip(names, node.args[3:], strict=False))
+
+    def spread(name: str, default: int) -> tuple[int, ...]:
+        value = given.get(name, default)
+        value = value if isinstance(value, tuple) else (value,)
+        return value * dims if len(value) == 1 else value
+
+    strides, pads = spread("stride", 1), spread("padding", 0)
+    extras, dilations = spread("output_padding", 0), spread("dilation", 1)
+    assert node.shape is not None
+    positions = 1
+    for axis in range(dims):
+        out = node.shape[2 + axis]
+        kernel = weight[2 + axis]
+        free = out + 2 * pads[axis] - dilations[axis] * (kernel - 1) - extras[axis] - 1
+        positions *= free // strides[axis] + 1
+    return positions * prod(weight)

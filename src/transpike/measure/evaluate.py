@@ -1,0 +1,441 @@
+"""Accuracy against timesteps in one run, beside the analog network and its quantised ceiling."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from transpike.conversion.calibrate import pairs_of
+from transpike.errors import ArgumentError, DataError
+from transpike.graph.outputs import cut_of, prediction
+from transpike.simulation.early_stopping import Until
+from transpike.simulation.engine.run import Engine, Outcome, Request
+from transpike.simulation.simulate import check_portion, prepared
+from transpike.spiking.spiking_network import SpikingNetwork, quantized_ann
+
+Interval = tuple[float, float]
+_TOGETHER = 16  # samples of a pass through the analog network on a CPU
+Z95 = 1.959963984540054
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+class Metric(Protocol):
+    """What `evaluate` needs of a metric; every torchmetrics metric has it."""
+
+    def update(self, preds: Tensor, target: Tensor) -> Any:
+        """Take in one batch."""
+
+    def compute(self) -> Any:
+        """The value over everything taken in."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy of a spiking network at every timestep, with everything needed to judge it.
+
+    Attributes:
+        timesteps: T, every pass counted.
+        n: labelled predictions: samples, or pixels for dense prediction.
+        samples: samples.
+        accuracy: fraction correct after t = 1..T.
+        accuracy_interval: Wilson 95 % intervals (for dense prediction the pixels of one image
+            are not independent, so they are too narrow there).
+        ann_accuracy: of the analog network on the same samples.
+        ann_accuracy_interval: Wilson 95 % interval.
+        loss: ann_accuracy - accuracy, a fraction.
+        loss_interval: paired 95 % interval of the loss.
+        agreement: fraction of predictions equal to the analog network's.
+        spikes_per_neuron: sum of |count| up to t over all sites / neurons, mean over samples.
+        ceiling: accuracy of the quantised analog network with K t levels, by t: 1, 2, 4, ... and T,
+            from the first output on.
+        max_count: K, largest count per timestep over all sites.
+        neurons: neurons per sample.
+        precision: arithmetic used.
+        metric: value of the given metric after t = 1..T, or None.
+        ann_metric: the same for the analog network.
+        exact_agreement: fraction of predictions at t = 1..T equal to those of precision "exact", if
+            that was asked for.
+        decided_timesteps: with a stopping rule: mean over samples of the timestep of the decision,
+            or t where that comes first, at t = 1..T. What `accuracy` at t has to be set against.
+        computed_timesteps: with a stopping rule: mean timesteps computed per sample.
+        interrupted: the run was stopped from the keyboard; everything holds for the first `samples`
+            samples.
+        first_output: first timestep at which every layer may have fired; numbers before it are
+            those of the biases.
+        settings: how the network was made.
+    """
+
+    timesteps: int
+    n: int
+    samples: int
+    accuracy: list[float]
+    accuracy_interval: list[Interval]
+    ann_accuracy: float
+    ann_accuracy_interval: Interval
+    loss: list[float]
+    loss_interval: list[Interval]
+    agreement: list[float]
+    spikes_per_neuron: list[float]
+    ceiling: dict[str, float]
+    max_count: int
+    neurons: int
+    precision: str
+    metric: list[Any] | None = None
+    ann_metric: Any = None
+    exact_agreement: list[float] | None = None
+    decided_timesteps: list[float] | None = None
+    computed_timesteps: float | None = None
+    interrupted: bool = False
+    first_output: int = 1
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """A table at t = 1, 2, 4, ... and T, from the first output on."""
+        low, high = self.ann_accuracy_interval
+        lines = [
+            f"ANN {100 * self.ann_accuracy:.2f} % [{100 * low:.2f}, {100 * high:.2f}], "
+            f"n={self.n}, K={self.max_count}, {self.neurons} neurons, {self.precision}"
+            + (", interrupted" if self.interrupted else ""),
+            f"{'t':>4} {'SNN %':>7} {'95 %':>16} {'loss':>7} {'agree %':>8} {'ceiling %':>10} "
+            f"{'spikes/neuron':>14}",
+        ]
+        if self.first_output > 1:
+            lines.append(f"before t={self.first_output} not every layer has fired: no output")
+        for t in map(int, self.ceiling):
+            low, high = self.accuracy_interval[t - 1]
+            lines.append(
+                f"{t:>4} {100 * self.accuracy[t - 1]:7.2f} "
+                f"{f'[{100 * low:.2f}, {100 * high:.2f}]':>16} {100 * self.loss[t - 1]:7.2f} "
+                f"{100 * self.agreement[t - 1]:8.2f} {100 * self.ceiling[str(t)]:10.2f} "
+                f"{self.spikes_per_neuron[t - 1]:14.3f}"
+            )
+        if self.decided_timesteps is not None:
+            lines.append(
+                f"early stopping: {self.decided_timesteps[-1]:.2f} timesteps to the decision, "
+                f"{self.computed_timesteps:.2f} computed, mean over samples"
+            )
+        if self.exact_agreement is not None:
+            lines.append(
+                f"predictions equal to precision 'exact': {100 * self.exact_agreement[-1]:.2f} % "
+                f"at t={self.timesteps}, at least {100 * min(self.exact_agreement):.2f} %"
+            )
+        return "\n".join(lines)
+
+
+def curve_points(timesteps: int, first: int = 1) -> list[int]:
+    """1, 2, 4, ... up to T, and T itself; from `first` on, the first timestep with an output."""
+    points = [2**power for power in range(timesteps.bit_length()) if 2**power >= first]
+    return [*points, timesteps] if timesteps not in points else points
+
+
+def evaluate(
+    snn: SpikingNetwork,
+    batches: Iterable[Any],
+    timesteps: int,
+    *,
+    metric: Metric | None = None,
+    precision: str = "exact",
+    compare_exact: bool = False,
+    until: Until | None = None,
+    memory_budget: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Evaluation:
+    """Evaluate a whole accuracy-against-timesteps curve in one run.
+
+    Predictions are the largest output along axis 1; where there is one channel, output > 0
+    (logits), or > 0.5 behind a sigmoid. Targets are class indices of the remaining shape.
+    Outputs are counted as they come, so memory does not grow with T. An interrupt from the keyboard
+    ends the run early: the result then holds for the batches that were finished.
+
+    Args:
+        snn: the converted network; its output must be one tensor.
+        batches: (input, target) pairs, such as a DataLoader of test data.
+        timesteps: T.
+        metric: a torchmetrics-style metric; copies of it get (output, target) at every t, and
+            the analog network's; a batch may come in several portions.
+        precision: see `simulate`.
+        compare_exact: also run precision "exact" and report how many predictions agree.
+        until: stop a sample when its output is settled; its output is held for the rest.
+        memory_budget: see `simulate`.
+        progress: called with timesteps x samples done, and in all (None where unknown).
+
+    Returns:
+        The curve with intervals, agreement, spikes and ceiling.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+        DataError: no data, no targets, or shapes that do not fit.
+        KeyboardInterrupt: interrupted before the first batch was finished.
+    """
+    snn.check_timesteps(timesteps)
+    check_portion(None, memory_budget)
+    total = _sample_count(batches)
+
+    def report(done: int, _: int) -> None:
+        if progress is not None:
+            in_all = None if total is None else total * timesteps
+            progress(tally.samples * timesteps + done, in_all)
+
+    every = tuple(range(1, timesteps + 1))
+    request = Request(timesteps, every, until=until, memory_budget=memory_budget, progress=report)
+    tally = _Tally(snn, request, metric, precision, compare_exact)
+    interrupted = False
+    try:
+        for x, target in pairs_of(batches):
+            tally.add(*_checked_pair(snn, x, target))
+    except KeyboardInterrupt:
+        if not tally.samples:
+            raise
+        interrupted = True
+    return tally.result(interrupted)
+
+
+def _checked_pair(snn: SpikingNetwork, x: Tensor, target: Any) -> tuple[Tensor, Tensor]:
+    if target is None:
+        raise DataError("evaluate: needed (input, target) pairs, got inputs without targets.")
+    if not isinstance(target, Tensor):
+        raise DataError(f"evaluate: needed targets as a tensor, got {type(target).__name__}.")
+    count = len(target) if target.ndim else 0
+    if count != len(x):
+        raise DataError(f"evaluate: got {len(x)} inputs but {count} targets.")
+    device = snn.network.device
+    return _moved(x, device), _moved(target, device)
+
+
+def _moved(x: Tensor, device: torch.device) -> Tensor:
+    """On the device; to a CUDA device through page-locked memory, so that nothing waits for it."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
+
+def _sample_count(batches: Iterable[Any]) -> int | None:
+    if isinstance(batches, list | tuple):
+        return sum(len(pair[0]) for pair in batches if isinstance(pair, tuple | list))
+    dataset = getattr(batches, "dataset", None)
+    return len(dataset) if dataset is not None and hasattr(dataset, "__len__") else None
+
+
+class _Tally:
+    """Running sums over batches; a batch that was not finished leaves no trace."""
+
+    def __init__(
+        self,
+        snn: SpikingNetwork,
+        request: Request,
+        metric: Metric | None,
+        precision: str,
+        compare_exact: bool,
+    ) -> None:
+        self.snn, self.request, self.timesteps = snn, request, request.timesteps
+        self.engine = prepared(snn, precision)
+        self.exact = Engine(snn, "exact") if compare_exact else None
+        self.precision = precision
+        self.cut = cut_of(snn.network)
+        self.samples = self.n = 0
+        self.sums: dict[str, Tensor] = {}
+        self.ceiling = dict.fromkeys(curve_points(self.timesteps, snn.first_output), 0)
+        self.metrics = None
+        if metric is not None:
+            self.metrics = [copy.deepcopy(metric) for _ in range(self.timesteps + 1)]
+
+    def add(self, x: Tensor, target: Tensor) -> None:
+        self.snn.network.check_input(x)
+        ann = self._analog(x)
+        ann_guess = prediction(ann, self.cut)
+        if ann.shape[1] == 1 and target.shape == ann.shape:
+            target = target.squeeze(1)  # masks with a channel axis
+        self._check_target(target, ann_guess, ann)
+        ceiling = {t: self._quantized_right(x, target, t) for t in self.ceiling}
+        metrics = copy.deepcopy(self.metrics)
+        found = self._simulated(x, target, ann_guess, metrics)
+        found["ann_correct"] = (ann_guess == target).sum().reshape(1)
+        for name, value in found.items():
+            before = self.sums.get(name)
+            self.sums[name] = value.cpu() if before is None else before + value.cpu()
+        for t, right in ceiling.items():
+            self.ceiling[t] += right
+        self.samples += len(target)
+        self.n += target.numel()
+        if metrics is not None:
+            metrics[-1].update(_squeezed(ann), target)
+            self.metrics = metrics
+
+    def _analog(self, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([_single(self.snn.network(part)) for part in _cached_parts(x)])
+
+    def _quantized_right(self, x: Tensor, target: Tensor, t: int) -> int:
+        """Correct predictions of the quantised network."""
+        pairs = zip(_cached_parts(x), _cached_parts(target), strict=True)
+        guesses = (
+            (prediction(_single(quantized_ann(self.snn, part, t)), self.cut), truth)
+            for part, truth in pairs
+        )
+        return sum(int((guess == truth).sum()) for guess, truth in guesses)
+
+    def _check_target(self, target: Tensor, guess: Tensor, output: Tensor) -> None:
+        if guess.shape != target.shape:
+            raise DataError(
+                f"target shape: needed {tuple(guess.shape)} for an output of shape "
+                f"{tuple(output.shape)}, got {tuple(target.shape)}."
+            )
+        classes = max(2, output.shape[1])
+        if not bool(((target >= 0) & (target < classes) & (target == target.floor())).all()):
+            raise DataError(
+                f"target: needed class indices 0..{classes - 1}, got values from "
+                f"{target.min().item()} to {target.max().item()}."
+            )
+
+    def _simulated(
+        self, x: Tensor, target: Tensor, ann_guess: Tensor, metrics: list[Metric] | None
+    ) -> dict[str, Tensor]:
+        """Sums over one batch, each (T,): correct, agreeing, and pairs where one side is right."""
+        names = ("correct", "agree", "lost", "won")
+        sums = {
+            name: torch.zeros(self.timesteps, dtype=torch.int64, device=x.device) for name in names
+        }
+        guesses: dict[int, Tensor] = {}
+        ann_right = ann_guess == target
+
+        def count(rows: slice | Tensor, t: int, outputs: list[Tensor]) -> None:
+            output = _single(self.engine.network.structured(outputs))
+            guess = prediction(output, self.cut)
+            right, truth = guess == target[rows], ann_right[rows]
+            sums["correct"][t - 1] += right.sum()
+            sums["agree"][t - 1] += (guess == ann_guess[rows]).sum()
+            # Pairs where only the ANN is right, and where only the SNN is.
+            sums["lost"][t - 1] += (truth & ~right).sum()
+            sums["won"][t - 1] += (right & ~truth).sum()
+            if metrics is not None:
+                metrics[t - 1].update(_squeezed(output), target[rows])
+            if self.exact is not None:
+                guesses.setdefault(t, torch.empty_like(target, dtype=guess.dtype))[rows] = guess
+
+        outcome = self.engine.run(x, self.request, count)
+        sums["spikes"] = torch.stack([c.sum(dim=1) for c in outcome.counts.values()]).sum(dim=0)
+        if self.request.until is not None:
+            sums |= _stopped(outcome, self.timesteps)
+        if self.exact is not None:
+            sums["exact"] = self._agreement_with_exact(x, guesses)
+        return sums
+
+    def _agreement_with_exact(self, x: Tensor, guesses: dict[int, Tensor]) -> Tensor:
+        assert self.exact is not None
+        equal = torch.zeros(self.timesteps, dtype=torch.int64, device=x.device)
+
+        def count(rows: slice | Tensor, t: int, outputs: list[Tensor]) -> None:
+            exact = prediction(outputs[0], self.cut)
+            equal[t - 1] += (exact == guesses[t][rows]).sum()
+
+        self.exact.run(x, replace(self.request, progress=None), count)
+        return equal
+
+    def result(self, interrupted: bool) -> Evaluation:
+        if self.n == 0:
+            raise DataError("evaluate: needed at least one batch of data, got none.")
+        n, sums = self.n, self.sums
+        accuracy = [int(c) / n for c in sums["correct"]]
+        ann_correct = int(sums["ann_correct"])
+        ann = ann_correct / n
+        *values, ann_value = [_plain(m.compute()) for m in self.metrics] if self.metrics else [None]
+        decided = sums.get("decided")
+        return Evaluation(
+            timesteps=self.timesteps,
+            n=n,
+            samples=self.samples,
+            accuracy=accuracy,
+            accuracy_interval=[wilson_interval(int(c), n) for c in sums["correct"]],
+            ann_accuracy=ann,
+            ann_accuracy_interval=wilson_interval(ann_correct, n),
+            loss=[ann - value for value in accuracy],
+            loss_interval=[
+                paired_interval(int(lost), int(won), n)
+                for lost, won in zip(sums["lost"], sums["won"], strict=True)
+            ],
+            agreement=[int(a) / n for a in sums["agree"]],
+            spikes_per_neuron=(
+                sums["spikes"].cumsum(0) / (self.samples * self.engine.network.neurons)
+            ).tolist(),
+            ceiling={str(t): right / n for t, right in self.ceiling.items()},
+            max_count=self.snn.max_count,
+            neurons=self.engine.network.neurons,
+            precision=self.precision,
+            metric=values if self.metrics else None,
+            ann_metric=ann_value,
+            exact_agreement=[int(e) / n for e in sums["exact"]] if "exact" in sums else None,
+            decided_timesteps=None if decided is None else (decided / self.samples).tolist(),
+            computed_timesteps=(None if decided is None else int(sums["computed"]) / self.samples),
+            interrupted=interrupted,
+            first_output=self.snn.first_output,
+            settings=dict(self.snn.settings),
+        )
+
+
+def _cached_parts(x: Tensor) -> tuple[Tensor, ...]:
+    """Samples few enough for their values to stay in a CPU's caches."""
+    return torch.split(x, _TOGETHER) if x.device.type == "cpu" else (x,)
+
+
+def _stopped(outcome: Outcome, timesteps: int) -> dict[str, Tensor]:
+    """Sums over samples of the timestep of the decision, up to t = 1..T, and of those computed."""
+    every = torch.arange(1, timesteps + 1, device=outcome.decided_at.device)
+    decided = torch.minimum(outcome.decided_at[:, None], every).sum(dim=0)
+    return {"decided": decided, "computed": outcome.computed.sum().reshape(1)}
+
+
+def _squeezed(output: Tensor) -> Tensor:
+    """What a metric gets: one-channel outputs without their channel axis."""
+    return output.squeeze(1) if output.shape[1] == 1 else output
+
+
+def _single(output: Any) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    raise ArgumentError(
+        f"evaluate: needed a model with one output tensor, got {type(output).__name__}. Use "
+        "transpike.simulation.simulate and your own metric, or wrap the model to return one tensor."
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else value
+
+
+def wilson_interval(successes: int, n: int) -> Interval:
+    """Wilson's 95 % score interval of a fraction.
+
+    Source: Wilson 1927.
+    """
+    p = successes / n
+    centre = p + Z95**2 / (2 * n)
+    spread = Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
+    scale = 1 + Z95**2 / n
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def paired_interval(lost: int, won: int, n: int) -> Interval:
+    """95 % interval of a paired difference of two fractions, (lost - won) / n.
+
+    Args:
+        lost: pairs where only the first is right.
+        won: pairs where only the second is right.
+        n: all pairs.
+
+    Source: Agresti & Min 2005: half a pair is added to each of the four cells, so that the interval
+    does not vanish where the two never differ.
+    """
+    b, c, m = lost + 0.5, won + 0.5, n + 2
+    difference = (b - c) / m
+    spread = Z95 * math.sqrt((b + c) / m - difference**2) / math.sqrt(m)
+    return difference - spread, difference + spread

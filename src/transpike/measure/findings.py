@@ -1,0 +1,267 @@
+"""What is wrong with a spiking network, from its errors site by site: rules, limits, remedies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from transpike.spiking.neuron import Neuron
+
+LOCAL = ("clipping", "quantization", "unevenness")
+PARTS = ("weights", "propagated", "offset", *LOCAL)
+
+# Limits of the findings. Healthy conversions of trained networks (ResNet-20 on CIFAR-10, the
+# digits network; every threshold rule, K T = 8 to 64) stay at about half of each.
+_CLIPPING = 0.15  # clipping error of the ANN's activations over their rms ...
+_CLIPPING_OVER_BEST = 1.5  # ... and over the least possible error with as many levels
+_COARSE = 0.05  # the same for the quantisation error
+_COARSE_OVER_BEST = 3.0
+_UNEVEN = 0.6  # unevenness over the rms of the activations ...
+_UNEVEN_OVER_MEDIAN = 3.0  # ... and over the median of the other sites
+_WEIGHTS = 1e-3  # far above rounding (1e-5), far below any missing tensor
+_CHARGE = 0.05  # steps; rounding stays below 0.01
+_WIDESPREAD = 0.5  # share of sites from which on a misfit is one of calibration
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a site's error.
+
+    Attributes:
+        rms: root of its mean square, over the rms of the analog activation.
+        bias: its mean, over the same.
+    """
+
+    rms: float
+    bias: float
+
+
+@dataclass(frozen=True)
+class SiteDiagnosis:
+    """One site, analog against spiking, over all samples, neurons and timesteps.
+
+    Attributes:
+        name: of the site.
+        neurons: per sample.
+        channels: number of channels.
+        max_count: K.
+        correlation: of the analog activation and the mean spiking output; NaN where one is
+            constant.
+        relative_error: rms of their difference over the rms of the analog activation.
+        parts: of the difference, by name; the signed errors add up exactly.
+        fit_clipping: rms error of clamping the *analog* activations to the range K d, relative.
+        fit_quantization: rms error of then rounding them to the K T levels, relative.
+        fit_best: least rms error that one step per channel gives with as many levels, relative;
+            each value rounded at once, also for a neuron with hysteresis, whose rounding differs by
+            what it sent before.
+        range_over_maximum: median over channels of K d over the largest analog activation.
+        dead_channels: never fire although the analog network is active.
+        saturated_channels: half of what fires is at the top level K T, or more.
+        silent_channels: the analog network is not active.
+        firing_rates: shares of neurons that never fire, and that fire with a mean count in
+            ((i - 1)/10, i/10] of K, i = 1..10.
+        charge_error: rms difference, in steps, between the membrane and what the currents and
+            counts leave; 0 but for rounding if the site's neurons are its own.
+    """
+
+    name: str
+    neurons: int
+    channels: int
+    max_count: int
+    correlation: float
+    relative_error: float
+    parts: dict[str, Part]
+    fit_clipping: float
+    fit_quantization: float
+    fit_best: float
+    range_over_maximum: float
+    dead_channels: int
+    saturated_channels: int
+    silent_channels: int
+    firing_rates: list[float]
+    charge_error: float
+
+
+@dataclass(frozen=True)
+class OutputDiagnosis:
+    """The readout, analog against spiking.
+
+    Attributes:
+        correlation: of all output values.
+        relative_error: rms of their difference over the rms of the analog output.
+        parts: "weights" and "propagated", adding up to the difference.
+        agreement: share of equal predictions (largest along axis 1); None where that is undefined.
+    """
+
+    correlation: float
+    relative_error: float
+    parts: dict[str, Part]
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong at a site, and what to try.
+
+    Attributes:
+        site: the first site where it shows.
+        cause: "charge", "weights", "calibration", "clipping", "quantization" or "unevenness".
+        sites: all sites where it shows.
+        evidence: the numbers, as text.
+        remedy: what to try.
+    """
+
+    site: str
+    cause: str
+    sites: tuple[str, ...]
+    evidence: str
+    remedy: str
+
+
+def findings(sites: tuple[SiteDiagnosis, ...], output: OutputDiagnosis) -> tuple[Finding, ...]:
+    """What is wrong, in execution order."""
+    order = {site.name: index for index, site in enumerate(sites)} | {"output": len(sites)}
+    found = [*_charges(sites), *_weights(sites, output), *_misfits(sites), *_uneven(sites)]
+    return tuple(sorted(found, key=lambda finding: order[finding.site]))
+
+
+def _charges(sites: tuple[SiteDiagnosis, ...]) -> Iterator[Finding]:
+    wrong = [site for site in sites if not site.charge_error <= _CHARGE]
+    if wrong:
+        yield Finding(
+            wrong[0].name,
+            "charge",
+            tuple(site.name for site in wrong),
+            f"the membrane is not what this site's currents and counts leave (off by "
+            f"{wrong[0].charge_error:.2f} steps; the same at {len(wrong)} sites in all): its "
+            "neurons are shared with another site, or keep state from an earlier input.",
+            "give every activation call neurons of its own, made anew for every input, as "
+            "transpike.simulation.simulate does.",
+        )
+
+
+def _weights(sites: tuple[SiteDiagnosis, ...], output: OutputDiagnosis) -> Iterator[Finding]:
+    rows: list[tuple[str, Part | None]] = [(s.name, s.parts["weights"]) for s in sites]
+    rows.append(("output", output.parts.get("weights")))
+    wrong = [(name, part) for name, part in rows if part is not None and part.rms > _WEIGHTS]
+    if wrong:
+        name, part = wrong[0]
+        yield Finding(
+            name,
+            "weights",
+            tuple(name for name, _ in wrong),
+            f"on the model's own activations the converted weights give a current that is off by "
+            f"{100 * part.rms:.1f} % (mean {100 * part.bias:+.1f} %): a weight or bias in front of "
+            "it is missing or differs from the model's.",
+            "convert the model again with transpike.capture and transpike.convert; look at the "
+            "tensors in front of this site.",
+        )
+
+
+def _misfits(sites: tuple[SiteDiagnosis, ...]) -> Iterator[Finding]:
+    """Thresholds against the analog activations of these inputs."""
+    narrow = [
+        site
+        for site in sites
+        if site.fit_clipping > max(_CLIPPING, _CLIPPING_OVER_BEST * site.fit_best)
+    ]
+    coarse = [
+        site
+        for site in sites
+        if site.fit_quantization > max(_COARSE, _COARSE_OVER_BEST * site.fit_best)
+    ]
+    names = {site.name for site in (*narrow, *coarse)}
+    wrong = [site for site in sites if site.name in names]
+    if wrong and wrong[0] is sites[0] and len(wrong) > max(1, _WIDESPREAD * len(sites)):
+        yield _miscalibrated(wrong, len(sites), narrow)
+        return
+    for site in narrow:
+        yield Finding(
+            site.name,
+            "clipping",
+            (site.name,),
+            f"its range K d is {site.range_over_maximum:.2f} times the largest analog activation "
+            f"(median over channels); clipping alone makes an error of "
+            f"{100 * site.fit_clipping:.0f} %.",
+            "a larger threshold here: Percentile(99.99) or MaxAbs(), more calibration data, or "
+            "LeastSquares(levels=K*T).",
+        )
+    for site in coarse:
+        yield Finding(
+            site.name,
+            "quantization",
+            (site.name,),
+            f"its range K d is {site.range_over_maximum:.2f} times the largest analog activation "
+            f"(median over channels), so its levels are coarse: {100 * site.fit_quantization:.0f} "
+            f"% error, {100 * site.fit_best:.0f} % would do with as many levels.",
+            "a smaller threshold here: Percentile(99.9) or LeastSquares(levels=K*T), per channel.",
+        )
+
+
+def _miscalibrated(wrong: list[SiteDiagnosis], total: int, narrow: list[SiteDiagnosis]) -> Finding:
+    first = wrong[0]
+    size = "small" if first in narrow else "large"
+    return Finding(
+        first.name,
+        "calibration",
+        tuple(site.name for site in wrong),
+        f"from the first site on, thresholds are too {size} for these inputs (at {len(wrong)} of "
+        f"{total} sites; here the range K d is {first.range_over_maximum:.2f} times the largest "
+        "analog activation): they were calibrated on inputs of another scale.",
+        "calibrate again on training data that is normalised as these inputs are; if it was, use "
+        "one threshold per channel, by Percentile(99.9) or LeastSquares(levels=K*T).",
+    )
+
+
+def _uneven(sites: tuple[SiteDiagnosis, ...]) -> Iterator[Finding]:
+    rms = [site.parts["unevenness"].rms for site in sites]
+    for index, (site, value) in enumerate(zip(sites, rms, strict=True)):
+        others = sorted(rms[:index] + rms[index + 1 :])
+        median = others[len(others) // 2] if others else 0.0
+        if value > max(_UNEVEN, _UNEVEN_OVER_MEDIAN * median):
+            yield Finding(
+                site.name,
+                "unevenness",
+                (site.name,),
+                f"spikes that come unevenly make an error of {100 * value:.0f} % here, "
+                f"{100 * median:.0f} % at the median of the others.",
+                "Signed(K), which takes spikes back, or a larger K in front of this site.",
+            )
+
+
+_WHAT_HELPS = {
+    "clipping": "a wider range: Percentile(99.99), MaxAbs(), or LeastSquares(levels=K*T)",
+    "quantization": (
+        "more levels: more timesteps, Refining(K), or a larger K with Signed(K) or "
+        "Burst(K, mode='resolution'); with few levels LeastSquares(levels=K*T)"
+    ),
+    "unevenness": "Signed(K), a larger K, or more timesteps",
+}
+
+
+def advice(sites: tuple[SiteDiagnosis, ...], neurons: Iterable[Neuron], timesteps: int) -> str:
+    """What the errors that arise in the sites are made of, and what makes the largest smaller."""
+    squares = {
+        name: sum(site.parts[name].rms ** 2 for site in sites) / len(sites) for name in LOCAL
+    }
+    whole = sum(squares.values())
+    if not whole:
+        return "the sites add no error of their own."
+    largest = max(squares, key=lambda name: squares[name])
+    shares = ", ".join(f"{name} {100 * value / whole:.0f} %" for name, value in squares.items())
+    helps, used = _WHAT_HELPS[largest], list(neurons)
+    last = max((n.delay + n.window for n in used if n.window is not None), default=0)
+    if largest == "quantization" and timesteps < last:
+        helps = f"more timesteps: the last window ends at {last}"
+    elif largest == "quantization" and any(neuron.window is not None for neuron in used):
+        helps = "a longer window; with few levels LeastSquares(levels=...)"
+    elif largest == "unevenness" and any(neuron.window is not None for neuron in used):
+        helps = "a larger lag, so that layers know more of their input before they fire"
+    elif largest == "unevenness" and any(neuron.ratio > 1 for neuron in used):
+        helps = "a larger K, or a step that shrinks later: a smaller ratio or a longer period"
+    elif largest == "unevenness" and all(neuron.signed for neuron in used):
+        helps = "a larger K, or more timesteps"
+    return f"mean squared error that arises in the sites: {shares}.\nmost would help: {helps}."
+
+
+__all__ = ["LOCAL", "PARTS", "Finding", "OutputDiagnosis", "Part", "SiteDiagnosis"]

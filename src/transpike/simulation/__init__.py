@@ -1,0 +1,1 @@
+"""Simulation of spiking networks, fast and by a slow reference."""

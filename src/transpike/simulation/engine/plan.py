@@ -1,0 +1,287 @@
+"""What a simulation does with a network, decided once: order, reuse, memory, layout.
+
+Every node becomes a `Step`. Values that are the same at every timestep are computed once; a sum of
+two branches whose only reader is a site is added inside the neuron update; every step says which
+values nobody reads after it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from transpike.graph.network import (
+    INPUT,
+    Batch,
+    Network,
+    Node,
+    Site,
+    Value,
+    Weight,
+    leaves,
+    operation,
+)
+from transpike.graph.ops import packet
+from transpike.simulation.reference import frontier
+
+Values = dict[str, Any]
+# Operations on two tensors that broadcast over a leading time axis.
+_BROADCASTS = frozenset({"aten.add.Tensor", "aten.sub.Tensor"})
+# Operations whose result never shares memory with anything else.
+_FRESH = frozenset(
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear add sub".split()
+)
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of the plan.
+
+    Attributes:
+        node: the node.
+        kind: "site", "cumulative" or "linear".
+        site: the site, of a site.
+        reads: names of the values read; for a site its current, or the two that make it up.
+        dead: names nobody reads afterwards.
+        reusable: the site's output may take the memory of its current.
+        broadcast: a sum of a value in time and one that is constant in time.
+    """
+
+    node: Node
+    kind: Literal["site", "cumulative", "linear"]
+    site: Site | None
+    reads: tuple[str, ...]
+    dead: tuple[str, ...]
+    reusable: bool
+    broadcast: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order of a simulation.
+
+    Attributes:
+        network: the network.
+        static: nodes whose value is the same at every timestep.
+        kept: names of static values that are read at every timestep or read out.
+        steps: what is done at every timestep.
+        readout: names of the values whose time average is read out.
+    """
+
+    network: Network
+    static: tuple[Node, ...]
+    kept: frozenset[str]
+    steps: tuple[Step, ...]
+    readout: tuple[str, ...]
+
+    def bytes_per_timestep(self, itemsize: int) -> int:
+        """Most memory that values of one sample and timestep take at once, outputs included."""
+        size = _value_sizes(self.network)
+        live: dict[str, int] = {}
+        most = 0
+        for step in self.steps:
+            live[step.node.name] = size[step.node.name]
+            most = max(most, sum(live.values()) + _scratch(step, size))
+            for name in step.dead:
+                live.pop(name, None)
+        return max(most, 1) * itemsize
+
+    def bytes_per_sample(self, itemsize: int) -> int:
+        """Memory that stays from one timestep to the next: states, sums and static values."""
+        size = _value_sizes(self.network)
+        state = sum(2 * step.site.neurons for step in self.steps if step.site is not None)
+        sums = sum(size[s.reads[0]] for s in self.steps if s.kind == "cumulative")
+        static = sum(size[name] for name in self.kept)
+        read = sum(size[name] for name in self.readout)
+        return (state + sums + static + read) * itemsize
+
+    def largest_value(self, itemsize: int) -> int:
+        """Bytes of the largest value of one sample and timestep."""
+        size = _value_sizes(self.network)
+        return max((size[step.node.name] for step in self.steps), default=1) * itemsize
+
+
+def _scratch(step: Step, size: Mapping[str, int]) -> int:
+    """Values' worth of memory that a step takes while it runs, beyond what it reads and writes."""
+    if step.kind == "cumulative":  # running sums of what is pooled, and the pooled sums
+        return size[step.reads[0]] + size[step.node.name]
+    if "conv" in packet(step.node.op):  # lists of values and their channels, or a reordered copy
+        return 3 * sum(size[name] for name in step.reads) // 2
+    return 0
+
+
+def _value_sizes(network: Network) -> dict[str, int]:
+    """Values per sample of every node; a tuple of parts counts as what it was split from."""
+    sizes = {INPUT: prod(network.input_shape)}
+    for node in network.nodes:
+        if node.shape is None:
+            sizes[node.name] = sum(sizes[name] for name in node.reads)
+        else:
+            lead = max(1, -node.shape[0]) if node.shape else 1
+            sizes[node.name] = lead * prod(abs(n) for n in node.shape[1:])
+    return sizes
+
+
+def plan(
+    network: Network, *, constant_input: bool, joins: Mapping[str, Node] | None = None
+) -> Plan:
+    """Plan a simulation.
+
+    Args:
+        network: the network.
+        constant_input: the input is the same at every timestep.
+        joins: concatenations by the node that reads their values itself, their only reader.
+    """
+    static = _static_names(network, constant_input)
+    readout = frontier(network)
+    moving = [
+        node for node in network.nodes if node.name not in static and node.name not in network.tail
+    ]
+    readers = Counter(name for node in moving for name in node.reads)
+    readers.update(readout)
+    fused, joined = _fused(network, moving, readers), joins or {}
+    left_out = fused.keys() | {node.name for node in joined.values()}
+    kept_nodes = [node for node in moving if node.name not in left_out]
+    reads = {
+        node.name: joined[node.name].reads if node.name in joined else _reads(network, node, fused)
+        for node in kept_nodes
+    }
+    last = {name: node.name for node in kept_nodes for name in reads[node.name]}
+    for name in readout:
+        last.pop(name, None)
+    steps = tuple(
+        _step(network, node, reads[node.name], last, readers, static) for node in kept_nodes
+    )
+    needed = {name for names in reads.values() for name in names} | set(readout)
+    return Plan(
+        network=network,
+        static=tuple(node for node in network.nodes if node.name in static),
+        kept=frozenset(name for name in static if name in needed),
+        steps=steps,
+        readout=readout,
+    )
+
+
+def _static_names(network: Network, constant_input: bool) -> frozenset[str]:
+    """Values that are the same at every timestep; each has the batch as its first axis."""
+    names = {INPUT} if constant_input else set()
+    for node in network.nodes:
+        if node.name in network.tail or node.kind not in ("linear", "constant"):
+            continue
+        batch_first = node.shape is None or node.shape[:1] == (-1,)
+        if batch_first and all(name in names for name in node.reads):
+            names.add(node.name)
+    return frozenset(names)
+
+
+def _fused(network: Network, moving: list[Node], readers: Counter[str]) -> dict[str, Node]:
+    """Sums of two branches of the same shape that only a site reads, by name."""
+    sums: dict[str, Node] = {}
+    shapes = {node.name: node.shape for node in network.nodes}
+    in_time = {node.name for node in moving}
+    for node in moving:
+        if node.name not in network.site_of:
+            continue
+        source = network.by_name.get(node.reads[0])
+        if source is None or readers[source.name] != 1 or source.op != "aten.add.Tensor":
+            continue
+        plain = len(source.args) == 2 and not source.kwargs
+        tensors = plain and all(isinstance(arg, Value) for arg in source.args)
+        if not tensors or source.kind != "linear" or len(source.reads) != 2:
+            continue
+        if source.name not in in_time or any(shapes.get(n) != source.shape for n in source.reads):
+            continue
+        sums[source.name] = source
+    return sums
+
+
+def _reads(network: Network, node: Node, fused: Mapping[str, Node]) -> tuple[str, ...]:
+    if node.name in network.site_of and node.reads[0] in fused:
+        return fused[node.reads[0]].reads
+    return node.reads
+
+
+def _step(
+    network: Network,
+    node: Node,
+    reads: tuple[str, ...],
+    last: Mapping[str, str],
+    readers: Counter[str],
+    static: frozenset[str],
+) -> Step:
+    site = network.site_of.get(node.name)
+    kind: Literal["site", "cumulative", "linear"] = "linear"
+    if site is not None:
+        kind = "site"
+    elif node.kind == "cumulative":
+        kind = "cumulative"
+    source = network.by_name.get(reads[0]) if reads else None
+    # With another reader, even an earlier one, a view of the current may still be in use.
+    alone = source is not None and readers[source.name] == 1 and source.name not in static
+    constant = [name for name in set(reads) if name in static]
+    return Step(
+        node=node,
+        kind=kind,
+        site=site,
+        reads=reads,
+        dead=tuple(n for n in dict.fromkeys(reads) if last.get(n) == node.name),
+        reusable=alone and source is not None and packet(source.op) in _FRESH,
+        broadcast=len(constant) == 1 and len(set(reads)) == 2 and node.op in _BROADCASTS,
+    )
+
+
+def bound_call(network: Network, node: Node) -> Callable[[Mapping[str, Any], int], Any]:
+    """A node as a function of (values, rows), with everything looked up that can be.
+
+    The same result as `Network.compute`; nested or batch-dependent arguments go there.
+    """
+    plain = all(isinstance(arg, Value) or not _nested(arg) for arg in node.args)
+    if node.kwargs or not plain or any(isinstance(leaf, Batch) for leaf in leaves(node.args)):
+        return lambda values, rows: network.compute(node, values, rows)
+    function = operation(node.op)
+    template = [
+        None if isinstance(arg, Value) else network.resolve(arg, {}, 0) for arg in node.args
+    ]
+    slots = [(at, arg.name) for at, arg in enumerate(node.args) if isinstance(arg, Value)]
+    first = node.kind == "cumulative"
+
+    def call(values: Mapping[str, Any], rows: int) -> Any:
+        args = list(template)
+        for at, name in slots:
+            args[at] = values[name]
+        result = function(*args)
+        return result[0] if first and isinstance(result, tuple) else result
+
+    return call
+
+
+def _nested(argument: Any) -> bool:
+    """Whether an argument holds references inside a tuple."""
+    inside = isinstance(argument, tuple | list)
+    return inside and any(isinstance(leaf, Value | Weight | Batch) for leaf in leaves(argument))
+
+
+def dense(value: Tensor) -> Tensor:
+    """The value in channels-last memory order (plain order without spatial axes)."""
+    return value.contiguous(memory_format=_FORMATS.get(value.ndim, torch.contiguous_format))
+
+
+def room(rows: int, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """New memory for `rows` rows of the shape of `like`'s, in channels-last order."""
+    shape = (rows, *like.shape[1:])
+    order = _FORMATS.get(like.ndim, torch.contiguous_format)
+    return torch.empty(shape, dtype=dtype, device=like.device, memory_format=order)
+
+
+def flat(value: Tensor, length: int) -> Tensor:
+    """A dense (L*B, ...) value as (L, B, N) in memory order, sharing its memory."""
+    batch = value.shape[0] // length
+    neurons = value[:1].numel()
+    return value.as_strided((length, batch, neurons), (batch * neurons, neurons, 1))

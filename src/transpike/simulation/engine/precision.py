@@ -1,0 +1,209 @@
+"""The arithmetic of a simulation: which type holds membranes, which signals and weights."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from transpike.errors import ArgumentError
+from transpike.graph.network import Network, Node, operation
+from transpike.graph.ops import packet
+from transpike.simulation.engine import native
+from transpike.simulation.engine.convolve import (
+    Call,
+    JoinedConvolution,
+    Rival,
+    SparseConvolution,
+    geometry,
+    joinable,
+    value_channels,
+)
+from transpike.simulation.engine.plan import bound_call
+
+Precision = Literal["exact", "fast", "split"]
+_PRODUCTS = frozenset(
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear".split()
+)
+_log = logging.getLogger("transpike")
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Types of one simulation.
+
+    Attributes:
+        name: "exact", "fast" or "split".
+        kept: type of membranes, sums and readout: the network's own.
+        product: type of the factors of convolutions and matrix products that are not sparse.
+        signal: type of what goes from one operation to the next.
+    """
+
+    name: Precision
+    kept: torch.dtype
+    product: torch.dtype
+    signal: torch.dtype
+
+    def weights(self, network: Network) -> Network:
+        """The network in the type of the products."""
+        return network if self.product == self.kept else network.to(dtype=self.product)
+
+    def call(
+        self, network: Network, weights: Network, node: Node, joined: Node | None = None
+    ) -> Call:
+        """How a node that is not a site is computed.
+
+        Args:
+            network: the network in the type of the membranes.
+            weights: the same, from `weights`.
+            node: its node.
+            joined: the concatenation whose values the node reads itself.
+        """
+        if node.kind == "cumulative":
+            return bound_call(network, node)
+        product = packet(node.op) in _PRODUCTS
+        if self.name == "split" and product:
+            return _split_product(network, node)
+        wanted = self.product if product else self.signal
+        call = bound_call(network if wanted == self.kept else weights, node)
+        if wanted != self.kept:
+            call = _with_inputs_in(call, wanted)
+        shape = geometry(network, node) if self.signal == self.kept else None
+        if shape is None or native.convolution() is None:
+            return call
+        rival = "float" if self.product == self.kept else _bfloat16_units()
+        weight, bias = (network.resolve(arg, {}, 0) for arg in (*node.args, None)[1:3])
+        if joined is None:
+            return SparseConvolution(weight, bias, shape, rival, node.reads[0], call)
+        in_type = weights.resolve(node.args[1], {}, 0)
+        parts = [(value.name, value_channels(network, value.name)) for value in joined.args[0]]
+        return JoinedConvolution(weight, in_type, bias, parts, shape, rival)
+
+    def joins(self, network: Network) -> dict[str, Node]:
+        """Convolutions that read the values of a concatenation themselves, by name."""
+        if self.signal != self.kept:
+            return {}
+        found = {node.name: joinable(network, node) for node in network.nodes}
+        return {name: node for name, node in found.items() if node is not None}
+
+
+def arithmetic(precision: str, network: Network) -> Arithmetic:
+    """The arithmetic of a precision for a network.
+
+    Raises:
+        ArgumentError: an unknown precision, or one this network or device cannot have.
+    """
+    if precision not in get_args(Precision):
+        raise ArgumentError(f"precision: needed one of {get_args(Precision)}, got {precision!r}.")
+    kept = network.dtype
+    if precision == "exact":
+        return Arithmetic("exact", kept, kept, kept)
+    if kept != torch.float32:
+        raise ArgumentError(
+            f"precision={precision!r} needs a network in float32, got {kept}. Use snn.float(), or "
+            "precision='exact'."
+        )
+    if precision == "fast":
+        if network.device.type == "cpu":
+            if _bfloat16_units() == "none":
+                _say_slow()
+            return Arithmetic("fast", kept, torch.bfloat16, kept)
+        return Arithmetic("fast", kept, torch.bfloat16, torch.bfloat16)
+    if network.device.type != "cuda":
+        raise ArgumentError(
+            f"precision='split' needs the tensor cores of a CUDA device, the network is on "
+            f"{network.device}. Use 'exact' or 'fast'."
+        )
+    return Arithmetic("split", kept, kept, kept)
+
+
+@cache
+def _bfloat16_units() -> Rival:
+    """How the processor multiplies bfloat16: "tiles", "vectors" or "none".
+
+    Unknown systems count as having vectors.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return "vectors"
+    words = set(cpuinfo.read_text().split())
+    if "amx_bf16" in words:
+        return "tiles"
+    return "none" if words.isdisjoint({"avx512_bf16", "avx_ne_convert", "bf16"}) else "vectors"
+
+
+@cache
+def _say_slow() -> None:
+    _log.warning(
+        "precision 'fast' may be slower than 'exact' here: the processor has no bfloat16 units"
+    )
+
+
+def _with_inputs_in(call: Call, dtype: torch.dtype) -> Call:
+    return lambda values, rows: call(_in_type(values, dtype), rows)
+
+
+def _in_type(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    return {name: _cast(value, dtype) for name, value in values.items()}
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, tuple | list):
+        return [_cast(item, dtype) for item in value]
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def tf32_terms(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Two float32 tensors of at most 11 significant bits that add up to x within 2^-22 of it.
+
+    TF32 products of such terms are exact, so that three of them restore a float32 product.
+    """
+    high = _rounded(x)
+    return high, _rounded(x - high)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """Round float32 to the 10 explicit bits of TF32, to nearest even."""
+    bits = x.contiguous().view(torch.int32)
+    bits = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF
+    return bits.view(torch.float32)
+
+
+def _split_product(network: Network, node: Node) -> Call:
+    """A convolution or matrix product as the sum of three TF32 products, and its bias."""
+    function = operation(node.op)
+    source, weight, bias, *rest = (*node.args, None)[: max(3, len(node.args))]
+    high, low = tf32_terms(network.resolve(weight, {}, 0))
+    shift = network.resolve(node.kwargs.get("bias", bias), {}, 0)
+    others = {key: value for key, value in node.kwargs.items() if key != "bias"}
+
+    def compute(values: Mapping[str, Any], _: int) -> Tensor:
+        x_high, x_low = tf32_terms(values[source.name])
+        small = function(x_high, low, None, *rest, **others)
+        small = small + function(x_low, high, None, *rest, **others)
+        result: Tensor = function(x_high, high, shift, *rest, **others) + small
+        return result
+
+    return compute
+
+
+@contextlib.contextmanager
+def tensor_cores(arithmetic: Arithmetic, device: torch.device) -> Iterator[None]:
+    """Whether CUDA may round products to TF32: only where the precision splits them first."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    wanted = arithmetic.name == "split"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

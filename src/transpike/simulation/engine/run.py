@@ -1,0 +1,532 @@
+"""Runs a plan: portions of the batch, chunks of timesteps, readout, early stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transpike.graph.network import INPUT, Network, Node, Site
+from transpike.graph.without_constants import increments
+from transpike.simulation.early_stopping import Until
+from transpike.simulation.engine.convolve import Call
+from transpike.simulation.engine.memory import portion
+from transpike.simulation.engine.plan import Plan, Step, dense, flat, plan, room
+from transpike.simulation.engine.precision import Arithmetic, arithmetic, tensor_cores
+from transpike.simulation.engine.scan import Chunk, Constants, Population, charge, scan
+from transpike.simulation.reference import Record, Totals, add_totals, mean_of, read_out
+from transpike.spiking.spiking_network import SpikingNetwork, site_bounds, site_offsets, site_starts
+
+Output = Callable[[slice | Tensor, int, list[Tensor]], None]
+"""Receives the flat outputs (rows, ...) at a timestep of some rows of the batch."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one simulation is asked for.
+
+    Attributes:
+        timesteps: T.
+        output_at: timesteps to read out, ascending.
+        time_axis: the input's first axis is time.
+        record: names of sites whose counts and membranes are kept.
+        totals: whether currents and counts are summed.
+        chunk: timesteps computed together, or None.
+        memory_budget: bytes, or None.
+        until: stopping rule, or None.
+        progress: called with timesteps x samples done, and in all.
+    """
+
+    timesteps: int
+    output_at: tuple[int, ...]
+    time_axis: bool = False
+    record: tuple[str, ...] = ()
+    totals: bool = False
+    chunk: int | None = None
+    memory_budget: int | None = None
+    until: Until | None = None
+    progress: Callable[[int, int], None] | None = None
+
+
+@dataclass
+class Outcome:
+    """What a simulation leaves besides its outputs.
+
+    Attributes:
+        counts: per site, (T, B) spikes.
+        records: per recorded site.
+        totals: per site.
+        decided_at: (B,) timestep at which each sample's output was settled, T if never.
+        computed: (B,) timesteps computed for each sample.
+    """
+
+    counts: dict[str, Tensor]
+    records: dict[str, Record]
+    totals: dict[str, Totals]
+    decided_at: Tensor
+    computed: Tensor
+
+
+class Engine:
+    """A spiking network made ready to run; keeps nothing of a run.
+
+    In differential coding the network of t = 1 differs from that of all later timesteps, which has
+    no biases.
+    """
+
+    def __init__(self, snn: SpikingNetwork, precision: str) -> None:
+        self.snn = snn
+        self.differential = snn.coding == "differential"
+        network = snn.network
+        self.arithmetic = arithmetic(precision, network)
+        self.constants = _constants(snn, network)
+        # Layers that fire in some timesteps only leave the others nothing to compute.
+        self.windows = any(n.window is not None or n.delay for n in snn.neurons.values())
+        self.first = _Phase(network, self.arithmetic)
+        self.later = (
+            _Phase(increments(network), self.arithmetic) if self.differential else self.first
+        )
+
+    @property
+    def network(self) -> Network:
+        """The folded analog network."""
+        return self.first.network
+
+    def run(self, x: Tensor, request: Request, output: Output) -> Outcome:
+        """Simulate; outputs go to `output` as they come, timestep by timestep, rows by rows."""
+        moving = request.time_axis
+        batch = x.shape[1] if moving else x.shape[0]
+        if request.until is not None:  # before the first output there is nothing to be clear about
+            least = max(request.until.least, self.snn.first_output)
+            request = replace(request, until=replace(request.until, least=least))
+        free = request.chunk is None and request.memory_budget is None
+        size = portion(
+            self.first.plan(moving),
+            request.timesteps,
+            batch,
+            x.device,
+            itemsize=x.element_size(),
+            chunk=1 if free and self.windows and not request.totals else request.chunk,
+            budget=request.memory_budget,
+        )
+        ledger = _Ledger(request, self.network, batch)
+        with torch.inference_mode(), tensor_cores(self.arithmetic, x.device):
+            for low in range(0, batch, size.samples):
+                part = x[:, low : low + size.samples] if moving else x[low : low + size.samples]
+                _Portion(self, part, request, low, ledger).run(size.timesteps, output)
+        return ledger.outcome()
+
+
+class _Phase:
+    """A network with its plans and calls."""
+
+    def __init__(self, network: Network, arithmetic: Arithmetic) -> None:
+        self.network, self.arithmetic = network, arithmetic
+        self.weights = arithmetic.weights(network)
+        self.joins = arithmetic.joins(network)
+        self._plans: dict[bool, Plan] = {}
+        self._calls: dict[str, Call] = {}
+
+    def plan(self, moving_input: bool) -> Plan:
+        """The plan for an input that changes in time, or not."""
+        if moving_input not in self._plans:
+            self._plans[moving_input] = plan(
+                self.network, constant_input=not moving_input, joins=self.joins
+            )
+        return self._plans[moving_input]
+
+    def call(self, node: Node) -> Call:
+        """How a node that is not a site is computed."""
+        if node.name not in self._calls:
+            joined = self.joins.get(node.name)
+            call = self.arithmetic.call(self.network, self.weights, node, joined)
+            self._calls[node.name] = call
+        return self._calls[node.name]
+
+
+def _constants(snn: SpikingNetwork, network: Network) -> dict[str, Constants]:
+    """Step, start, offset and bound of every site for every neuron of a sample, in memory order."""
+    bounds, starts, offsets, steps = (
+        site_bounds(snn),
+        site_starts(snn),
+        site_offsets(snn),
+        snn.steps,
+    )
+    result = {}
+    for site in network.sites:
+
+        def spread(values: Tensor | None, shape: tuple[int, ...] = site.shape) -> Tensor | None:
+            if values is None:
+                return None
+            return flat(dense(values.expand(1, *shape)), 1).reshape(-1)
+
+        step, start = spread(site.along_channels(steps[site.name])), spread(starts[site.name])
+        assert step is not None and start is not None
+        bound, offset = spread(bounds[site.name]), spread(offsets[site.name])
+        result[site.name] = Constants(snn.neurons[site.name], step, start, offset, bound)
+    return result
+
+
+class _Ledger:
+    """Results of all portions, put together."""
+
+    def __init__(self, request: Request, network: Network, batch: int) -> None:
+        self.request, self.network, self.batch = request, network, batch
+        shape = (request.timesteps, batch)
+        device = network.device
+        self.counts = {
+            site.name: torch.zeros(shape, dtype=torch.float64, device=device)
+            for site in network.sites
+        }
+        self.records: dict[str, list[Record]] = {name: [] for name in request.record}
+        self.totals: dict[str, list[Totals]] = {}
+        self.decided_at = torch.full((batch,), request.timesteps, device=device)
+        self.computed = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.done = 0
+
+    def advance(self, rows: int, timesteps: int) -> None:
+        """Count timesteps x samples, those that a settled sample does not need included."""
+        self.done += rows * timesteps
+        if rows * timesteps and self.request.progress is not None:
+            self.request.progress(self.done, self.batch * self.request.timesteps)
+
+    def outcome(self) -> Outcome:
+        """Everything put together along the batch."""
+        return Outcome(
+            counts=self.counts,
+            records={
+                name: Record(*(torch.cat(parts, dim=1) for parts in _columns(found)))
+                for name, found in self.records.items()
+            },
+            totals={
+                name: Totals(*(torch.cat(parts) for parts in _columns(found)))
+                for name, found in self.totals.items()
+            },
+            decided_at=self.decided_at,
+            computed=self.computed,
+        )
+
+
+def _columns(found: Sequence[Record | Totals]) -> Iterator[tuple[Tensor, ...]]:
+    """The first field of all, the second of all, ..."""
+    return zip(*(vars(one).values() for one in found), strict=True)
+
+
+@dataclass
+class _Portion:
+    """One run of some samples through all timesteps.
+
+    Attributes:
+        start: row of the batch at which the portion begins.
+        rows: rows of the batch that are still simulated.
+    """
+
+    engine: Engine
+    x: Tensor
+    request: Request
+    start: int
+    ledger: _Ledger
+    populations: dict[str, Population] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    readout: dict[str, Tensor] = field(default_factory=dict)
+    recorded: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    site_totals: dict[str, Totals] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.x = self.x if self.request.time_axis else dense(self.x)
+        self.batch = self.x.shape[1 if self.request.time_axis else 0]
+        self.rows = torch.arange(self.start, self.start + self.batch, device=self.x.device)
+        self.static: dict[str, Any] = {}
+        self.enter(self.engine.first)
+
+    def enter(self, phase: _Phase) -> None:
+        """Compute what is the same at every timestep of a phase."""
+        self.phase, self.plan = phase, phase.plan(self.request.time_axis)
+        values: dict[str, Any] = {}
+        if not self.request.time_axis:
+            first = phase is self.engine.first
+            values[INPUT] = self.x if first else torch.zeros_like(self.x)
+        for node in self.plan.static:
+            values[node.name] = phase.network.compute(node, values, self.batch)
+        self.static = {name: values[name] for name in self.plan.kept}
+
+    def run(self, chunk: int, output: Output) -> None:
+        done, total = 0, self.request.timesteps
+        while done < total and len(self.rows):
+            # In differential coding biases come at t = 1 only: it is a chunk of its own.
+            alone = self.engine.differential and done == 0
+            length = 1 if alone else min(chunk, total - done)
+            values = self.pass_chunk(done, length)
+            self.ledger.computed[self.rows] += length
+            rows = len(self.rows)
+            self.read_chunk(values, done, length, output)
+            del values  # or it stays beside those of the next chunk
+            done += length
+            self.ledger.advance(rows, length)
+            self.ledger.advance(rows - len(self.rows), total - done)
+            if alone and len(self.rows):
+                self.enter(self.engine.later)
+        self.close()
+
+    def close(self) -> None:
+        for name, parts in self.recorded.items():
+            counts, membrane = (torch.cat(series) for series in zip(*parts, strict=True))
+            self.ledger.records[name].append(Record(counts, membrane))
+        for name, totals in self.site_totals.items():
+            self.ledger.totals.setdefault(name, []).append(totals)
+
+    def pass_chunk(self, done: int, length: int) -> dict[str, Any]:
+        """Run timesteps done+1 .. done+length through every node before the readout."""
+        values: dict[str, Any] = {}
+        if self.request.time_axis:
+            values[INPUT] = dense(self.presented(done, length).flatten(0, 1))
+        silent: set[str] = set()
+        for step in self.plan.steps:
+            if self.engine.windows and self.nothing_comes(step, silent, done, length):
+                silent.add(step.node.name)
+            elif self.engine.windows and self.nothing_goes(step, done, length):
+                self.wait(step, values, done, length)
+                silent.add(step.node.name)
+            else:
+                values |= {name: self.zeros(name, length) for name in silent & set(step.reads)}
+                values[step.node.name] = self.computed(step, values, done, length)
+            for name in step.dead:
+                values.pop(name, None)
+        return values
+
+    def computed(self, step: Step, values: dict[str, Any], done: int, length: int) -> Any:
+        """What a node sends in a chunk."""
+        if step.kind == "site":
+            return self.site(step, values, done, length)
+        if step.kind == "cumulative":
+            return self.cumulative(step, values, length)
+        return self.linear(step, values, length)
+
+    def nothing_comes(self, step: Step, silent: set[str], done: int, length: int) -> bool:
+        """Whether a node stays as it is in this chunk: nothing it reads changes, it sends nothing.
+
+        From t = 2 on there are no biases, and all that is constant in time is zero.
+        """
+        if done == 0 or step.node.shape is None or step.node.shape[:1] != (-1,):
+            return False
+        moving = [name for name in step.reads if name not in self.static]
+        if not silent.issuperset(moving) or step.node.name in self.plan.readout:
+            return False
+        return step.kind != "site" or self.nothing_goes(step, done, length)
+
+    def nothing_goes(self, step: Step, done: int, length: int) -> bool:
+        """Whether a site is silent for the whole chunk, and nobody looks at it."""
+        if step.site is None or self.request.totals or step.site.name in self.request.record:
+            return False
+        neuron = self.engine.snn.neurons[step.site.name]
+        fires = any(neuron.fires_at(t) for t in range(done + 1, done + length + 1))
+        return done > 0 and not fires and step.node.name not in self.plan.readout
+
+    def wait(self, step: Step, values: dict[str, Any], done: int, length: int) -> None:
+        """Add up the currents of a site outside of its window, those that are not silent."""
+        assert step.site is not None
+        name, moving = step.site.name, [read for read in step.reads if read in values]
+        first, *others = [self.currents(read, values, length)[1] for read in moving]
+        other = others[0] if others else None
+        chunk = Chunk(first, other, out=first, membranes=None, first=done, offset=False)
+        charge(self.engine.constants[name], self.populations[name], chunk)
+
+    def zeros(self, name: str, length: int) -> Tensor:
+        """What a silent node sends, (L*B, ...)."""
+        shape = self.phase.network.by_name[name].shape
+        assert shape is not None
+        like = torch.empty(1, *shape[1:], device=self.x.device)
+        return room(length * self.batch, like, self.engine.arithmetic.signal).zero_()
+
+    def presented(self, done: int, length: int) -> Tensor:
+        """The input of a chunk (L, B, ...): its changes, in differential coding."""
+        now = self.x[done : done + length]
+        if not self.engine.differential or done == 0:
+            return now
+        return now - self.x[done - 1 : done + length - 1]
+
+    def over_time(self, name: str, values: dict[str, Any], length: int) -> Any:
+        """A value as (L*B, ...), repeating what is constant in time."""
+        if name in values:
+            return values[name]
+        value = self.static[name]
+        if isinstance(value, tuple | list):
+            return [_repeated(item, length) for item in value]
+        return _repeated(value, length)
+
+    def by_time(self, name: str, values: dict[str, Any], length: int) -> Tensor:
+        """(L, B, ...), or (B, ...) for a value that is constant in time."""
+        if name not in values:
+            constant: Tensor = self.static[name]
+            return constant
+        value: Tensor = values[name]
+        return _split_time(value, length)
+
+    def linear(self, step: Step, values: dict[str, Any], length: int) -> Any:
+        call = self.phase.call(step.node)
+        if step.broadcast:
+            # Add a value that is constant in time without repeating it.
+            split = {name: self.by_time(name, values, length) for name in step.reads}
+            result: Tensor = call(split, self.batch)
+            return result.flatten(0, 1)
+        inputs = {name: self.over_time(name, values, length) for name in step.reads}
+        return call(inputs, length * self.batch)
+
+    def currents(self, name: str, values: dict[str, Any], length: int) -> tuple[Tensor, Tensor]:
+        """A current as the dense value and its flat form (L, B, N), or (1, B, N) if constant."""
+        moving = name in values
+        value = dense(values[name] if moving else self.static[name])
+        return value, flat(value, length if moving else 1)
+
+    def site(self, step: Step, values: dict[str, Any], done: int, length: int) -> Tensor:
+        """All timesteps of a chunk for one site; counts times step out, (L*B, ...)."""
+        assert step.site is not None
+        name = step.site.name
+        constants = self.engine.constants[name]
+        if name not in self.populations:
+            self.populations[name] = Population.at_rest(constants, self.batch)
+        value, current = self.currents(step.reads[0], values, length)
+        other = self.currents(step.reads[1], values, length)[1] if len(step.reads) > 1 else None
+        signal, recorded = self.engine.arithmetic.signal, name in self.request.record
+        observed = recorded or self.request.totals
+        moving = step.reads[0] in values
+        if moving and step.reusable and not observed and value.dtype == signal:
+            out = value
+        else:
+            out = room(length * self.batch, value, signal)
+        membranes = room(len(out), value, constants.step.dtype) if recorded else None
+        chunk = Chunk(
+            current=current,
+            other=other,
+            out=flat(out, length),
+            membranes=None if membranes is None else flat(membranes, length),
+            first=done,
+            offset=self.phase is self.engine.first,
+        )
+        counts = scan(constants, self.populations[name], chunk)
+        self.ledger.counts[name][done : done + length, self.rows] = counts
+        if observed:
+            self.observe(step.site, chunk, out, membranes)
+        return out
+
+    def observe(self, site: Site, chunk: Chunk, out: Tensor, membranes: Tensor | None) -> None:
+        """Keep counts, membranes and sums of one chunk, if asked for."""
+        length = len(chunk.out)
+        d = site.along_channels(self.engine.snn.steps[site.name])
+        neuron = self.engine.snn.neurons[site.name]
+        finer = [neuron.finer_at(chunk.first + index + 1) for index in range(length)]
+        steps = torch.stack([d / fine for fine in finer])
+        counts = torch.round(_split_time(out, length).to(d.dtype) / steps)
+        if membranes is not None:
+            parts = self.recorded.setdefault(site.name, [])
+            parts.append((counts, _split_time(membranes, length) * d))
+        if self.request.totals:
+            drive = chunk.current if chunk.other is None else chunk.current + chunk.other
+            current = room(len(out), out, d.dtype)
+            flat(current, length).copy_(drive)
+            current = _split_time(current, length)
+            before = self.site_totals.get(site.name)
+            for index in range(length):
+                before = add_totals(before, current[index], counts[index], finer[index])
+            assert before is not None
+            self.site_totals[site.name] = before
+
+    def cumulative(self, step: Step, values: dict[str, Any], length: int) -> Tensor:
+        """f(S_t) - f(S_{t-1}) for all timesteps of a chunk at once."""
+        source = _split_time(self.over_time(step.reads[0], values, length), length)
+        name, arithmetic = step.node.name, self.engine.arithmetic
+        rows = (length + 1) * self.batch
+        sums = room(rows, source[0], arithmetic.kept)
+        by_time = _split_time(sums, length + 1)
+        before = self.sums.get(name)
+        by_time[0] = 0 if before is None else before
+        for index in range(length):
+            torch.add(by_time[index], source[index], out=by_time[index + 1])
+        self.sums[name] = by_time[length].clone()
+        reached = self.phase.call(step.node)({step.reads[0]: sums}, rows)
+        reached = _split_time(reached, length + 1)
+        result: Tensor = reached[1:] - reached[:-1]
+        if before is None:
+            result[0] = reached[1]
+        return result.flatten(0, 1).to(arithmetic.signal)
+
+    def read_chunk(self, values: dict[str, Any], done: int, length: int, output: Output) -> None:
+        """Averages for the wanted timesteps of this chunk, and the tail on them."""
+        until = self.request.until
+        wanted = set(self.request.output_at)
+        every = range(done + 1, done + length + 1)
+        asked = [t for t in every if until is not None or t in wanted]
+        kept = self.engine.arithmetic.kept
+        means: dict[str, list[Tensor]] = {name: [] for name in self.plan.readout}
+        for name in self.plan.readout:
+            series = self.by_time(name, values, length)
+            for index, t in enumerate(every):
+                value = (series[index] if name in values else series).to(kept)
+                fresh = name not in self.readout or t == self.engine.snn.readout_start + 1
+                total = value.clone() if fresh else self.readout[name].add_(value)
+                self.readout[name] = total
+                if t in asked:
+                    means[name].append(self.averaged(total, t))
+        if not asked:
+            return
+        joined = {name: torch.cat(parts) for name, parts in means.items()}
+        found = read_out(self.engine.network, joined, len(asked) * self.batch)
+        by_t = [_split_time(item, len(asked)) for item in found]
+        if until is None:
+            rows = slice(self.start, self.start + self.batch)
+            for index, t in enumerate(asked):
+                output(rows, t, [item[index] for item in by_t])
+        else:
+            self.stop(until, by_t, asked, output)
+
+    def averaged(self, total: Tensor, t: int) -> Tensor:
+        """What is read out at t of a sum since the readout's start."""
+        if self.engine.differential:
+            return total.clone()
+        start = self.engine.snn.readout_start
+        return mean_of(total, t - start if t > start else t)
+
+    def stop(self, until: Until, by_t: list[Tensor], asked: list[int], output: Output) -> None:
+        """Hand out outputs, hold those of settled samples for the rest, drop the samples."""
+        device = self.x.device
+        settled = torch.stack([until.settled(by_t[0][i], t) for i, t in enumerate(asked)])
+        done = settled.any(dim=0)
+        first = settled.int().argmax(dim=0)
+        every = torch.arange(self.batch, device=device)
+        for index, t in enumerate(asked):
+            if t in self.request.output_at:
+                at = torch.where(done, first.clamp(max=index), index)
+                output(self.rows, t, [item[at, every] for item in by_t])
+        if not bool(done.any()):
+            return
+        gone = every[done]
+        self.ledger.decided_at[self.rows[gone]] = torch.tensor(asked, device=device)[first[gone]]
+        final = [item[first[gone], gone] for item in by_t]
+        for t in self.request.output_at:
+            if t > asked[-1]:
+                output(self.rows[gone], t, final)
+        self.keep(every[~done])
+
+    def keep(self, stay: Tensor) -> None:
+        """Go on with some samples only."""
+        self.rows, self.batch = self.rows[stay], len(stay)
+        self.x = self.x[:, stay] if self.request.time_axis else self.x[stay]
+        for population in self.populations.values():
+            population.keep(stay)
+        caches: list[dict[str, Any]] = [self.sums, self.readout, self.static]
+        for held in caches:
+            for name, value in held.items():
+                parts = isinstance(value, list | tuple)
+                held[name] = [part[stay] for part in value] if parts else value[stay]
+
+
+def _repeated(value: Tensor, length: int) -> Tensor:
+    return value.expand(length, *value.shape).flatten(0, 1)
+
+
+def _split_time(value: Tensor, length: int) -> Tensor:
+    """(L*B, ...) -> (L, B, ...)."""
+    return value.reshape(length, value.shape[0] // length, *value.shape[1:])

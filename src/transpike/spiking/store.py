@@ -1,0 +1,258 @@
+"""Save and load converted networks: a folder with config.json and model.safetensors, no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from transpike.errors import ArgumentError, FileError
+from transpike.graph import ops
+from transpike.graph.network import Argument, Batch, Network, Node, Site, Value, Weight, leaves
+from transpike.spiking.neuron import Neuron
+from transpike.spiking.spiking_network import SpikingNetwork
+
+SCHEMA = 2
+FORMAT = "transpike"
+CONFIG = "config.json"
+TENSORS = "model.safetensors"
+# Tensors of every site, one value per channel.
+_PER_SITE = ("steps", "starts", "offsets")
+
+
+def save(snn: SpikingNetwork, folder: str | Path) -> None:
+    """Write a converted network to a folder, made if need be.
+
+    The folder holds the folded analog network too, so that agreement and the quantised ceiling
+    need nothing else.
+
+    Raises:
+        ArgumentError: not a converted network.
+        FileError: the folder cannot be written.
+    """
+    if not isinstance(snn, SpikingNetwork):
+        raise ArgumentError(f"save: needed a SpikingNetwork, got {type(snn).__name__}.")
+    folder = Path(folder)
+    network = snn.network
+    tensors = {f"weights.{name}": tensor for name, tensor in network.tensors.items()}
+    for kind in _PER_SITE:
+        tensors |= {f"{kind}.{name}": tensor for name, tensor in getattr(snn, kind).items()}
+    config = {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "input_shape": list(network.input_shape),
+        "nodes": [_node_to_json(node) for node in network.nodes],
+        "sites": [asdict(site) for site in network.sites],
+        "outputs": [_to_json(leaf) for leaf in network.outputs],
+        "output_spec": network.output_spec,
+        "neurons": {name: asdict(neuron) for name, neuron in snn.neurons.items()},
+        "settings": snn.settings,
+        "readout_start": snn.readout_start,
+        "coding": snn.coding,
+        "sha256": "",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+            folder / TENSORS,
+        )
+        config["sha256"] = _digest(folder / TENSORS)
+        (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"cannot write to '{folder}': {error}") from error
+
+
+def load(folder: str | Path) -> SpikingNetwork:
+    """Read a converted network, without the code of the original model.
+
+    Raises:
+        FileError: the folder is missing, damaged, or not one of ours.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    tensors = _read_tensors(folder, config.get("sha256"))
+    try:
+        network = Network(
+            nodes=tuple(_node_from_json(entry) for entry in config["nodes"]),
+            tensors=_prefixed(tensors, "weights."),
+            sites=tuple(
+                Site(**{**entry, "shape": tuple(entry["shape"])}) for entry in config["sites"]
+            ),
+            outputs=tuple(_from_json(leaf) for leaf in config["outputs"]),
+            output_spec=config["output_spec"],
+            input_shape=tuple(config["input_shape"]),
+        )
+        pytree.treespec_loads(network.output_spec)
+        neurons = {name: Neuron(**entry) for name, entry in config["neurons"].items()}
+        per_site = {kind: _prefixed(tensors, f"{kind}.") for kind in _PER_SITE}
+        _check_complete(network, neurons, per_site)
+        return SpikingNetwork(
+            network,
+            neurons,
+            settings=config["settings"],
+            readout_start=config["readout_start"],
+            coding=config["coding"],
+            **per_site,
+        )
+    except FileError as error:
+        raise FileError(f"'{folder}' is damaged: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        raise FileError(
+            f"'{folder / CONFIG}' is damaged: {type(error).__name__}: {error}. "
+            "Convert the model again."
+        ) from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileError(f"'{folder}' is not a saved network: needed {CONFIG} in it.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FileError(f"'{path}' is damaged: {error}. Convert the model again.") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise FileError(f'\'{path}\' was not written by transpike: needed "format": "{FORMAT}".')
+    if config.get("schema") != SCHEMA:
+        raise FileError(
+            f"'{path}': needed schema {SCHEMA}, got {config.get('schema')!r}. Use the version of "
+            "transpike that wrote it, or convert the model again."
+        )
+    return config
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_tensors(folder: Path, sha256: object) -> dict[str, Tensor]:
+    path = folder / TENSORS
+    if not path.is_file():
+        raise FileError(f"'{folder}' is not a saved network: needed {TENSORS} in it.")
+    if _digest(path) != sha256:
+        raise FileError(
+            f"'{path}' is damaged: its SHA-256 is not the one in {CONFIG}. Convert the model again."
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FileError(f"'{path}' is damaged: {error}. Convert the model again.") from error
+
+
+def _prefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _check_complete(
+    network: Network, neurons: Mapping[str, Neuron], per_site: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Refuse unknown operations, dangling references and missing or unfitting tensors."""
+    defined = {"input"}
+    for node in network.nodes:
+        if node.op not in (ops.KNOWN if node.kind != "constant" else ops.KNOWN | ops.CONSTANT):
+            raise FileError(f"unknown operation '{node.op}'.")
+        _check_references((node.args, node.kwargs), defined, network)
+        defined.add(node.name)
+    _check_references(network.outputs, defined, network)
+    for site in network.sites:
+        if site.node not in defined or site.name not in neurons:
+            raise FileError(f"site '{site.name}' has no node or neuron.")
+        for kind, tensors in per_site.items():
+            _check_values(kind, site, tensors.get(site.name))
+
+
+def _check_values(kind: str, site: Site, values: Tensor | None) -> None:
+    """One finite value per channel, and steps above zero."""
+    if values is None:
+        raise FileError(f"site '{site.name}' has no {kind}.")
+    finite = bool(torch.isfinite(values).all())
+    if values.shape != (site.channels,) or not finite or (kind == "steps" and values.min() <= 0):
+        rule = "values > 0" if kind == "steps" else "finite values"
+        raise FileError(
+            f"{kind} of '{site.name}': needed {site.channels} {rule}, got shape "
+            f"{tuple(values.shape)}."
+        )
+
+
+def _check_references(argument: Argument, defined: set[str], network: Network) -> None:
+    for leaf in leaves(argument):
+        if isinstance(leaf, Value) and leaf.name not in defined:
+            raise FileError(f"value '{leaf.name}' is read before it is computed.")
+        if isinstance(leaf, Weight) and leaf.name not in network.tensors:
+            raise FileError(f"tensor '{leaf.name}' is missing.")
+
+
+def _node_to_json(node: Node) -> dict[str, Any]:
+    return {
+        "name": node.name,
+        "op": node.op,
+        "args": [_to_json(leaf) for leaf in node.args],
+        "kwargs": {key: _to_json(leaf) for key, leaf in node.kwargs.items()},
+        "kind": node.kind,
+        "place": node.place,
+        "shape": None if node.shape is None else list(node.shape),
+    }
+
+
+def _node_from_json(entry: dict[str, Any]) -> Node:
+    return Node(
+        name=entry["name"],
+        op=entry["op"],
+        args=tuple(_from_json(leaf) for leaf in entry["args"]),
+        kwargs={key: _from_json(leaf) for key, leaf in entry["kwargs"].items()},
+        kind=entry["kind"],
+        place=entry["place"],
+        shape=None if entry["shape"] is None else tuple(entry["shape"]),
+    )
+
+
+def _to_json(leaf: Argument) -> Any:
+    match leaf:
+        case Value(name):
+            return {"value": name}
+        case Weight(name):
+            return {"weight": name}
+        case Batch(multiple):
+            return {"batch": multiple}
+        case torch.dtype():
+            return {"dtype": str(leaf).removeprefix("torch.")}
+        case tuple() | list():
+            return [_to_json(item) for item in leaf]
+        case float() if leaf in (float("inf"), float("-inf")):
+            return {"float": str(leaf)}
+        case None | bool() | int() | float() | str():
+            return leaf
+    raise ArgumentError(f"save: cannot store an argument of type {type(leaf).__name__}.")
+
+
+def _from_json(leaf: Any) -> Argument:
+    match leaf:
+        case {"value": str(name)}:
+            return Value(name)
+        case {"weight": str(name)}:
+            return Weight(name)
+        case {"batch": int(multiple)}:
+            return Batch(multiple)
+        case {"dtype": str(name)}:
+            return getattr(torch, name)
+        case {"float": str(text)}:
+            return float(text)
+        case list():
+            return tuple(_from_json(item) for item in leaf)
+        case None | bool() | int() | float() | str():
+            return leaf
+    raise FileError(f"unknown argument {leaf!r}.")

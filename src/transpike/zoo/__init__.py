@@ -1,0 +1,1 @@
+"""Models by name, their training recipes and the demo."""

@@ -1,0 +1,159 @@
+"""Models by name: our own, torchvision's, timm's, and any factory that can be imported."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from transpike.errors import ArgumentError
+from transpike.zoo.models.digits_cnn import digits_cnn
+from transpike.zoo.models.resnet_cifar import resnet20
+from transpike.zoo.models.unet import unet, unet_sigmoid
+from transpike.zoo.models.vgg_cifar import vgg_cifar
+from transpike.zoo.models.weights import load_state_dict, load_weights
+
+_POSSIBLE = (
+    "resnet20, vgg-cifar, unet:WIDTH, unet-sigmoid:WIDTH, digits_cnn, "
+    "torchvision:NAME (as torchvision:resnet18), "
+    "timm:NAME (as timm:resnet10t) or package.module:factory"
+)
+
+
+def build_model(
+    name: str, weights: str | Path | None = None, num_classes: int | None = None
+) -> nn.Module:
+    """Builds a model by name, never downloading anything.
+
+    Args:
+        name: `resnet20`, `vgg-cifar`, `unet:WIDTH`, `unet-sigmoid:WIDTH` (64 where the width is
+            left out), `digits_cnn`, `torchvision:NAME`, `timm:NAME`, or `package.module:factory`,
+            a callable that returns an `nn.Module`.
+        weights: file to read into it, see `load_state_dict`; fresh weights where None.
+        num_classes: size of the output; the model's own default where None.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        ArgumentError: the name is unknown, the package that has it is not installed, or the
+            factory does not return an `nn.Module` or take `num_classes`.
+        FileError: the weight file cannot be read.
+        CheckpointError: the weights do not fit.
+    """
+    model = _fresh_model(name, {} if num_classes is None else {"num_classes": num_classes})
+    if weights is not None:
+        load_weights(model, weights)
+    return model.eval()
+
+
+def _fresh_model(name: str, options: dict[str, Any]) -> nn.Module:
+    if name == "resnet20":
+        return resnet20(**options)
+    if name == "vgg-cifar":
+        return vgg_cifar(**options)
+    if name == "digits_cnn":
+        return digits_cnn(**options)
+    source, _, rest = name.partition(":")
+    if source in ("unet", "unet-sigmoid"):
+        return _unet(name, source == "unet-sigmoid", rest, options)
+    if not rest or not source:
+        raise ArgumentError(f"unknown model {name!r}: needed {_POSSIBLE}.")
+    if source == "torchvision":
+        return _torchvision_model(rest, options)
+    if source == "timm":
+        return _timm_model(rest, options)
+    return _factory_model(source, rest, options)
+
+
+def _unet(name: str, sigmoid: bool, width: str, options: dict[str, Any]) -> nn.Module:
+    if width and not width.isdecimal():
+        raise ArgumentError(f"model {name!r}: needed a width in channels, as unet:16.")
+    if width:
+        options = {**options, "width": int(width)}
+    return unet_sigmoid(**options) if sigmoid else unet(**options)
+
+
+def _torchvision_model(name: str, options: dict[str, Any]) -> nn.Module:
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise _missing_extra("torchvision", "vision") from error
+    if name not in models.list_models():
+        raise ArgumentError(
+            f"torchvision has no model {name!r}{_similar(name, models.list_models())}."
+        )
+    # Some constructors download a backbone unless told otherwise, or warn without init_weights.
+    settings: dict[str, Any] = {"weights": None, **options}
+    builder = models.get_model_builder(name)
+    parameters = inspect.signature(builder).parameters
+    if "weights_backbone" in parameters:
+        settings["weights_backbone"] = None
+    if name in ("googlenet", "inception_v3"):
+        settings["init_weights"] = True
+    model: nn.Module = builder(**settings)
+    return model
+
+
+def _timm_model(name: str, options: dict[str, Any]) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise _missing_extra("timm", "vision") from error
+    if not timm.is_model(name):
+        raise ArgumentError(f"timm has no model {name!r}{_similar(name, timm.list_models())}.")
+    model: nn.Module = timm.create_model(name, pretrained=False, **options)
+    return model
+
+
+def _factory_model(module_name: str, attribute: str, options: dict[str, Any]) -> nn.Module:
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ArgumentError(
+            f"cannot import {module_name!r} for the model {module_name}:{attribute} ({error}). "
+            f"Install it or put its folder on PYTHONPATH; known models are {_POSSIBLE}."
+        ) from error
+    factory: Callable[..., Any] | None = getattr(module, attribute, None)
+    if not callable(factory):
+        raise ArgumentError(f"{module_name!r} has no callable {attribute!r}: needed a factory.")
+    try:
+        model = factory(**options)
+    except TypeError as error:
+        raise ArgumentError(
+            f"{module_name}:{attribute} cannot be called with {options or 'no arguments'}: {error}."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"{module_name}:{attribute} returned {type(model).__name__}: needed an nn.Module."
+        )
+    return model
+
+
+def _missing_extra(package: str, extra: str) -> ArgumentError:
+    return ArgumentError(
+        f"{package} is not installed: install it with pip install 'transpike[{extra}]'."
+    )
+
+
+def _similar(name: str, known: list[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known)
+    return f"; close names are {', '.join(close)}" if close else ""
+
+
+__all__ = [
+    "build_model",
+    "digits_cnn",
+    "load_state_dict",
+    "load_weights",
+    "resnet20",
+    "unet",
+    "unet_sigmoid",
+    "vgg_cifar",
+]

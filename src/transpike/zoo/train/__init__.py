@@ -1,0 +1,79 @@
+"""Training of the networks in the zoo and of the demo's; recipes, not a training framework.
+
+The recipes `vgg_cifar` and `unet_lucchi` need the extra `train` (lightning), so they are imported
+where they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transpike.data import open_data, open_volumes
+from transpike.errors import ArgumentError
+from transpike.zoo.train.classifier import train_classifier
+
+
+def run(
+    recipe: str,
+    data: str,
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    resume: bool = False,
+    progress: Callable[[int, int | None], None] | None = None,
+    report: Callable[[dict[str, float]], None] | None = None,
+) -> dict[str, Any]:
+    """Runs a recipe by name.
+
+    Args:
+        recipe: `vgg-cifar` or `unet-lucchi`.
+        data: name of the data set, see `open_data` and `open_volumes`.
+        folder: for checkpoints, weights, the card and the result.
+        settings: fields of the recipe's settings that differ from its own.
+        resume: go on from the last checkpoint in `folder`.
+        progress: called with the batches done and their total.
+        report: called after every epoch with its scores.
+
+    Returns:
+        Settings, scores with n, and the history; ready for JSON.
+
+    Raises:
+        ArgumentError: recipe, setting or data is unknown, or lightning is not installed.
+        FileError: a file is missing, damaged or cannot be written.
+        DataError: the data do not suit the recipe, or the loss is not finite.
+    """
+    try:
+        import lightning  # noqa: F401
+    except ImportError as error:
+        raise ArgumentError(
+            "lightning is not installed: install it with pip install 'transpike[train]'."
+        ) from error
+    if recipe == "vgg-cifar":
+        from transpike.zoo.train.vgg_cifar import VGGSettings, train_vgg_cifar
+
+        chosen = _settings(recipe, VGGSettings, settings)
+        images = open_data(data)
+        return train_vgg_cifar(
+            images, folder, chosen, resume=resume, progress=progress, report=report
+        )
+    if recipe == "unet-lucchi":
+        from transpike.zoo.train.unet_lucchi import UNetSettings, train_unet_lucchi
+
+        chosen = _settings(recipe, UNetSettings, settings)
+        volumes = open_volumes(data)
+        return train_unet_lucchi(
+            volumes, folder, chosen, resume=resume, progress=progress, report=report
+        )
+    raise ArgumentError(f"unknown recipe {recipe!r}: needed vgg-cifar or unet-lucchi.")
+
+
+def _settings(recipe: str, kind: type[Any], given: dict[str, Any]) -> Any:
+    unknown = sorted(set(given) - set(kind.__dataclass_fields__))
+    if unknown:
+        raise ArgumentError(f"{recipe} has no setting {', '.join(unknown)}: leave it out.")
+    return kind(**given)
+
+
+__all__ = ["run", "train_classifier"]

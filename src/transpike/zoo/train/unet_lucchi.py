@@ -1,0 +1,372 @@
+"""The recipe of the U-Nets in the zoo: mitochondria in the Lucchi stacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from transpike.data.lucchi import VolumeDataset, VolumeSplit
+from transpike.errors import ArgumentError
+from transpike.zoo.models.unet import DIVISOR, UNet
+from transpike.zoo.models.weights import load_weights
+from transpike.zoo.train.augment import deform, vary_intensity
+from transpike.zoo.train.card import save_weights, write_card
+from transpike.zoo.train.fit import Batches, Progress, Report, finite, fit, load_checkpoint
+from transpike.zoo.train.muon import Muon
+
+_MARGIN = 1.4  # side of what is read over that of a crop, so that a turned crop has real corners
+_CROPS_PER_SLICE = 4  # cut from every slice that is decoded
+_DICE_SMOOTHING = 1.0  # pixels; keeps the loss defined on crops without foreground
+_WARM_UP = 0.05  # of all steps, learning rate rising from zero
+
+
+@dataclass(frozen=True)
+class UNetSettings:
+    """What the recipe leaves open.
+
+    Args:
+        epochs: parts of the training, each followed by a validation.
+        steps: per epoch.
+        batch_size: crops per step.
+        crop: side in pixels.
+        width: channels of the first stage.
+        seed: of weights, crops and augmentation.
+        muon_rate: step of the convolutions, relative to their weights.
+        rate: learning rate of everything else.
+        precision: lightning's name for it; bf16-mixed on CUDA and 32-true elsewhere where None.
+    """
+
+    epochs: int = 20
+    steps: int = 60
+    batch_size: int = 8
+    crop: int = 192
+    width: int = 16
+    seed: int = 0
+    muon_rate: float = 0.1
+    rate: float = 0.1
+    precision: str | None = None
+
+
+@dataclass
+class PixelCounts:
+    """Pixels by prediction and label, and the scores that follow from them."""
+
+    true_positive: int = 0
+    false_positive: int = 0
+    false_negative: int = 0
+    true_negative: int = 0
+
+    def add(self, predicted: Tensor, labelled: Tensor) -> None:
+        """Counts two masks of one shape, bool."""
+        self.true_positive += int((predicted & labelled).sum())
+        self.false_positive += int((predicted & ~labelled).sum())
+        self.false_negative += int((~predicted & labelled).sum())
+        self.true_negative += int((~predicted & ~labelled).sum())
+
+    def scores(self) -> dict[str, float]:
+        """F1, Jaccard index and pixel accuracy; F1 and Jaccard 0 without any positive pixel."""
+        wrong = self.false_positive + self.false_negative
+        right = self.true_positive
+        return {
+            "f1": 2 * right / max(1, 2 * right + wrong),
+            "jaccard": right / max(1, right + wrong),
+            "pixel_accuracy": (right + self.true_negative)
+            / max(1, right + wrong + self.true_negative),
+        }
+
+
+class UNetTask(pl.LightningModule):
+    """Trains the network on random crops; scores it on the validation slices after every epoch.
+
+    Args:
+        data: the stacks.
+        settings: see `UNetSettings`.
+
+    Raises:
+        ArgumentError: a crop or slice does not suit the network's poolings or each other.
+    """
+
+    def __init__(self, data: VolumeDataset, settings: UNetSettings) -> None:
+        super().__init__()
+        height, width = data.train.slice_shape
+        if settings.crop % DIVISOR or not DIVISOR <= settings.crop <= min(height, width):
+            raise ArgumentError(
+                f"unet-lucchi: needed crops of a multiple of {DIVISOR} pixels, at most "
+                f"{min(height, width)} as the slices are {height} x {width}, got {settings.crop}."
+            )
+        if settings.batch_size % _CROPS_PER_SLICE:
+            raise ArgumentError(
+                f"unet-lucchi: needed a batch size that is a multiple of {_CROPS_PER_SLICE}, got "
+                f"{settings.batch_size}."
+            )
+        self.settings = settings
+        self.dataset = data
+        self.history: list[dict[str, float]] = []
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            self.network = UNet(settings.width)
+            for module in self.network.modules():
+                if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                    nn.init.kaiming_normal_(module.weight)
+                    nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        self.network.to(memory_format=torch.channels_last)
+        self._losses: list[float] = []
+
+    def train_dataloader(self) -> Any:
+        """The crops of the epoch that starts now."""
+        epoch = self.current_epoch
+        return Batches(lambda: crops(self.dataset.train, self.settings, epoch), self.settings.steps)
+
+    def val_dataloader(self) -> Any:
+        """The validation slices, whole."""
+        return Batches(lambda: whole_slices(self.dataset.validation), len(self.dataset.validation))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """Class-balanced loss of one batch."""
+        images, masks = batch
+        logits = self.network(images.contiguous(memory_format=torch.channels_last))
+        loss = finite(balanced_loss(logits.float(), masks))
+        self._losses.append(loss.item())
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Counts from zero."""
+        self._counts = PixelCounts()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Counts pixels."""
+        images, masks = batch
+        self._counts.add(self.network(images) > 0, masks > 0)
+
+    def on_validation_epoch_end(self) -> None:
+        """Writes the epoch into `history`."""
+        scores = {f"validation_{name}": value for name, value in self._counts.scores().items()}
+        loss = float(np.mean(self._losses)) if self._losses else float("nan")
+        self._losses = []
+        self.history.append({"epoch": self.current_epoch + 1, "loss": loss, **scores})
+        self.log("validation_f1", scores["validation_f1"])
+
+    def configure_optimizers(self) -> Any:
+        """Muon for the convolutions before a BatchNorm, Nesterov for the rest."""
+        convolutions: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, weight in self.network.named_parameters():
+            # The last one has no BatchNorm behind it, which Muon's normalisation relies on.
+            inner = name.startswith("conv") and not name.startswith("conv10")
+            (convolutions if inner and weight.dim() == 4 else others).append(weight)
+        settings = self.settings
+        optimizer = Muon(
+            [
+                {
+                    "params": convolutions,
+                    "lr": settings.muon_rate,
+                    "momentum": 0.6,
+                    "orthogonal": True,
+                },
+                {"params": others, "lr": settings.rate, "momentum": 0.9},
+            ]
+        )
+        steps = settings.epochs * settings.steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / (_WARM_UP * steps), max(0.0, 1 - step / steps))
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what lightning does not know of."""
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it back."""
+        self.history = checkpoint["history"]
+
+
+def balanced_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy per pixel plus one minus soft Dice over the batch.
+
+    Dice weighs the few pixels of the class as much as the many of the background.
+
+    Args:
+        logits: (B, 1, H, W).
+        masks: (B, 1, H, W), 0 or 1.
+
+    Source: Milletari, Navab, Ahmadi, 2016, "V-Net", for Dice; differs: plain sums, not squares.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, masks)
+    probabilities = torch.sigmoid(logits)
+    shared = 2 * (probabilities * masks).sum() + _DICE_SMOOTHING
+    dice = shared / (probabilities.sum() + masks.sum() + _DICE_SMOOTHING)
+    return entropy + 1 - dice
+
+
+def crops(
+    split: VolumeSplit, settings: UNetSettings, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch's augmented crops; depends on seed and epoch alone.
+
+    Yields:
+        images (B, 1, crop, crop) and masks of the same shape.
+    """
+    whole = split.with_tile(None)
+    height, width = split.slice_shape
+    side = min(int(_MARGIN * settings.crop), height, width)
+    random = np.random.RandomState([settings.seed, epoch])
+    generator = torch.Generator().manual_seed(int(random.randint(2**31)))
+    for _ in range(settings.steps):
+        slices = random.choice(len(whole), settings.batch_size // _CROPS_PER_SLICE)
+        images, masks = [], []
+        for image, mask in whole.batches(1, slices):
+            for _ in range(_CROPS_PER_SLICE):
+                row, column = random.randint(height - side + 1), random.randint(width - side + 1)
+                images.append(image[..., row : row + side, column : column + side])
+                masks.append(mask[..., row : row + side, column : column + side])
+        moved, labels = deform(torch.cat(images), torch.cat(masks), settings.crop, generator)
+        yield vary_intensity(moved, generator), labels
+
+
+def whole_slices(split: VolumeSplit) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every slice, cut at the bottom and right to what the poolings can divide."""
+    height, width = (side - side % DIVISOR for side in split.slice_shape)
+    for images, masks in split.with_tile(None).batches(1):
+        yield images[..., :height, :width], masks[..., :height, :width]
+
+
+def segmentation_scores(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, float]:
+    """F1, Jaccard index and pixel accuracy over all pixels of the batches, at logit > 0.
+
+    Leaves the model in evaluation mode.
+    """
+    model.eval()
+    counts = PixelCounts()
+    with torch.inference_mode():
+        for images, masks in batches:
+            counts.add(model(images) > 0, masks > 0)
+    return counts.scores()
+
+
+def train_unet_lucchi(
+    data: VolumeDataset,
+    folder: Path,
+    settings: UNetSettings,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Trains, writes the weights of the best epoch with their card, and tests them once.
+
+    The best epoch is the one with the highest F1 on the validation slices. The test slices are
+    read after that, for the network as it was written (half precision).
+
+    Args:
+        data: the stacks.
+        folder: for checkpoints and results.
+        settings: see `UNetSettings`.
+        resume: go on from the last checkpoint in `folder`.
+        progress: called with the batches done and their total.
+        report: called after every epoch with its scores.
+
+    Returns:
+        Settings, scores with n, and the history; ready for JSON.
+
+    Raises:
+        ArgumentError: see `UNetTask` and `fit`.
+        FileError: there is nothing to resume, or a file cannot be read or written.
+        DataError: the loss is not finite, or a mask is not binary.
+    """
+    task = UNetTask(data, settings)
+    automatic = "bf16-mixed" if torch.cuda.is_available() else "32-true"
+    best = fit(
+        task,
+        folder,
+        epochs=settings.epochs,
+        resume=resume,
+        monitor="validation_f1",
+        precision=settings.precision or automatic,
+        progress=progress,
+        report=report,
+    )
+    load_checkpoint(task, best)
+    name = f"unet-lucchi-w{settings.width}"
+    weights = folder / f"{name}.safetensors"
+    save_weights(task.network, weights)
+    written = UNet(settings.width)
+    load_weights(written, weights)
+    validation = segmentation_scores(written, whole_slices(data.validation))
+    test = segmentation_scores(written, whole_slices(data.test))
+    result: dict[str, Any] = {
+        "data": data.name,
+        "normalisation": data.normalisation.to_dict(),
+        "settings": asdict(settings),
+        "best_epoch": max(task.history, key=lambda entry: entry["validation_f1"])["epoch"],
+        "n_train_slices": len(data.train.slices),
+        "n_validation_slices": len(data.validation.slices),
+        "n_test_slices": len(data.test.slices),
+        **{f"validation_{key}": value for key, value in validation.items()},
+        **{f"test_{key}": value for key, value in test.items()},
+        "history": task.history,
+    }
+    write_card(folder / f"{name}.md", name, _facts(name, data, settings, result))
+    return result
+
+
+def _facts(
+    name: str, data: VolumeDataset, settings: UNetSettings, result: dict[str, Any]
+) -> dict[str, str]:
+    height, width = data.test.slice_shape
+    mean, std = data.normalisation.mean, data.normalisation.std
+    scores = {
+        part: ", ".join(
+            f"{label} {result[f'{part}_{key}']:.4f}"
+            for label, key in (
+                ("F1", "f1"),
+                ("Jaccard", "jaccard"),
+                ("pixel accuracy", "pixel_accuracy"),
+            )
+        )
+        for part in ("validation", "test")
+    }
+    used, held_out = data.train.slices, data.validation.slices
+    return {
+        "network": f"U-Net, width {settings.width}, logits outside of the sigmoid",
+        "build": f'`build_model("unet:{settings.width}", weights="zoo/{name}.safetensors")`; '
+        f"`unet-sigmoid:{settings.width}` for probabilities",
+        "input": f"(B, 1, H, W), H and W multiples of {DIVISOR}, values in 0..1, mean {mean}, std "
+        f"{std}",
+        "data": f"Lucchi stacks, slices of {height} x {width}; training slices "
+        f"{used[0]}..{used[-1]}, validation {held_out[0]}..{held_out[-1]} of the training stack, "
+        "counted from 0",
+        "recipe": "`transpike train unet-lucchi`; Muon and Nesterov momentum, linear decay, "
+        "cross-entropy plus soft Dice, crops turned, flipped, zoomed, bent and varied in intensity",
+        "epochs, steps, batch size, crop, seed": f"{settings.epochs}, {settings.steps} each, "
+        f"{settings.batch_size}, {settings.crop}, {settings.seed}; epoch {result['best_epoch']} "
+        "is the best one on the validation slices",
+        "validation": f"{scores['validation']}, n = {len(held_out)} slices",
+        "test": f"{scores['test']}, n = {len(data.test.slices)} slices, over all pixels at logit "
+        "> 0, of these half precision weights run in single precision; read once",
+        "versions": f"torch {torch.__version__}, lightning {lightning.__version__}",
+        "licence": "Apache-2.0",
+    }
+
+
+__all__ = [
+    "PixelCounts",
+    "UNetSettings",
+    "UNetTask",
+    "balanced_loss",
+    "crops",
+    "segmentation_scores",
+    "train_unet_lucchi",
+    "whole_slices",
+]

@@ -1,0 +1,379 @@
+"""Tuning: what it promises about the recipe it returns."""
+
+import importlib
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import nets
+import transpike as tp
+from transpike.graph.outputs import divergence
+
+# `tp.tune` is the function, which hides the module of the same name.
+tuning = importlib.import_module("transpike.measure.tune")
+FEW = (tp.Percentile(99.9), tp.LeastSquares())
+SHORT = ((), (tp.BiasCorrection(),))
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Fewer candidates, so that a test takes no time; the whole list has its own tests."""
+    monkeypatch.setattr(tuning, "_RULES", FEW)
+    monkeypatch.setattr(tuning, "_PASSES", SHORT)
+
+
+def _inputs(name="linear", count=30):
+    torch.manual_seed(5)
+    return torch.randn(count, *nets.NETS[name][1], dtype=torch.float64)
+
+
+def _network(name="linear"):
+    return nets.captured(name)[0]
+
+
+def test_the_whole_list_of_candidates_is_tried_and_ranked():
+    x = _inputs()
+    seen = []
+    result = tp.tune(
+        _network(), [x], timesteps=3, progress=lambda done, total: seen.append((done, total))
+    )
+    count = 2 * len(tuning._RULES) * len(tuning._PASSES)
+    assert len(result.trials) == len({trial.recipe for trial in result.trials}) <= count + 2
+    kinds = [{type(one) for one in trial.recipe.calibrate} for trial in result.trials]
+    distilled = [kind for kind in kinds if tp.Distillation in kind]
+    assert 1 <= len(distilled) <= 2  # one that changes nothing is left out
+    without = [kind for kind in kinds if tp.DelayedReadout not in kind and kind not in distilled]
+    assert len(without) == count * 5 // 6  # a readout delayed by nothing is no recipe of its own
+    assert seen[-1][0] == seen[-1][1] == len(seen) == count + 2  # 30 inputs: one round
+    divergences = [trial.divergence for trial in result.trials]
+    assert divergences == sorted(divergences)
+    assert result.recipe == result.trials[0].recipe
+    plain = tp.Recipe(3, tp.Signed(1), tp.Percentile(99.9))
+    (unchanged,) = [trial for trial in result.trials if trial.recipe == plain]
+    assert result.trials[0].divergence < unchanged.divergence
+
+
+def test_what_was_found_is_what_the_recipe_gives(few):
+    """By hand, with the slow reference, on the inputs that were held out."""
+    network, x = _network(), _inputs()
+    result = tp.tune(network, [x], timesteps=3, seed=7)
+    order = _order(30, 7)
+    held, used = x[order[:10]], x[order[10:]]
+    run = tp.simulate_reference(result.recipe.convert(network, [used]), held, 3)
+    wanted = network(held).softmax(1)
+    found = run.output[-1].softmax(1)
+    found_log, wanted_log = found.log(), wanted.log()
+    divergence = float((wanted * (wanted_log - found_log)).sum(1).mean())
+    agreement = float((found.argmax(1) == wanted.argmax(1)).double().mean())
+    counts = sum(float(count.sum()) for count in run.spike_counts.values())
+    assert result.recipe.found["divergence"] == pytest.approx(divergence, rel=1e-6)
+    assert result.recipe.found["agreement"] == agreement
+    assert result.recipe.found["spikes_per_neuron"] == pytest.approx(counts / 10 / network.neurons)
+    assert (result.recipe.found["held_out"], result.recipe.found["calibration_inputs"]) == (10, 20)
+
+
+def test_inputs_that_judge_are_never_calibrated_on(few, monkeypatch):
+    calibrated, judged = set(), set()
+
+    def rows(images):
+        return {tuple(row.flatten().tolist()) for row in images}
+
+    calibrate, judge, apply_pass = tuning.calibrate, tuning.judge, tuning.apply_pass
+
+    def calibrating(network, batches):
+        calibrated.update(*map(rows, batches))
+        return calibrate(network, batches)
+
+    def applying(one, snn, images, timesteps):
+        calibrated.update(rows(images))
+        return apply_pass(one, snn, images, timesteps)
+
+    def judging(snn, images, timesteps, reading):
+        judged.update(rows(images))
+        return judge(snn, images, timesteps, reading)
+
+    monkeypatch.setattr(tuning, "calibrate", calibrating)
+    monkeypatch.setattr(tuning, "judge", judging)
+    monkeypatch.setattr(tuning, "apply_pass", applying)
+    x = _inputs()
+    tp.tune(_network(), [x], timesteps=2)
+    assert not calibrated & judged
+    assert calibrated | judged == rows(x) and len(judged) == 10
+
+
+def test_what_is_done_once_is_what_the_recipe_does(monkeypatch):
+    """Recipes that begin alike share their beginning, and still are as if alone."""
+    network, x = _network("residual"), _inputs("residual")
+    together = (), (tp.BiasCorrection(),), (tp.BiasCorrection(), tp.DelayedReadout())
+    monkeypatch.setattr(tuning, "_RULES", (tp.Percentile(99),))
+    monkeypatch.setattr(tuning, "_PASSES", together)
+    result = tp.tune(network, [x], timesteps=4, signed=False)
+    held, used = x[(order := _order(30, 0))[:10]], x[order[10:]]
+    for trial in result.trials:
+        snn = trial.recipe.convert(network, tuning._batches(used))
+        assert tuning.judge(snn, held, 4) == (
+            trial.divergence,
+            trial.agreement,
+            trial.spikes_per_neuron,
+        )
+
+
+def _order(count, seed):
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+def test_labels_are_not_used(few):
+    x = _inputs()
+    labels = torch.arange(30) % 4
+    one = tp.tune(_network(), [(x, labels)], timesteps=2)
+    other = tp.tune(_network(), [(x, labels.flip(0))], timesteps=2)
+    assert one == other == tp.tune(_network(), [x], timesteps=2)
+
+
+def test_repeatable_by_seed_and_leaves_the_random_state(few):
+    x = _inputs()
+    before = torch.get_rng_state()
+    first = tp.tune(_network(), x.split(7), timesteps=2, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    assert first == tp.tune(_network(), x.split(7), timesteps=2, seed=3)
+    assert first.recipe.found == tp.tune(_network(), [x], timesteps=2, seed=3).recipe.found
+    assert first.trials != tp.tune(_network(), x.split(7), timesteps=2, seed=4).trials
+
+
+def test_rounds_grow_and_the_last_one_decides(monkeypatch, few):
+    monkeypatch.setattr(tuning, "_ROUNDS", (6, 12, 500))
+    seen = []
+    result = tp.tune(
+        _network(), [_inputs(count=60)], timesteps=2, progress=lambda *now: seen.append(now)
+    )
+    assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
+    assert seen[-1][0] == seen[-1][1] and seen[0][1] == 8 + 3 + 2 + 2
+    counts = [trial.n for trial in result.trials]
+    # 8, then 3, then 2, and these two with distillation where it changes something.
+    assert counts[-6:] == [12] * 1 + [6] * 5
+    assert counts[:-6] in ([20] * 3, [20] * 4)
+    assert result.recipe.found["held_out"] == 20
+    assert all(trial.n == 20 for trial in result.pareto)
+
+
+@pytest.mark.parametrize("available, rounds", [(6, 1), (48, 1), (49, 2), (128, 2), (5000, 3)])
+def test_no_round_that_would_see_the_same_inputs_again(available, rounds):
+    assert len(tuning._sizes(available)) == rounds
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_sign_can_be_fixed(few, signed):
+    result = tp.tune(_network(), [_inputs()], timesteps=2, signed=signed)
+    assert {trial.recipe.neuron.signed for trial in result.trials} == {signed}
+
+
+@pytest.mark.parametrize("max_count", [2, 4, 8])
+def test_refining_neurons_are_candidates_where_asked_for(few, max_count):
+    network, x = _network(), _inputs()
+    plain = tp.tune(network, [x], timesteps=4, max_count=max_count)
+    assert {trial.recipe.neuron.ratio for trial in plain.trials} == {1}
+    wide = tp.tune(network, [x], timesteps=4, max_count=max_count, refining=True)
+    tried = [trial.recipe.neuron for trial in wide.trials]
+    ratios = {neuron.ratio for neuron in tried if neuron.window is None}
+    assert ratios == {1, 4 if max_count == 8 else 2}
+    assert {trial.recipe.neuron.max_count for trial in wide.trials} == {max_count}
+    assert max_count == 2 or wide.recipe.neuron.ratio > 1
+    windows = {neuron.window for neuron in tried} - {None}
+    assert max(network.depth.values()) == 2 and windows == {3}
+    allowed = {"timesteps": 4, "max_count": max_count}
+    for wrong in ({"timesteps": 1}, {"signed": False}, {"max_count": 1, "timesteps": 2}):
+        with pytest.raises(
+            tp.ArgumentError, match="refining needs .* or timesteps > the .* \\(2\\)"
+        ):
+            tp.tune(network, [x], refining=True, **(allowed | wrong))
+
+
+def test_counts_of_any_size_are_tuned_without_refining():
+    assert len(tuning._candidates(4, 2**15, None, True, False, 0)) == 24
+
+
+def test_single_spikes_refine_layer_after_layer_only(few):
+    result = tp.tune(_network(), [_inputs()], timesteps=6, max_count=1, refining=True)
+    windows = {one.recipe.neuron.window for one in result.trials if one.recipe.neuron.ratio > 1}
+    assert windows == {5, 4}  # T of 6 less a lag of 1 and 2; 3 would leave no more than itself
+    assert {one.recipe.neuron.max_count for one in result.trials} == {1}
+
+
+def test_a_single_layer_has_one_lag_and_windows_no_longer_than_help():
+    found = tuning._staggered(40, 2, 1)
+    assert len({(n.window, n.levels) for n in found}) == len(found) == 2
+    assert {n.window for n in tuning._staggered(40, 2, 3)} == {tuning.LONGEST_WINDOW}
+
+
+@pytest.mark.parametrize("max_count", [1, 4])
+def test_budget_of_spikes_is_kept_or_refused(few, max_count):
+    network, x = _network(), _inputs()
+    free = tp.tune(network, [x], timesteps=4, max_count=max_count)
+    least = min(trial.spikes_per_neuron for trial in free.trials)
+    budget = (1.01 if max_count == 1 else 0.7) * least
+    tight = tp.tune(network, [x], timesteps=4, max_count=max_count, spikes=budget)
+    best = tight.trials[0]
+    assert best.within and best.spikes_per_neuron <= budget * 1.02
+    assert tight.recipe.found["spikes"] == budget
+    assert any(isinstance(p, tp.AllocateCounts) for p in tight.recipe.calibrate) == (max_count > 1)
+    with pytest.raises(tp.ArgumentError, match="no candidate keeps 1e-09 spikes.* Raise spikes"):
+        tp.tune(network, [x], timesteps=4, max_count=max_count, spikes=1e-9)
+
+
+def test_front_is_what_nothing_beats(few):
+    result = tp.tune(_network(), [_inputs()], timesteps=4)
+
+    def beats(a, b):
+        return (
+            a.divergence <= b.divergence
+            and a.spikes_per_neuron <= b.spikes_per_neuron
+            and (a.divergence, a.spikes_per_neuron) != (b.divergence, b.spikes_per_neuron)
+        )
+
+    for trial in result.trials:
+        beaten = any(beats(other, trial) for other in result.trials)
+        assert (trial in result.pareto) == (not beaten)
+    spikes = [trial.spikes_per_neuron for trial in result.pareto]
+    assert spikes == sorted(spikes) and result.trials[0] in result.pareto
+
+
+def test_a_distilled_trial_is_the_recipe_before_it_and_one_pass_more():
+    delayed = tp.Recipe(4, tp.Signed(1), tp.LeastSquares(), (tp.SiteSearch(), tp.DelayedReadout()))
+    plain = tp.Recipe(4, tp.Signed(1), tp.LeastSquares())
+    assert tuning._with_pass(plain, tp.Distillation()).calibrate == (tp.Distillation(),)
+    passes = tuning._with_pass(delayed, tp.Distillation()).calibrate
+    assert passes == (tp.SiteSearch(), tp.Distillation(), tp.DelayedReadout())
+
+
+def test_a_mask_is_judged_by_the_divergence_of_its_probability():
+    network, calibration = nets.captured("unet")
+    snn = tp.convert(network, calibration, neuron=tp.Signed(2))
+    x = _inputs("unet", 70)
+    gap, agreement, rate = tuning.judge(snn, x, 4)
+    p, q = network(x).sigmoid(), tp.simulate_reference(snn, x, 4).output[-1].sigmoid()
+    wanted = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    assert gap == pytest.approx(float(wanted.mean()))
+    assert agreement == pytest.approx(float(((q > 0.5) == (p > 0.5)).double().mean()))
+    assert rate == pytest.approx(float(tp.simulate(snn, x, 4).spikes_per_neuron[-1]))
+
+
+def test_a_mask_behind_a_sigmoid_is_judged_as_its_logits_are():
+    """The same divergence, read from probabilities that the network computes itself."""
+    torch.manual_seed(0)
+    analog, spiking = torch.randn(2, 6, 1, 5, 5, dtype=torch.float64)
+    logits = divergence(analog, spiking, cut=0.0)
+    assert logits.shape == (6, 5, 5) and bool((logits >= 0).all())
+    found = divergence(analog.sigmoid(), spiking.sigmoid(), cut=0.5)
+    torch.testing.assert_close(found, logits, rtol=1e-9, atol=1e-12)
+    sure = divergence(torch.ones(1, 1), torch.zeros(1, 1), cut=0.5)
+    assert float(sure) == pytest.approx(-math.log(1e-7), rel=1e-5)
+
+
+def test_a_network_with_a_sigmoid_is_judged_by_its_probabilities():
+    network, calibration = nets.captured("unet")
+    plain = tp.convert(network, calibration, neuron=tp.Signed(2))
+    network, calibration = nets.captured("unet", tail=(nn.Sigmoid(),))
+    sigmoid = tp.convert(network, calibration, neuron=tp.Signed(2))
+    x = _inputs("unet", 20)
+    wanted, found = tuning.judge(plain, x, 4), tuning.judge(sigmoid, x, 4)
+    assert found[0] == pytest.approx(wanted[0], rel=1e-4) and found[1:] == wanted[1:]
+
+
+def test_a_distillation_that_changes_nothing_is_no_recipe_of_its_own(few, monkeypatch):
+    apply_pass = tuning.apply_pass
+
+    def applying(one, snn, images, timesteps):
+        kept = isinstance(one, tp.Distillation)
+        return snn.changed() if kept else apply_pass(one, snn, images, timesteps)
+
+    monkeypatch.setattr(tuning, "apply_pass", applying)
+    result = tp.tune(_network(), [_inputs()], timesteps=2)
+    kinds = {type(one) for trial in result.trials for one in trial.recipe.calibrate}
+    assert kinds == {tp.BiasCorrection} and len(result.trials) == 8
+
+
+def test_the_two_that_are_distilled_measure_differently():
+    recipes = [tp.Recipe(2, neuron, rule) for neuron in (tp.IF(), tp.Signed(1)) for rule in FEW]
+    gaps = [(0.1, 1.0), (0.1, 1.0), (0.2, 1.0), (0.2, 0.5)]
+    trials = [
+        tuning.Trial(recipe, gap, 1.0, spikes, 5, True)
+        for recipe, (gap, spikes) in zip(recipes, gaps, strict=True)
+    ]
+    assert tuning._different(trials) == [trials[0], trials[2], trials[3]]
+
+
+@pytest.mark.parametrize("budget", [1.2, 2.0])
+def test_distillation_under_a_budget_of_spikes(few, budget):
+    """Whatever it does to the spikes, a recipe above the budget is not taken."""
+    network, x = _network(), _inputs()
+    result = tp.tune(network, [x], timesteps=4, max_count=4, spikes=budget, signed=True)
+    for trial in result.trials:
+        assert trial.within == (trial.spikes_per_neuron <= budget * 1.02)
+    assert result.trials[0].within and result.recipe == result.trials[0].recipe
+
+
+def test_values_are_judged_by_their_distance(few):
+    network, calibration = nets.captured("unet")
+    snn = tp.convert(network, calibration, neuron=tp.Signed(2))
+    x = _inputs("unet", 70)
+    gap, agreement, _ = tuning.judge(snn, x, 4, "values")
+    analog, found = network(x), tp.simulate_reference(snn, x, 4).output[-1]
+    assert gap == pytest.approx(float(F.mse_loss(found, analog) / analog.square().mean()))
+    assert agreement is None
+    result = tp.tune(_network(), [_inputs()], timesteps=2, reading="values")
+    assert result.recipe.found["agreement"] is None and " - " in str(result)
+    assert result.recipe.found["reading"] == "values"
+    passes = [one for trial in result.trials for one in trial.recipe.calibrate]
+    assert tp.Distillation(reading="values") in passes and tp.Distillation() not in passes
+    with pytest.raises(tp.ArgumentError, match="needed 'scores' or 'values', got 'classes'"):
+        tp.tune(_network(), [_inputs()], timesteps=2, reading="classes")
+
+
+def test_an_output_without_classes_needs_to_be_read_as_values(few):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1), nn.Flatten(0))
+    x = torch.randn(12, 4)
+    with pytest.raises(tp.ArgumentError, match="shape .* Pass reading='values'"):
+        tp.tune(model, [x], timesteps=2)
+    assert tp.tune(model, [x], timesteps=2, reading="values").recipe.found["divergence"] >= 0
+
+
+def test_a_module_is_captured_and_left_alone(few):
+    model = nets.build("conv2d", torch.float32)
+    before = nets.state_hash(model)
+    result = tp.tune(model, [_inputs("conv2d").float()], timesteps=2)
+    assert nets.state_hash(model) == before
+    assert tp.convert(model, [_inputs("conv2d").float()], neuron=result.recipe.neuron)
+
+
+def test_result_is_readable_and_goes_into_json(few):
+    result = tp.tune(_network(), [_inputs()], timesteps=2)
+    text = str(result)
+    assert text.startswith(f"best: {result.recipe.name}, T=2") and "Pareto front" in text
+    content = json.loads(json.dumps(result.to_dict()))
+    assert content["recipe"] == result.recipe.to_dict()
+    assert content["trials"][0]["divergence"] == result.trials[0].divergence
+    assert len(content["pareto"]) == len(result.pareto)
+
+
+def test_bad_arguments_are_refused(few):
+    x = _inputs()
+    for spikes in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(tp.ArgumentError, match="spikes: needed a number > 0"):
+            tp.tune(_network(), [x], timesteps=2, spikes=spikes)
+    with pytest.raises(tp.ArgumentError, match="timesteps"):
+        tp.tune(_network(), [x], timesteps=0)
+    with pytest.raises(tp.ArgumentError, match="max_count"):
+        tp.tune(_network(), [x], timesteps=2, max_count=0)
+    with pytest.raises(tp.DataError, match="needed at least 6 inputs, got 5"):
+        tp.tune(_network(), [x[:5]], timesteps=2)
+    assert tp.tune(_network(), [x[:6]], timesteps=2)
+
+
+def test_several_outputs_are_refused(few):
+    with pytest.raises(tp.ArgumentError, match="needed a model with one output tensor, got dict"):
+        tp.tune(_network("dict_head"), [_inputs("dict_head")], timesteps=2)
