@@ -32,6 +32,7 @@ NEURONS = {
 def same_as_eager(device):
     """The kernel of every neuron in every form against torch, bit for bit."""
     from test_kernel import _identical, _problem, _run
+
     from transpike.simulation.engine import scan as scans
 
     def there(constants, population, chunk):
