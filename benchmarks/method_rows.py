@@ -206,8 +206,8 @@ def _spikes(depth: int) -> list[Row]:
     """
 
     def row(name: str, neuron: Neuron, rule: ThresholdRule = LSQ) -> Row:
-        assert neuron.window is not None
-        t = neuron.lag * (depth - 1) + neuron.window
+        assert neuron.schedule.window is not None
+        t = neuron.schedule.lag * (depth - 1) + neuron.schedule.window
         return Row("spikes", f"staggered, {name}", t, _recipe(t, neuron, rule, BIAS))
 
     one = {window: tp.Staggered(1, window=window) for window in range(1, 8)}
@@ -243,7 +243,7 @@ def needs_timesteps(recipe: tp.Recipe) -> bool:
     """Whether the converted network depends on T."""
     rule = recipe.threshold
     by_levels = isinstance(rule, (tp.LeastSquares, tp.GaussianIteration)) and rule.levels is None
-    fixed_levels = recipe.neuron.levels is not None and recipe.neuron.ratio == 1
+    fixed_levels = recipe.neuron.levels is not None and recipe.neuron.schedule.ratio == 1
     return bool(recipe.calibrate) or (by_levels and not fixed_levels)
 
 
@@ -269,7 +269,7 @@ def shared(wanted: list[Row]) -> list[Row]:
 def key(recipe: tp.Recipe, pooling: str) -> str:
     """A file name for a conversion, the same for equal ones."""
     content = {**recipe.to_dict(), "found": {}, "pooling": pooling}
-    if recipe.neuron.ratio == 1:  # names given before there were steps that shrink
+    if recipe.neuron.schedule.ratio == 1:  # names given before there were steps that shrink
         for field in ("ratio", "period"):
             del content["neuron"][field]
     later = ("window", "lag", "delay", "hysteresis")

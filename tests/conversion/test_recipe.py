@@ -1,6 +1,7 @@
 """Recipes: a conversion as a value and as a file."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,3 +147,11 @@ def test_a_damaged_recipe_is_refused_by_what_is_wrong(tmp_path, changes, what):
 def test_a_recipe_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(tp.FileError, match="cannot write"):
         tp.Recipe(4, tp.IF(), tp.MaxAbs()).save(tmp_path)
+
+
+def test_recipes_of_the_version_with_flat_fields_are_read():
+    """The file was written by commit b8d493c."""
+    file = Path(__file__).parents[1] / "spiking" / "saved" / "recipe_b8d493c.json"
+    recipe = tp.Recipe.load(file)
+    assert recipe.neuron == tp.Refining(2, period=2)
+    assert recipe.neuron.schedule == tp.Schedule(ratio=2, period=2)

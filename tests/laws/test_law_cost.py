@@ -275,7 +275,7 @@ def test_max_pooling_sends_the_changes_of_its_maxima(kernel, stride, pad):
             (True, cost.total.accumulates_binary),
         ):
             a, b = events_of(snn, x, binary)
-            sent = changes(counts, binary, snn.neurons[first].ratio)
+            sent = changes(counts, binary, snn.neurons[first].schedule.ratio)
             on = through(sent, lambda v: conv_reach(v, after.weight, (height, width)))
             assert total == (len(a) + len(on) + len(b)) / BATCH
 

@@ -35,9 +35,9 @@ def _by_hand(neuron, currents, d, bound):
     left, sent, counts, membranes, steps = 0.0, 0.0, [], [], []
     for t, current in enumerate(currents):
         step = d
-        for _ in range(t // neuron.period):
-            if levels * (d / step) * neuron.ratio <= 2**16:
-                step /= neuron.ratio
+        for _ in range(t // neuron.schedule.period):
+            if levels * (d / step) * neuron.schedule.ratio <= 2**16:
+                step /= neuron.schedule.ratio
         left += current
         n = math.floor(left / step + v0)
         n = max(-k, min(n, k))
@@ -207,7 +207,7 @@ def test_a_sample_that_stops_early_does_not_touch_the_others():
 
 def test_defaults_follow_the_count():
     found = [tp.Refining(count) for count in (1, 2, 4, 8)]
-    assert [(one.ratio, one.levels) for one in found] == [(2, 1), (2, 3), (2, 6), (4, 10)]
+    assert [(one.schedule.ratio, one.levels) for one in found] == [(2, 1), (2, 3), (2, 6), (4, 10)]
     assert tp.Refining(1, period=3).levels == 3
 
 
@@ -230,8 +230,8 @@ def test_inputs_that_change_are_refused():
         (lambda: tp.Refining(4, 2, levels=0), "levels: needed an integer >= 1"),
         (lambda: tp.Refining(8, levels=12), "K = 8 counts reach at most 10 first steps"),
         (lambda: tp.Refining(4, 2**16), "the step would never shrink"),
-        (lambda: tp.Neuron(ratio=2), r"Use Refining\(max_count, ratio\)"),
-        (lambda: tp.Neuron(period=2), "period: needed 1 with ratio 1"),
+        (lambda: tp.Neuron(schedule=tp.Schedule(ratio=2)), r"Use Refining\(max_count, ratio\)"),
+        (lambda: tp.Neuron(schedule=tp.Schedule(period=2)), "period: needed 1 with ratio 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(call, message):

@@ -23,7 +23,7 @@ def neurons(draw):
     levels = draw(st.integers(1, int(count * sum(ratio**-i for i in range(window)))))
     hysteresis = draw(st.sampled_from([0.0, 0.25, 0.375, 0.5]))
     neuron = tp.Staggered(count, ratio, levels=levels, window=window, hysteresis=hysteresis)
-    return tp.Neuron(**{**vars(neuron), "delay": draw(st.integers(0, 6))})
+    return tp.Neuron.from_dict({**neuron.to_dict(), "delay": draw(st.integers(0, 6))})
 
 
 def _by_hand(neuron, currents, d, bound):
@@ -32,10 +32,10 @@ def _by_hand(neuron, currents, d, bound):
     left, total, sent, membranes = 0.0, 0.0, [], []
     for t, current in enumerate(currents, start=1):
         left += current
-        place = t - neuron.delay
+        place = t - neuron.schedule.delay
         n, step = 0, d
-        if 1 <= place <= neuron.window:
-            step = d / neuron.ratio ** (place - 1)
+        if 1 <= place <= neuron.schedule.window:
+            step = d / neuron.schedule.ratio ** (place - 1)
             v = left / step + v0
             n = math.floor(v) if v >= 0 else min(0, math.floor(v + h))
             n = max(-k, min(n, k))
@@ -105,7 +105,7 @@ def test_with_a_third_it_is_the_non_adjacent_form():
 
 
 def _last(snn):
-    return max(neuron.delay + neuron.window for neuron in snn.neurons.values())
+    return max(neuron.schedule.delay + neuron.schedule.window for neuron in snn.neurons.values())
 
 
 @pytest.mark.parametrize("name", sorted(nets.NETS))
@@ -180,7 +180,7 @@ def test_kernel_equals_torch_in_float32(monkeypatch):
 def test_delays_follow_the_longest_path():
     network, calibration = nets.captured("residual")
     snn = tp.convert(network, calibration, neuron=tp.Staggered(2, lag=3))
-    delays = {name: neuron.delay for name, neuron in snn.neurons.items()}
+    delays = {name: neuron.schedule.delay for name, neuron in snn.neurons.items()}
     assert delays == {name: 3 * (depth - 1) for name, depth in network.depth.items()}
     assert snn.first_output == 1 + max(delays.values())
 
@@ -191,7 +191,7 @@ def test_converted_again_it_is_the_same():
     settings = {"threshold": tp.LeastSquares(), "timesteps": 7}
     snn = tp.convert(network, calibration, neuron=tp.Staggered(2, lag=3), **settings)
     used = list(snn.neurons.values())[-1]
-    assert used.delay == 3
+    assert used.schedule.delay == 3
     again = tp.convert(network, calibration, neuron=used, **settings)
     assert again.neurons == snn.neurons and again.settings == snn.settings
     assert all(torch.equal(again.steps[name], step) for name, step in snn.steps.items())
@@ -200,8 +200,8 @@ def test_converted_again_it_is_the_same():
 def test_large_counts_with_few_levels_are_taken():
     assert tp.Staggered(40000, levels=10, window=2).levels == 10
     assert tp.Staggered(30000, window=1).levels == 30000
-    steady = {**vars(tp.Differential(70000, 70000)), "window": 2}
-    assert tp.Neuron(**steady).reach_at(2) == 70000
+    steady = {**tp.Differential(70000, 70000).to_dict(), "window": 2}
+    assert tp.Neuron.from_dict(steady).reach_at(2) == 70000
 
 
 def test_names_tell_settings_apart():
@@ -212,7 +212,7 @@ def test_names_tell_settings_apart():
         tp.Staggered(2, window=3),
         tp.Staggered(2, levels=2),
         tp.Refining(2),
-        tp.Neuron(**{**vars(tp.Refining(2)), "lag": 1}),
+        tp.Neuron.from_dict({**tp.Refining(2).to_dict(), "lag": 1}),
         tp.Neuron(**{**vars(tp.Differential(3, 2)), "hysteresis": 0.25}),
         tp.Differential(3, 2),
     ]
@@ -307,7 +307,7 @@ def test_it_needs_fewer_spikes_than_layers_that_fire_at_once():
     gaps, spikes = [], []
     for neuron in (tp.Refining(2), tp.Staggered(2, hysteresis=0.0), tp.Staggered(2)):
         snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs())
-        timesteps = 4 if neuron.window is None else _last(snn)
+        timesteps = 4 if neuron.schedule.window is None else _last(snn)
         run = tp.simulate(snn, x, timesteps)
         gaps.append(float((run.output[-1] - wanted).norm()))
         spikes.append(float(run.spikes_per_neuron[-1]))
@@ -382,7 +382,10 @@ def test_the_quantised_ann_sends_nothing_before_its_window():
     with torch.inference_mode():
         silent = network.run(x, lambda site, z: torch.zeros_like(z))
     late = snn.changed(
-        neurons={name: tp.Neuron(**{**vars(n), "delay": 5}) for name, n in snn.neurons.items()}
+        neurons={
+            name: tp.Neuron.from_dict({**n.to_dict(), "delay": 5})
+            for name, n in snn.neurons.items()
+        }
     )
     assert torch.equal(tp.quantized_ann(late, x, 5), silent)
 
@@ -402,15 +405,18 @@ def test_the_quantised_ann_sends_nothing_before_its_window():
         (lambda: tp.Staggered(2, levels=9), "at most 3 first steps .* in a window of 4"),
         (lambda: tp.Staggered(2, levels=3, window=1), "at most 2 first steps"),
         (
-            lambda: tp.Neuron(**{**vars(tp.Differential(7, 2)), "window": 3}),
+            lambda: tp.Neuron.from_dict({**tp.Differential(7, 2).to_dict(), "window": 3}),
             "at most 6 first steps with ratio 1 and period 1 in a window of 3, got 7",
         ),
         (lambda: tp.Staggered(2, window=None), "window: needed a whole number, got None"),
         (lambda: tp.Staggered(2, None), "ratio: needed a whole number, got None"),
         (lambda: tp.Neuron(hysteresis="x"), "hysteresis: needed 0 <= h < 1"),
-        (lambda: tp.Neuron(window=3), r"window: .* Use Staggered\(max_count, ratio\)"),
+        (
+            lambda: tp.Neuron(schedule=tp.Schedule(window=3)),
+            r"window: .* Use Staggered\(max_count, ratio\)",
+        ),
         (lambda: tp.Neuron(signed=True, hysteresis=0.5), "hysteresis: needed levels beside it"),
-        (lambda: tp.Neuron(delay=2), "delay: needed levels beside it"),
+        (lambda: tp.Neuron(schedule=tp.Schedule(delay=2)), "delay: needed levels beside it"),
     ],
 )
 def test_settings_out_of_range_are_refused(call, message):

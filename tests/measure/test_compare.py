@@ -77,9 +77,13 @@ def test_methods_are_all_different_and_keep_to_the_budget(max_count):
 @pytest.mark.parametrize("depth, there", [(None, False), (4, False), (3, True)])
 def test_layers_fire_in_turn_where_the_timesteps_are_enough(depth, there, max_count):
     recipes = tp.methods(4, max_count, depth).values()
-    found = [one.neuron.window for one in recipes if one.neuron.window]
+    found = [one.neuron.schedule.window for one in recipes if one.neuron.schedule.window]
     assert found == ([2] if there else [])
-    longest = [one.neuron.window for one in tp.methods(40, 2, 3).values() if one.neuron.window]
+    longest = [
+        one.neuron.schedule.window
+        for one in tp.methods(40, 2, 3).values()
+        if one.neuron.schedule.window
+    ]
     assert longest == [7]
 
 

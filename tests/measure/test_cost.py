@@ -210,7 +210,7 @@ def test_updates_of_a_layer_are_those_of_its_window():
     network, calibration = captured("conv2d")
     snn = tp.convert(network, calibration, neuron=tp.Staggered(2, window=3, lag=2))
     x = torch.randn(2, *network.input_shape, dtype=torch.float64)
-    last = max(neuron.delay + neuron.window for neuron in snn.neurons.values())
+    last = max(neuron.schedule.delay + neuron.schedule.window for neuron in snn.neurons.values())
     for timesteps, of_last in ((last, 3), (last + 2, 3), (last - 1, 2)):
         cost = measure_cost(snn, [x], timesteps)
         sizes = [site.neurons for site in network.sites]

@@ -176,14 +176,14 @@ def test_sign_can_be_fixed(few, signed):
 def test_refining_neurons_are_candidates_where_asked_for(few, max_count):
     network, x = _network(), _inputs()
     plain = tp.tune(network, [x], timesteps=4, max_count=max_count)
-    assert {trial.recipe.neuron.ratio for trial in plain.trials} == {1}
+    assert {trial.recipe.neuron.schedule.ratio for trial in plain.trials} == {1}
     wide = tp.tune(network, [x], timesteps=4, max_count=max_count, refining=True)
     tried = [trial.recipe.neuron for trial in wide.trials]
-    ratios = {neuron.ratio for neuron in tried if neuron.window is None}
+    ratios = {neuron.schedule.ratio for neuron in tried if neuron.schedule.window is None}
     assert ratios == {1, 4 if max_count == 8 else 2}
     assert {trial.recipe.neuron.max_count for trial in wide.trials} == {max_count}
-    assert max_count == 2 or wide.recipe.neuron.ratio > 1
-    windows = {neuron.window for neuron in tried} - {None}
+    assert max_count == 2 or wide.recipe.neuron.schedule.ratio > 1
+    windows = {neuron.schedule.window for neuron in tried} - {None}
     assert max(network.depth.values()) == 2 and windows == {3}
     allowed = {"timesteps": 4, "max_count": max_count}
     for wrong in ({"timesteps": 1}, {"signed": False}, {"max_count": 1, "timesteps": 2}):
@@ -199,15 +199,19 @@ def test_counts_of_any_size_are_tuned_without_refining():
 
 def test_single_spikes_refine_layer_after_layer_only(few):
     result = tp.tune(_network(), [_inputs()], timesteps=6, max_count=1, refining=True)
-    windows = {one.recipe.neuron.window for one in result.trials if one.recipe.neuron.ratio > 1}
+    windows = {
+        one.recipe.neuron.schedule.window
+        for one in result.trials
+        if one.recipe.neuron.schedule.ratio > 1
+    }
     assert windows == {5, 4}  # T of 6 less a lag of 1 and 2; 3 would leave no more than itself
     assert {one.recipe.neuron.max_count for one in result.trials} == {1}
 
 
 def test_a_single_layer_has_one_lag_and_windows_no_longer_than_help():
     found = tuning._staggered(40, 2, 1)
-    assert len({(n.window, n.levels) for n in found}) == len(found) == 2
-    assert {n.window for n in tuning._staggered(40, 2, 3)} == {tuning.LONGEST_WINDOW}
+    assert len({(n.schedule.window, n.levels) for n in found}) == len(found) == 2
+    assert {n.schedule.window for n in tuning._staggered(40, 2, 3)} == {tuning.LONGEST_WINDOW}
 
 
 @pytest.mark.parametrize("max_count", [1, 4])

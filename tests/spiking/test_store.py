@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -171,3 +172,44 @@ def test_saved_model_evaluates_without_anything_else(tmp_path):
     x, y = torch.randn(6, 2, 8, 8), torch.zeros(6, dtype=torch.long)
     result = tp.evaluate(tp.load(folder), [(x, y)], timesteps=2)
     assert result.ceiling and len(result.agreement) == 2
+
+
+def test_a_folder_of_the_version_with_flat_fields_gives_equal_outputs():
+    """The folder was saved by commit b8d493c, which computed these outputs."""
+    snn = tp.load(Path(__file__).parent / "saved" / "staggered_b8d493c")
+    assert {neuron.schedule for neuron in snn.neurons.values()} == {
+        tp.Schedule(ratio=2, window=3, lag=2)
+    }
+    x = torch.tensor(
+        [
+            [0.9527381062507629, 0.036164820194244385, 0.1852310299873352],
+            [0.37341737747192383, 0.3051000237464905, 0.9320003986358643],
+        ]
+    )
+    assert torch.equal(
+        tp.simulate(snn, x, 5).output,
+        torch.tensor(
+            [
+                [
+                    [-0.10075466334819794, 0.08755569905042648],
+                    [-0.08059167861938477, 0.05290704965591431],
+                ],
+                [
+                    [-0.11083615571260452, 0.10488002747297287],
+                    [-0.08059167861938477, 0.05290704965591431],
+                ],
+                [
+                    [-0.11083615571260452, 0.10488002747297287],
+                    [-0.08059167861938477, 0.05290704965591431],
+                ],
+                [
+                    [-0.11083615571260452, 0.10488002747297287],
+                    [-0.08059167861938477, 0.05290704965591431],
+                ],
+                [
+                    [-0.11083615571260452, 0.10488002747297287],
+                    [-0.08059167861938477, 0.05290704965591431],
+                ],
+            ]
+        ),
+    )

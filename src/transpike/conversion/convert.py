@@ -16,7 +16,8 @@ from transpike.conversion.thresholds import threshold as threshold_of
 from transpike.errors import ArgumentError, DataError
 from transpike.graph.capture import capture
 from transpike.graph.network import Network, check_timesteps
-from transpike.spiking.neuron import IF, Neuron
+from transpike.spiking.neuron import Neuron
+from transpike.spiking.presets import IF
 from transpike.spiking.spiking_network import Coding, SpikingNetwork
 
 # Levels that a rule aims at where a step shrinks: with more, rounding no longer counts.
@@ -57,8 +58,10 @@ def convert(
     rule = Percentile() if threshold is None else threshold
     if not isinstance(neuron, Neuron):
         raise ArgumentError(f"neuron: needed a Neuron such as IF() or Burst(5), got {neuron!r}.")
-    if neuron.delay:
-        neuron = replace(neuron, delay=0)  # that of a place in another network
+    if neuron.schedule.delay:
+        neuron = replace(
+            neuron, schedule=replace(neuron.schedule, delay=0)
+        )  # that of a place in another network
     if not isinstance(rule, ThresholdRule):
         raise ArgumentError(f"threshold: needed a rule such as Percentile(99.9), got {rule!r}.")
     if timesteps is not None:
@@ -73,10 +76,10 @@ def convert(
         calibration = list(inputs_of(calibration))
         batches = calibration
     network, statistics = _captured_and_calibrated(model, calibration)
-    levels = neuron.levels if neuron.ratio == 1 else None
+    levels = neuron.levels if neuron.schedule.ratio == 1 else None
     if levels is None and timesteps is not None:
         levels = neuron.levels_at(timesteps)
-        if neuron.ratio > 1:
+        if neuron.schedule.ratio > 1:
             levels = min(levels, _MOST_LEVELS)
     steps: dict[str, Tensor] = {}
     silent: dict[str, int] = {}
@@ -95,7 +98,7 @@ def convert(
             silent[site.name] = quiet
         steps[site.name] = neuron.step_of(values).to(dtype=network.dtype, device=network.device)
     settings = {
-        "neuron": asdict(neuron),
+        "neuron": neuron.to_dict(),
         "threshold": {"rule": type(rule).__name__, **asdict(rule)},
         "threshold_timesteps": timesteps,
         "calibration_n": statistics.n,
@@ -103,7 +106,10 @@ def convert(
     }
     depth = network.depth
     neurons = {
-        site.name: replace(neuron, delay=neuron.lag * (depth[site.name] - 1))
+        site.name: replace(
+            neuron,
+            schedule=replace(neuron.schedule, delay=neuron.schedule.lag * (depth[site.name] - 1)),
+        )
         for site in network.sites
     }
     coding: Coding = "rate" if neuron.levels is None else "differential"

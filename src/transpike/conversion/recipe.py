@@ -86,7 +86,7 @@ class Recipe:
             "format": FORMAT,
             "schema": SCHEMA,
             "timesteps": self.timesteps,
-            "neuron": asdict(self.neuron),
+            "neuron": self.neuron.to_dict(),
             "threshold": {"rule": type(self.threshold).__name__, **asdict(self.threshold)},
             "calibrate": [{"pass": type(one).__name__, **asdict(one)} for one in self.calibrate],
             "found": dict(self.found),
@@ -143,7 +143,7 @@ class Recipe:
         passes = [dict(entry) for entry in content["calibrate"]]
         return cls(
             timesteps=content["timesteps"],
-            neuron=Neuron(**content["neuron"]),
+            neuron=Neuron.from_dict(content["neuron"]),
             threshold=_RULES[rule.pop("rule")](**rule),
             calibrate=tuple(_PASSES[entry.pop("pass")](**entry) for entry in passes),
             found=content["found"],

@@ -24,12 +24,12 @@ from transpike.conversion.thresholds import (
     ThresholdRule,
 )
 from transpike.errors import ArgumentError
-from transpike.spiking.neuron import (
+from transpike.spiking.neuron import Neuron
+from transpike.spiking.presets import (
     IF,
     Burst,
     Differential,
     MultiThreshold,
-    Neuron,
     Refining,
     Signed,
     Staggered,

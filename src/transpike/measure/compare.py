@@ -24,13 +24,13 @@ from transpike.graph.capture import capture
 from transpike.graph.network import Network, check_timesteps
 from transpike.measure.evaluate import Evaluation, evaluate
 from transpike.simulation.simulate import simulate
-from transpike.spiking.neuron import (
+from transpike.spiking.neuron import Neuron
+from transpike.spiking.presets import (
     IF,
     LONGEST_WINDOW,
     Burst,
     Differential,
     MultiThreshold,
-    Neuron,
     Refining,
     Signed,
     Staggered,

@@ -431,7 +431,7 @@ def _bits(neuron: Neuron, timesteps: int) -> int:
 
 def _updates(neuron: Neuron, timesteps: int) -> int:
     """Timesteps up to T in which a neuron may fire; in others it only adds up what comes."""
-    return sum(neuron.fires_at(t) for t in range(1, timesteps + 1))
+    return sum(neuron.schedule.fires_at(t) for t in range(1, timesteps + 1))
 
 
 def _comparisons(neuron: Neuron) -> int:
@@ -514,7 +514,10 @@ def passes_counts(snn: SpikingNetwork, node: Node) -> bool:
     if not feeding:
         return False
     neurons = [snn.neurons[name] for name in feeding]
-    schedules = {(n.ratio, n.period, n.levels, n.delay, n.window) for n in neurons}
+    schedules = {
+        (n.schedule.ratio, n.schedule.period, n.levels, n.schedule.delay, n.schedule.window)
+        for n in neurons
+    }
     if len(schedules) > 1:
         return False  # steps that shrink at other times
     network = snn.network

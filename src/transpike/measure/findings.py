@@ -250,14 +250,17 @@ def advice(sites: tuple[SiteDiagnosis, ...], neurons: Iterable[Neuron], timestep
     largest = max(squares, key=lambda name: squares[name])
     shares = ", ".join(f"{name} {100 * value / whole:.0f} %" for name, value in squares.items())
     helps, used = _WHAT_HELPS[largest], list(neurons)
-    last = max((n.delay + n.window for n in used if n.window is not None), default=0)
+    last = max(
+        (n.schedule.delay + n.schedule.window for n in used if n.schedule.window is not None),
+        default=0,
+    )
     if largest == "quantization" and timesteps < last:
         helps = f"more timesteps: the last window ends at {last}"
-    elif largest == "quantization" and any(neuron.window is not None for neuron in used):
+    elif largest == "quantization" and any(neuron.schedule.window is not None for neuron in used):
         helps = "a longer window; with few levels LeastSquares(levels=...)"
-    elif largest == "unevenness" and any(neuron.window is not None for neuron in used):
+    elif largest == "unevenness" and any(neuron.schedule.window is not None for neuron in used):
         helps = "a larger lag, so that layers know more of their input before they fire"
-    elif largest == "unevenness" and any(neuron.ratio > 1 for neuron in used):
+    elif largest == "unevenness" and any(neuron.schedule.ratio > 1 for neuron in used):
         helps = "a larger K, or a step that shrinks later: a smaller ratio or a longer period"
     elif largest == "unevenness" and all(neuron.signed for neuron in used):
         helps = "a larger K, or more timesteps"

@@ -34,7 +34,8 @@ from transpike.graph.capture import capture
 from transpike.graph.network import Network, check_timesteps
 from transpike.graph.outputs import Reading, check_reading, cut_of, divergence, prediction
 from transpike.simulation.simulate import simulate
-from transpike.spiking.neuron import LONGEST_WINDOW, Burst, Neuron, Refining, Signed, Staggered
+from transpike.spiking.neuron import Neuron
+from transpike.spiking.presets import LONGEST_WINDOW, Burst, Refining, Signed, Staggered
 from transpike.spiking.spiking_network import SpikingNetwork
 
 # Fraction of the inputs that is held out from calibration.
@@ -294,7 +295,7 @@ def _refining(max_count: int) -> list[Neuron]:
         return []
     most = Refining(max_count)
     halves = range(3)  # of what the second step adds to K
-    levels = {max_count + max_count * half // (2 * most.ratio) for half in halves}
+    levels = {max_count + max_count * half // (2 * most.schedule.ratio) for half in halves}
     return [Refining(max_count, levels=count) for count in sorted(levels)]
 
 

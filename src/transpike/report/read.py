@@ -194,7 +194,7 @@ def curves(found: Found) -> list[tuple[str | None, Mapping[str, Any]]]:
 def neuron_name(settings: Any) -> str | None:
     """What tables call the neuron in a network's settings; None where they hold none."""
     try:
-        return Neuron(**settings["neuron"]).name
+        return Neuron.from_dict(settings["neuron"]).name
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -97,7 +97,7 @@ class SpikingNetwork(nn.Module):
     @property
     def first_output(self) -> int:
         """First timestep at which every layer may have fired; before it outputs mean nothing."""
-        return 1 + max(neuron.delay for neuron in self.neurons.values())
+        return 1 + max(neuron.schedule.delay for neuron in self.neurons.values())
 
     def check_timesteps(self, timesteps: int) -> None:
         """Refuse a number of timesteps before whose end some layers have not fired.
@@ -107,7 +107,11 @@ class SpikingNetwork(nn.Module):
         """
         check_timesteps(timesteps)
         if timesteps < self.first_output:
-            windows = [n.delay + n.window for n in self.neurons.values() if n.window is not None]
+            windows = [
+                n.schedule.delay + n.schedule.window
+                for n in self.neurons.values()
+                if n.schedule.window is not None
+            ]
             whole = f" ({max(windows)} for whole windows)" if windows else ""
             raise ArgumentError(
                 f"timesteps: needed at least {self.first_output}{whole}, got {timesteps}: layers "

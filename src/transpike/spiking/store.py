@@ -54,7 +54,7 @@ def save(snn: SpikingNetwork, folder: str | Path) -> None:
         "sites": [asdict(site) for site in network.sites],
         "outputs": [_to_json(leaf) for leaf in network.outputs],
         "output_spec": network.output_spec,
-        "neurons": {name: asdict(neuron) for name, neuron in snn.neurons.items()},
+        "neurons": {name: neuron.to_dict() for name, neuron in snn.neurons.items()},
         "settings": snn.settings,
         "readout_start": snn.readout_start,
         "coding": snn.coding,
@@ -93,7 +93,7 @@ def load(folder: str | Path) -> SpikingNetwork:
             input_shape=tuple(config["input_shape"]),
         )
         pytree.treespec_loads(network.output_spec)
-        neurons = {name: Neuron(**entry) for name, entry in config["neurons"].items()}
+        neurons = {name: Neuron.from_dict(entry) for name, entry in config["neurons"].items()}
         per_site = {kind: _prefixed(tensors, f"{kind}.") for kind in _PER_SITE}
         _check_complete(network, neurons, per_site)
         return SpikingNetwork(

@@ -16,7 +16,8 @@ from transpike.errors import FileError
 from transpike.graph.capture import capture
 from transpike.measure.evaluate import Evaluation
 from transpike.report.figures import accuracy_figure
-from transpike.spiking.neuron import IF, Burst, Neuron, Signed
+from transpike.spiking.neuron import Neuron
+from transpike.spiking.presets import IF, Burst, Signed
 from transpike.spiking.spiking_network import SpikingNetwork
 from transpike.zoo.models import digits_cnn
 from transpike.zoo.train import train_classifier

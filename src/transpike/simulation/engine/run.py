@@ -84,7 +84,9 @@ class Engine:
         self.arithmetic = arithmetic(precision, network)
         self.constants = _constants(snn, network)
         # Layers that fire in some timesteps only leave the others nothing to compute.
-        self.windows = any(n.window is not None or n.delay for n in snn.neurons.values())
+        self.windows = any(
+            n.schedule.window is not None or n.schedule.delay for n in snn.neurons.values()
+        )
         self.first = _Phase(network, self.arithmetic)
         self.later = (
             _Phase(increments(network), self.arithmetic) if self.differential else self.first
@@ -322,7 +324,7 @@ class _Portion:
         if step.site is None or self.request.totals or step.site.name in self.request.record:
             return False
         neuron = self.engine.snn.neurons[step.site.name]
-        fires = any(neuron.fires_at(t) for t in range(done + 1, done + length + 1))
+        fires = any(neuron.schedule.fires_at(t) for t in range(done + 1, done + length + 1))
         return done > 0 and not fires and step.node.name not in self.plan.readout
 
     def wait(self, step: Step, values: dict[str, Any], done: int, length: int) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from transpike.simulation.engine import native
 from transpike.spiking.neuron import Neuron, level_of
+from transpike.spiking.schedule import Schedule
 
 # Values per block of the eager update: its buffers of float32 fit a 512 KiB second-level cache.
 _BLOCK = 24_576
@@ -48,9 +49,7 @@ class Constants:
         if finer not in self.later:
             bounded = self.bound is not None
             self.later[finer] = Constants(
-                replace(
-                    neuron, levels=neuron.levels_at(t), ratio=1, period=1, window=None, delay=0
-                ),
+                replace(neuron, levels=neuron.levels_at(t), schedule=Schedule()),
                 self.step if finer == 1 else self.step / finer,
                 # Read for the bound only, which a calibrated start does not move.
                 torch.full_like(self.start, neuron.initial_membrane) if bounded else self.start,
@@ -123,7 +122,7 @@ def scan(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
     Returns:
         Spikes of every sample and timestep, (L, B), float64.
     """
-    if not constants.neuron.scheduled:
+    if not constants.neuron.schedule.varies:
         return _scan(constants, population, chunk)
     return torch.cat([_part_of(constants, population, part) for part in _alike(constants, chunk)])
 
@@ -132,7 +131,7 @@ def _alike(constants: Constants, chunk: Chunk) -> Iterator[Chunk]:
     """The chunk in parts of timesteps with the same step, all in the window or none."""
     neuron, length = constants.neuron, len(chunk.out)
     times = range(chunk.first + 1, chunk.first + length + 1)
-    kinds = [(neuron.finer_at(t), neuron.fires_at(t)) for t in times]
+    kinds = [(neuron.finer_at(t), neuron.schedule.fires_at(t)) for t in times]
     cuts = [i for i in range(1, length) if kinds[i] != kinds[i - 1]]
     for low, high in pairwise([0, *cuts, length]):
         membranes = None if chunk.membranes is None else chunk.membranes[low:high]
@@ -156,10 +155,11 @@ def _part_of(constants: Constants, population: Population, chunk: Chunk) -> Tens
     finer, v0 = neuron.finer_at(t), neuron.initial_membrane
     if t > 1 and finer != neuron.finer_at(t - 1):
         kept = population.membrane
-        torch.add(kept.new_tensor(v0 * (1 - neuron.ratio)), kept, alpha=neuron.ratio, out=kept)
+        factor = finer // neuron.finer_at(t - 1)
+        torch.add(kept.new_tensor(v0 * (1 - factor)), kept, alpha=factor, out=kept)
         if population.total is not None:
-            population.total.mul_(neuron.ratio)
-    if neuron.fires_at(t):
+            population.total.mul_(factor)
+    if neuron.schedule.fires_at(t):
         counts = _scan(constants.at(t), population, chunk)
     else:
         charge(constants, population, chunk)
