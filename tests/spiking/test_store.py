@@ -1,6 +1,7 @@
 """Saved networks: bit-equal, and clear errors for anything that is not one."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -213,3 +214,15 @@ def test_a_folder_of_the_version_with_flat_fields_gives_equal_outputs():
             ]
         ),
     )
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_both_files_get_the_permissions_of_the_umask(tmp_path, mask, mode):
+    snn = tp.load(Path(__file__).parent / "saved" / "staggered_b8d493c")
+    before = os.umask(mask)
+    try:
+        tp.save(snn, tmp_path / "net")
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "net").iterdir()}
+    assert modes == {"config.json": mode, "model.safetensors": mode}

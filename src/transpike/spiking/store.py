@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -32,8 +33,8 @@ _PER_SITE = ("steps", "starts", "offsets")
 def save(snn: SpikingNetwork, folder: str | Path) -> None:
     """Write a converted network to a folder, made if need be.
 
-    The folder holds the folded analog network too, so that agreement and the quantised ceiling
-    need nothing else.
+    The folder holds the folded analog network too, so that agreement and the accuracy of the
+    quantized ANN can be measured from the folder alone.
 
     Raises:
         ArgumentError: not a converted network.
@@ -66,10 +67,21 @@ def save(snn: SpikingNetwork, folder: str | Path) -> None:
             {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
             folder / TENSORS,
         )
+        _give_usual_permissions(folder / TENSORS)
         config["sha256"] = _digest(folder / TENSORS)
         (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise FileError(f"cannot write to '{folder}': {error}") from error
+
+
+def _give_usual_permissions(path: Path) -> None:
+    """Give a file the permissions of any new file: safetensors makes it for the owner alone."""
+    probe = path.with_name(f".{path.name}.{os.getpid()}.part")
+    probe.touch()
+    try:
+        path.chmod(probe.stat().st_mode & 0o777)
+    finally:
+        probe.unlink()
 
 
 def load(folder: str | Path) -> SpikingNetwork:
