@@ -121,3 +121,18 @@ def test_calibration_of_another_network_is_refused():
 def test_settings_are_recorded():
     snn = tp.convert(nets.conv_net(), [torch.randn(4, 2, 8, 8)], neuron=tp.Signed(max_count=2))
     assert isinstance(snn.settings, dict) and snn.settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ({"neuron": tp.Signed}, r"tp\.Signed\(1\)"),
+        ({"neuron": tp.IF}, r"tp\.IF\(\)"),
+        ({"neuron": tp.MultiThreshold}, r"tp\.MultiThreshold\(2\)"),
+        ({"threshold": tp.LeastSquares}, r"tp\.LeastSquares\(\)"),
+        ({"calibrate": [tp.BiasCorrection], "timesteps": 4}, r"tp\.BiasCorrection\("),
+    ],
+)
+def test_what_was_not_called_is_refused_with_the_call(settings, remedy):
+    with pytest.raises(tp.ArgumentError, match=f"itself. Call it: {remedy}"):
+        tp.convert(nets.conv_net(), [torch.rand(4, 3, 8, 8)], **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -57,13 +58,12 @@ def convert(
     neuron = IF() if neuron is None else neuron
     rule = Percentile() if threshold is None else threshold
     if not isinstance(neuron, Neuron):
-        raise ArgumentError(f"neuron: needed a Neuron such as IF() or Burst(5), got {neuron!r}.")
+        raise ArgumentError(f"neuron: needed a Neuron such as IF() or Burst(5), {_got(neuron)}.")
     if neuron.schedule.delay:
-        neuron = replace(
-            neuron, schedule=replace(neuron.schedule, delay=0)
-        )  # that of a place in another network
+        # The delay belongs to a site of another network.
+        neuron = replace(neuron, schedule=replace(neuron.schedule, delay=0))
     if not isinstance(rule, ThresholdRule):
-        raise ArgumentError(f"threshold: needed a rule such as Percentile(99.9), got {rule!r}.")
+        raise ArgumentError(f"threshold: needed a rule such as Percentile(99.9), {_got(rule)}.")
     if timesteps is not None:
         check_timesteps(timesteps)
     passes = _checked_passes(calibrate, timesteps)
@@ -123,13 +123,26 @@ def convert(
     return snn
 
 
+def _got(value: object) -> str:
+    """The end of a message: the value, or how to call what was not called."""
+    name = getattr(value, "__name__", "")
+    if not (callable(value) and getattr(value, "__module__", "").startswith("transpike.")):
+        return f"got {value!r}"
+    first = next(iter(inspect.signature(value).parameters.values()), None)
+    example = ""
+    if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD:
+        missing = first.default is first.empty
+        example = "2" if missing else "" if first.default is None else repr(first.default)
+    return f"got {name} itself. Call it: tp.{name}({example})"
+
+
 def _checked_passes(
     calibrate: Sequence[CalibrationPass], timesteps: int | None
 ) -> list[CalibrationPass]:
     passes = list(calibrate)
     for one in passes:
         if not isinstance(one, CalibrationPass):
-            raise ArgumentError(f"calibrate: needed passes such as BiasCorrection(), got {one!r}.")
+            raise ArgumentError(f"calibrate: needed passes such as BiasCorrection(), {_got(one)}.")
     if passes and timesteps is None:
         raise ArgumentError(
             "calibrate: a pass is for one number of timesteps. Give convert(..., timesteps=...)."
