@@ -173,3 +173,51 @@ def test_shapes() -> None:
 def test_bad_shape(text: str) -> None:
     with pytest.raises(ArgumentError, match="needed a form like 3x224x224"):
         parse_shape(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("burst:mode=resolution", "burst:5:resolution"),
+        ("signed:K=3", "signed:3"),
+        ("telescoped:K=8", "telescoped:8"),
+        ("multi:bits=3,signed=yes", "multi:3:signed"),
+        ("multi:signed=no", "multi:2"),
+        ("differential:K=2, levels=6", "differential:6:2"),
+        ("refining:period=3,K=2", None),
+        ("staggered:K=2,window=4,lag=1", "staggered:2:2:4:1"),
+        ("staggered:levels=2,window=5", "staggered:2:2:5:1:2"),
+    ],
+)
+def test_names_in_place_of_positions(text: str, short: str | None) -> None:
+    expected = Refining(2, period=3) if short is None else parse_neuron(short)
+    assert parse_neuron(text) == expected
+
+
+def test_names_of_thresholds() -> None:
+    assert parse_threshold("percentile:P=99") == parse_threshold("percentile:99")
+    assert parse_threshold("lsq:levels=16") == parse_threshold("lsq:16")
+    assert parse_threshold("ltb:iterations=50") == parse_threshold("ltb:50")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("staggered:k=2", "unknown name 'k'. Possible names: K, ratio, window, lag, levels"),
+        ("staggered:K=2,K=3", "K is given twice"),
+        ("staggered:K=2,3", "got '3'. Possible names: K, ratio"),
+        ("staggered:K=", "got 'K='. Possible names"),
+        ("staggered:K=two", "needed a whole number, got 'two'"),
+        ("multi:signed=maybe", "signed: needed yes or no, got 'maybe'"),
+        ("if:K=2", "'if' takes no names"),
+    ],
+)
+def test_wrong_names_are_refused_with_the_possible_ones(text: str, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        parse_neuron(text)
+
+
+@pytest.mark.parametrize("text", ["refining:4:", "refining:4::6", "staggered:2:2:4:1:"])
+def test_an_empty_setting_is_refused(text: str) -> None:
+    with pytest.raises(ArgumentError, match="needed a whole number, got ''"):
+        parse_neuron(text)

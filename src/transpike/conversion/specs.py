@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Literal
 
 from transpike.conversion.passes import (
@@ -38,7 +39,8 @@ from transpike.spiking.presets import (
 
 NEURON_FORMS = (
     "if, burst:5, burst:8:resolution, signed:1, multi:3, multi:3:signed, differential:8:1, "
-    "refining:4, refining:4:2:6:1, staggered:2, staggered:2:2:4:1:3, telescoped:8"
+    "refining:4, refining:4:2:6:1, staggered:2, staggered:2:2:4:1:3, "
+    "staggered:K=2,window=4,lag=1, telescoped:8"
 )
 UNTIL_FORMS = "margin, margin:0.9, entropy, entropy:0.1"
 THRESHOLD_FORMS = "percentile:99.9, max, lsq, lsq:16, gauss, gauss:16, ltb, ltb:1000"
@@ -48,6 +50,22 @@ PASS_FORMS = (
 GRANULARITIES = ("channel", "layer")
 
 _DEFAULT_PERCENTILE = 99.9
+# Settings by kind, in the order of the short form, with the value where one is left out.
+_NEURON_NAMES = {
+    "burst": {"K": "5", "mode": "range"},
+    "signed": {"K": "1"},
+    "telescoped": {"K": "1"},
+    "multi": {"bits": "2", "signed": "no"},
+    "differential": {"levels": "8", "K": "1"},
+    "refining": {"K": "4", "ratio": "auto", "levels": "auto", "period": "1"},
+    "staggered": {"K": "2", "ratio": "2", "window": "4", "lag": "1", "levels": "auto"},
+}
+_THRESHOLD_NAMES = {
+    "percentile": {"P": "99.9"},
+    "lsq": {"levels": "auto"},
+    "gauss": {"levels": "auto"},
+    "ltb": {"iterations": "1000"},
+}
 
 
 def parse_neuron(text: str, initial_membrane: float = 0.5) -> Neuron:
@@ -58,13 +76,14 @@ def parse_neuron(text: str, initial_membrane: float = 0.5) -> Neuron:
             `telescoped:K`, with K spikes per timestep at most; `multi:BITS` or `multi:BITS:signed`
             (K = 2^BITS - 1, counts sent in binary); `differential:LEVELS:K`;
             `refining:K:RATIO:LEVELS:PERIOD`; `staggered:K:RATIO:WINDOW:LAG:LEVELS`. The preset's
-            own numbers where left out.
+            own numbers where left out. Names work too: `staggered:K=2,window=4,lag=1`.
         initial_membrane: membrane at the start, a fraction of the step; a staggered neuron's
             follows from its hysteresis.
 
     Raises:
         ArgumentError: the form is unknown, or the neuron does not take these settings.
     """
+    text = _in_order(text, _NEURON_NAMES)
     kind, *settings = text.split(":")
     if kind == "if" and not settings:
         return IF(initial_membrane=initial_membrane)
@@ -93,8 +112,8 @@ def parse_neuron(text: str, initial_membrane: float = 0.5) -> Neuron:
 def _refining(text: str, settings: list[str], initial_membrane: float) -> Neuron:
     return Refining(
         _count(text, settings, 4),
-        _whole_number(text, settings[1]) if settings[1:] else None,
-        levels=_whole_number(text, settings[2]) if settings[2:] else None,
+        _optional(text, settings[1:]),
+        levels=_optional(text, settings[2:]),
         period=_count(text, settings[3:], 1),
         initial_membrane=initial_membrane,
     )
@@ -111,7 +130,7 @@ def _staggered(text: str, settings: list[str], initial_membrane: float) -> Neuro
         _count(text, settings[1:], 2),
         window=_count(text, settings[2:], 4),
         lag=_count(text, settings[3:], 1),
-        levels=_whole_number(text, settings[4]) if settings[4:] else None,
+        levels=_optional(text, settings[4:]),
     )
 
 
@@ -120,7 +139,8 @@ def parse_threshold(text: str, granularity: str = "channel") -> ThresholdRule:
 
     Args:
         text: `percentile:P` with P in percent, `max`, `lsq` or `gauss` (levels follow from the
-            neuron and the timesteps), `lsq:LEVELS`, `gauss:LEVELS`, or `ltb:ITERATIONS`.
+            neuron and the timesteps), `lsq:LEVELS`, `gauss:LEVELS`, or `ltb:ITERATIONS`. Names
+            work too: `lsq:levels=16`.
         granularity: `channel` or `layer`.
 
     Raises:
@@ -130,6 +150,7 @@ def parse_threshold(text: str, granularity: str = "channel") -> ThresholdRule:
         raise ArgumentError(
             f"unknown granularity {granularity!r}: needed {' or '.join(GRANULARITIES)}."
         )
+    text = _in_order(text, _THRESHOLD_NAMES)
     scope: Granularity = "channel" if granularity == "channel" else "layer"
     kind, *settings = text.split(":")
     if kind == "max" and not settings:
@@ -138,10 +159,10 @@ def parse_threshold(text: str, granularity: str = "channel") -> ThresholdRule:
         percentile = _percent(text, settings[0]) if settings else _DEFAULT_PERCENTILE
         return Percentile(percentile, granularity=scope)
     if kind == "lsq" and len(settings) <= 1:
-        levels = _whole_number(text, settings[0]) if settings else None
+        levels = _optional(text, settings)
         return LeastSquares(levels=levels, granularity=scope)
     if kind == "gauss" and len(settings) <= 1:
-        levels = _whole_number(text, settings[0]) if settings else None
+        levels = _optional(text, settings)
         return GaussianIteration(levels=levels, granularity=scope)
     if kind == "ltb" and len(settings) <= 1:
         return LocalThresholdBalancing(_count(text, settings, 1000), granularity=scope)
@@ -196,8 +217,44 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return shape
 
 
+def _in_order(text: str, names: Mapping[str, Mapping[str, str]]) -> str:
+    """The form with colons of one with names, as in `staggered:K=2,lag=1`."""
+    kind, _, rest = text.partition(":")
+    if "=" not in rest:
+        return text
+    if kind not in names:
+        raise ArgumentError(
+            f"{text!r}: {kind!r} takes no names; needed one of {', '.join(names)} before them."
+        )
+    possible = ", ".join(names[kind])
+    found: dict[str, str] = {}
+    for part in rest.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (equals and value) or ":" in part:
+            raise ArgumentError(
+                f"{text!r}: needed settings such as name=value, joined by commas, got {part!r}. "
+                f"Possible names: {possible}."
+            )
+        if name not in names[kind]:
+            raise ArgumentError(f"{text!r}: unknown name {name!r}. Possible names: {possible}.")
+        if name in found:
+            raise ArgumentError(f"{text!r}: {name} is given twice. Give it once.")
+        found[name] = value
+    if kind == "multi":
+        signed = found.pop("signed", "no")
+        if signed not in ("yes", "no"):
+            raise ArgumentError(f"{text!r}: signed: needed yes or no, got {signed!r}.")
+        tail = ["signed"] if signed == "yes" else []
+        return ":".join([kind, found.get("bits", names[kind]["bits"]), *tail])
+    return ":".join([kind, *(found.get(name, usual) for name, usual in names[kind].items())])
+
+
 def _count(text: str, settings: list[str], default: int) -> int:
     return _whole_number(text, settings[0]) if settings else default
+
+
+def _optional(text: str, settings: list[str]) -> int | None:
+    return _whole_number(text, settings[0]) if settings and settings[0] != "auto" else None
 
 
 def _whole_number(text: str, number: str) -> int:
