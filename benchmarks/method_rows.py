@@ -244,7 +244,7 @@ def needs_timesteps(recipe: tp.Recipe) -> bool:
     rule = recipe.threshold
     by_levels = isinstance(rule, (tp.LeastSquares, tp.GaussianIteration)) and rule.levels is None
     fixed_levels = recipe.neuron.levels is not None and recipe.neuron.schedule.ratio == 1
-    return bool(recipe.calibrate) or (by_levels and not fixed_levels)
+    return bool(recipe.passes) or (by_levels and not fixed_levels)
 
 
 def shared(wanted: list[Row]) -> list[Row]:
@@ -276,7 +276,7 @@ def key(recipe: tp.Recipe, pooling: str) -> str:
     if not any(content["neuron"][field] for field in later):  # nor windows
         for field in later:
             del content["neuron"][field]
-    for one in content["calibrate"]:
+    for one in content.get("passes", content.get("calibrate")):
         if one.get("mean_count", 0) is None:  # nor a budget of levels
             del one["mean_count"]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

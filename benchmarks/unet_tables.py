@@ -101,7 +101,12 @@ def _setting(entry: dict[str, Any], chosen: str) -> list[str]:
 def _described(recipe: dict[str, Any]) -> str:
     neuron = ", ".join(f"{key} {value}" for key, value in recipe["neuron"].items())
     rule = ", ".join(f"{key} {value}" for key, value in recipe["threshold"].items())
-    passes = ", ".join(str(one.get("pass", one)) for one in recipe["calibrate"]) or "none"
+    passes = (
+        ", ".join(
+            str(one.get("pass", one)) for one in recipe.get("passes", recipe.get("calibrate"))
+        )
+        or "none"
+    )
     return (
         f"Neuron: {neuron}. Threshold: {rule}. Passes: {passes}. Converted for T = "
         f"{recipe['timesteps']}"

@@ -70,7 +70,7 @@ def test_ablation_goes_from_the_plainest_to_the_tuned_one_part_at_a_time():
         changed = [
             before.neuron != after.neuron,
             before.threshold != after.threshold,
-            before.calibrate != after.calibrate,
+            before.passes != after.passes,
         ]
         assert sum(changed) == 1
 

@@ -182,7 +182,7 @@ def test_resized_keeps_what_was_calibrated() -> None:
     batches = [torch.randn(8, 1, 16, 16)]
     passes = [tp.BiasCorrection(), tp.MembraneCorrection()]
     snn = tp.convert(
-        model, batches, neuron=tp.Signed(1), timesteps=4, calibrate=passes, threshold=tp.MaxAbs()
+        model, batches, neuron=tp.Signed(1), timesteps=4, passes=passes, threshold=tp.MaxAbs()
     )
     large = resized(snn, model, (24, 32))
     assert large.network.input_shape == (1, 24, 32) and large.settings == snn.settings

@@ -130,7 +130,7 @@ def test_settings_are_recorded():
         ({"neuron": tp.IF}, r"tp\.IF\(\)"),
         ({"neuron": tp.MultiThreshold}, r"tp\.MultiThreshold\(2\)"),
         ({"threshold": tp.LeastSquares}, r"tp\.LeastSquares\(\)"),
-        ({"calibrate": [tp.BiasCorrection], "timesteps": 4}, r"tp\.BiasCorrection\("),
+        ({"passes": [tp.BiasCorrection], "timesteps": 4}, r"tp\.BiasCorrection\("),
     ],
 )
 def test_what_was_not_called_is_refused_with_the_call(settings, remedy):

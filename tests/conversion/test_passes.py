@@ -128,7 +128,7 @@ def test_passes_are_repeatable_and_in_the_order_given():
 
     def made():
         return tp.convert(
-            network, calibration, neuron=tp.Signed(1), timesteps=6, calibrate=both, batches=[x]
+            network, calibration, neuron=tp.Signed(1), timesteps=6, passes=both, batches=[x]
         )
 
     nets.same_simulation(tp.simulate(made(), x, 6), tp.simulate(made(), x, 6))
@@ -220,13 +220,13 @@ def test_convert_refuses_passes_without_inputs_or_timesteps():
     x = torch.randn(4, *nets.CONV_NET_INPUT, dtype=torch.float64)
     one = [tp.BiasCorrection()]
     with pytest.raises(tp.ArgumentError, match="Give them as batches="):
-        tp.convert(network, calibration, timesteps=4, calibrate=one)
+        tp.convert(network, calibration, timesteps=4, passes=one)
     with pytest.raises(tp.ArgumentError, match=r"Give convert\(..., timesteps=...\)"):
-        tp.convert(network, calibration, calibrate=one, batches=[x])
+        tp.convert(network, calibration, passes=one, batches=[x])
     with pytest.raises(tp.ArgumentError, match="needed passes such as BiasCorrection"):
-        tp.convert(network, calibration, timesteps=4, calibrate=["bias"], batches=[x])
-    assert tp.convert(network, calibration, timesteps=4, calibrate=one, batches=[x])
-    assert tp.convert(network, (b for b in x.split(2)), timesteps=4, calibrate=one)
+        tp.convert(network, calibration, timesteps=4, passes=["bias"], batches=[x])
+    assert tp.convert(network, calibration, timesteps=4, passes=one, batches=[x])
+    assert tp.convert(network, (b for b in x.split(2)), timesteps=4, passes=one)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_converting_by_a_recipe_is_converting_with_its_parts():
         neuron=tp.Signed(2),
         threshold=tp.LeastSquares(),
         timesteps=5,
-        calibrate=passes,
+        passes=passes,
         batches=[x],
     )
     made = recipe.convert(network, [x], calibration=calibration)
@@ -132,9 +132,9 @@ def test_another_schema_is_refused(tmp_path):
         ({"threshold": {"rule": "MaxAbs", "granularity": "pixel"}}, "needed 'channel' or 'layer'"),
         ({"neuron": {"max_count": 0}}, "max_count"),
         ({"neuron": {"leak": 0.5}}, "leak"),
-        ({"calibrate": [{"pass": "WeightCorrection"}]}, "WeightCorrection"),
-        ({"calibrate": [{"pass": "BiasCorrection", "rounds": 0}]}, "rounds"),
-        ({"calibrate": None}, "NoneType"),
+        ({"passes": [{"pass": "WeightCorrection"}]}, "WeightCorrection"),
+        ({"passes": [{"pass": "BiasCorrection", "rounds": 0}]}, "rounds"),
+        ({"passes": None}, "NoneType"),
         ({"timesteps": "many"}, "timesteps"),
     ],
 )
@@ -155,3 +155,11 @@ def test_recipes_of_the_version_with_flat_fields_are_read():
     recipe = tp.Recipe.load(file)
     assert recipe.neuron == tp.Refining(2, period=2)
     assert recipe.neuron.schedule == tp.Schedule(ratio=2, period=2)
+
+
+def test_a_recipe_with_the_old_name_of_its_passes_is_read(tmp_path):
+    """Versions before 0.1 wrote them under "calibrate"."""
+    recipe = tp.Recipe(4, tp.Signed(1), tp.MaxAbs(), passes=(tp.BiasCorrection(rounds=2),))
+    content = recipe.to_dict()
+    content["calibrate"] = content.pop("passes")
+    assert tp.Recipe.from_dict(content) == recipe

@@ -175,7 +175,7 @@ def test_a_recipe_decides_evaluate_and_convert(tuned: Path, tmp_path: Path) -> N
     recipe = tp.Recipe.load(tuned / "r.json")
     assert a["timesteps"] == 3  # the recipe's, as none is given
     assert a["settings"]["threshold"]["rule"] == type(recipe.threshold).__name__
-    assert len(a["settings"].get("passes", [])) == len(recipe.calibrate)
+    assert len(a["settings"].get("passes", [])) == len(recipe.passes)
     for key in ("accuracy", "ann_accuracy", "ceiling", "spikes_per_neuron", "settings"):
         assert a[key] == b[key]
     longer = ok("evaluate", "digits_cnn", *given, "--limit", "30", "--timesteps", "4")
@@ -184,8 +184,8 @@ def test_a_recipe_decides_evaluate_and_convert(tuned: Path, tmp_path: Path) -> N
 
 def test_a_recipe_cannot_be_changed(tuned: Path) -> None:
     message = refused("evaluate", "digits_cnn", "--recipe", tuned / "r.json", "--neuron", "if",
-                      "--calibrate", "bias")  # fmt: skip
-    assert "--neuron, --calibrate cannot change a recipe" in message
+                      "--passes", "bias")  # fmt: skip
+    assert "--neuron, --passes cannot change a recipe" in message
     assert "not a recipe" in refused("evaluate", "digits_cnn", "--recipe", tuned / "t.json")
 
 
@@ -198,7 +198,7 @@ def test_tune_keeps_a_budget_or_refuses(tmp_path: Path) -> None:
 def test_passes_by_name_reach_the_network(tmp_path: Path) -> None:
     command = ["convert", "digits_cnn", "-o", tmp_path / "snn", "--neuron", "signed:1",
                "--threshold", "gauss", *SMALL]  # fmt: skip
-    passes = ["--calibrate", "search,bias, membrane,delay"]
+    passes = ["--passes", "search,bias, membrane,delay"]
     assert "Give --timesteps" in refused(*command, *passes)
     ok(*command, *passes, "--timesteps", "4", "--json", tmp_path / "c.json")
     done = ["SiteSearch", "BiasCorrection", "MembraneCorrection", "DelayedReadout"]
@@ -248,7 +248,7 @@ def test_convert_with_lsq_needs_timesteps_and_works_with_them(tmp_path: Path) ->
         (["evaluate", "digits_cnn", "--weights", "absent.pt"], "no file 'absent.pt'"),
         (["evaluate", "digits_cnn", "--neuron", "lif"], "needed a form like if"),
         (["evaluate", "digits_cnn", "--threshold", "mean"], "needed a form like percentile"),
-        (["evaluate", "digits_cnn", "--calibrate", "weights"], "needed forms like bias, membrane"),
+        (["evaluate", "digits_cnn", "--passes", "weights"], "needed forms like bias, membrane"),
         (["evaluate", "digits_cnn", "--recipe", "absent.json"], "cannot read the recipe"),
         (["evaluate", "digits_cnn", "--granularity", "pixel"], "needed channel or layer"),
         (["evaluate", "digits_cnn", "--initial-membrane", "2"], "initial_membrane"),

@@ -43,7 +43,7 @@ def test_the_whole_list_of_candidates_is_tried_and_ranked():
     )
     count = 2 * len(tuning._RULES) * len(tuning._PASSES)
     assert len(result.trials) == len({trial.recipe for trial in result.trials}) <= count + 2
-    kinds = [{type(one) for one in trial.recipe.calibrate} for trial in result.trials]
+    kinds = [{type(one) for one in trial.recipe.passes} for trial in result.trials]
     distilled = [kind for kind in kinds if tp.Distillation in kind]
     assert 1 <= len(distilled) <= 2  # one that changes nothing is left out
     without = [kind for kind in kinds if tp.DelayedReadout not in kind and kind not in distilled]
@@ -224,7 +224,7 @@ def test_budget_of_spikes_is_kept_or_refused(few, max_count):
     best = tight.trials[0]
     assert best.within and best.spikes_per_neuron <= budget * 1.02
     assert tight.recipe.found["spikes"] == budget
-    assert any(isinstance(p, tp.AllocateCounts) for p in tight.recipe.calibrate) == (max_count > 1)
+    assert any(isinstance(p, tp.AllocateCounts) for p in tight.recipe.passes) == (max_count > 1)
     with pytest.raises(tp.ArgumentError, match="no candidate keeps 1e-09 spikes.* Raise spikes"):
         tp.tune(network, [x], timesteps=4, max_count=max_count, spikes=1e-9)
 
@@ -249,8 +249,8 @@ def test_front_is_what_nothing_beats(few):
 def test_a_distilled_trial_is_the_recipe_before_it_and_one_pass_more():
     delayed = tp.Recipe(4, tp.Signed(1), tp.LeastSquares(), (tp.SiteSearch(), tp.DelayedReadout()))
     plain = tp.Recipe(4, tp.Signed(1), tp.LeastSquares())
-    assert tuning._with_pass(plain, tp.Distillation()).calibrate == (tp.Distillation(),)
-    passes = tuning._with_pass(delayed, tp.Distillation()).calibrate
+    assert tuning._with_pass(plain, tp.Distillation()).passes == (tp.Distillation(),)
+    passes = tuning._with_pass(delayed, tp.Distillation()).passes
     assert passes == (tp.SiteSearch(), tp.Distillation(), tp.DelayedReadout())
 
 
@@ -297,7 +297,7 @@ def test_a_distillation_that_changes_nothing_is_no_recipe_of_its_own(few, monkey
 
     monkeypatch.setattr(tuning, "apply_pass", applying)
     result = tp.tune(_network(), [_inputs()], timesteps=2)
-    kinds = {type(one) for trial in result.trials for one in trial.recipe.calibrate}
+    kinds = {type(one) for trial in result.trials for one in trial.recipe.passes}
     assert kinds == {tp.BiasCorrection} and len(result.trials) == 8
 
 
@@ -332,7 +332,7 @@ def test_values_are_judged_by_their_distance(few):
     result = tp.tune(_network(), [_inputs()], timesteps=2, reading="values")
     assert result.recipe.found["agreement"] is None and " - " in str(result)
     assert result.recipe.found["reading"] == "values"
-    passes = [one for trial in result.trials for one in trial.recipe.calibrate]
+    passes = [one for trial in result.trials for one in trial.recipe.passes]
     assert tp.Distillation(reading="values") in passes and tp.Distillation() not in passes
     with pytest.raises(tp.ArgumentError, match="needed 'scores' or 'values', got 'classes'"):
         tp.tune(_network(), [_inputs()], timesteps=2, reading="classes")

@@ -85,13 +85,11 @@ def convert(
     granularity: GranularityOption = None,
     initial_membrane: MembraneOption = None,
     calibration_size: CalibrationOption = None,
-    calibrate: PassesOption = None,
+    passes: PassesOption = None,
     recipe: RecipeOption = None,
     timesteps: Annotated[
         int | None,
-        typer.Option(
-            "--timesteps", help="Needed by --threshold lsq and gauss, and by --calibrate."
-        ),
+        typer.Option("--timesteps", help="Needed by --threshold lsq and gauss, and by --passes."),
     ] = None,
     seed: SeedOption = 0,
     batch_size: BatchOption = None,
@@ -107,7 +105,7 @@ def convert(
         granularity,
         initial_membrane,
         calibration_size,
-        calibrate,
+        passes,
         recipe,
     )
     run = open_run(data, device, batch_size, seed, tile=tile)

@@ -51,7 +51,7 @@ class MaskScores:
         if not one_channel and preds.shape[1] > _CLASSES:
             raise tp.ArgumentError(
                 f"masks: needed an output of one or two channels, got {preds.shape[1]}. Use "
-                "transpike.measure.evaluate with a metric of your own for more classes."
+                "transpike.evaluate with a metric of your own for more classes."
             )
         mask = (preds > self.cut) if one_channel else preds.argmax(dim=1) > 0
         self.f1.update(mask.int(), target.int())

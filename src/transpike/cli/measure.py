@@ -56,7 +56,7 @@ def evaluate(
     granularity: GranularityOption = None,
     initial_membrane: MembraneOption = None,
     calibration_size: CalibrationOption = None,
-    calibrate: PassesOption = None,
+    passes: PassesOption = None,
     recipe: RecipeOption = None,
     timesteps: Annotated[
         int | None,
@@ -106,7 +106,7 @@ def evaluate(
         granularity,
         initial_membrane,
         calibration_size,
-        calibrate,
+        passes,
         recipe,
     )
     if samples is not None and until is not None:

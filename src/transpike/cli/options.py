@@ -60,7 +60,7 @@ CalibrationOption = Annotated[
 PassesOption = Annotated[
     str | None,
     typer.Option(
-        "--calibrate",
+        "--passes",
         help="Passes, in order: bias, membrane, search, distill (of a regression distill:values), "
         "delay, allocate:SPIKES.",
     ),
@@ -118,7 +118,7 @@ class Choices:
     granularity: str | None
     initial_membrane: float | None
     calibration_size: int | None
-    calibrate: str | None = None
+    passes: str | None = None
     recipe: Path | None = None
 
     def given(self) -> list[str]:

@@ -89,14 +89,14 @@ class Run:
         count = -(-len(images) // self.at_once(images))
         with progress_bar("calibrate", count) as progress:
             calibration = tp.calibrate(network, self.batches(images), progress=progress)
-        inputs = [x for x, _ in self.batches(images)] if recipe.calibrate else None
+        inputs = [x for x, _ in self.batches(images)] if recipe.passes else None
         snn = tp.convert(
             network,
             calibration,
             neuron=recipe.neuron,
             threshold=recipe.threshold,
             timesteps=recipe.timesteps if choices.recipe or timesteps else None,
-            calibrate=recipe.calibrate,
+            passes=recipe.passes,
             batches=inputs,
         )
         return snn, model
@@ -104,7 +104,7 @@ class Run:
     def recipe(self, choices: Choices, timesteps: int | None) -> tp.Recipe:
         """The recipe of `--recipe`, or what the other options say."""
         if choices.recipe is not None:
-            fixed = "neuron threshold granularity initial_membrane calibrate".split()
+            fixed = "neuron threshold granularity initial_membrane passes".split()
             clash = [f"--{n.replace('_', '-')}" for n in fixed if getattr(choices, n) is not None]
             if clash:
                 raise tp.ArgumentError(
@@ -112,9 +112,9 @@ class Run:
                 )
             return tp.Recipe.load(choices.recipe)
         membrane = 0.5 if choices.initial_membrane is None else choices.initial_membrane
-        passes = () if choices.calibrate is None else parse_passes(choices.calibrate)
+        passes = () if choices.passes is None else parse_passes(choices.passes)
         if passes and timesteps is None:
-            raise tp.ArgumentError("--calibrate: a pass is for one T. Give --timesteps.")
+            raise tp.ArgumentError("--passes: a pass is for one T. Give --timesteps.")
         return tp.Recipe(
             timesteps or 1,
             parse_neuron(choices.neuron or "if", membrane),

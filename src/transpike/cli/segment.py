@@ -82,7 +82,7 @@ def segment(
     granularity: GranularityOption = None,
     initial_membrane: MembraneOption = None,
     calibration_size: CalibrationOption = None,
-    calibrate: PassesOption = None,
+    passes: PassesOption = None,
     recipe: RecipeOption = None,
     timesteps: Annotated[
         int | None,
@@ -143,7 +143,7 @@ def segment(
         granularity,
         initial_membrane,
         calibration_size,
-        calibrate,
+        passes,
         recipe,
     )
     timesteps = run_length(timesteps, recipe)

@@ -32,7 +32,7 @@ def convert(
     neuron: Neuron | None = None,
     threshold: ThresholdRule | None = None,
     timesteps: int | None = None,
-    calibrate: Sequence[CalibrationPass] = (),
+    passes: Sequence[CalibrationPass] = (),
     batches: Iterable[Any] | None = None,
 ) -> SpikingNetwork:
     """Turn a trained network into a spiking one.
@@ -44,7 +44,7 @@ def convert(
         threshold: rule; default `Percentile(99.9, granularity="channel")`.
         timesteps: the number of timesteps that rules with `levels=None` and calibration passes are
             to be best for.
-        calibrate: calibration passes such as `BiasCorrection()`, done one after the other.
+        passes: calibration passes such as `BiasCorrection()`, done one after the other.
         batches: training data for the passes; default: the batches of `calibration`.
 
     Returns:
@@ -66,12 +66,12 @@ def convert(
         raise ArgumentError(f"threshold: needed a rule such as Percentile(99.9), {_got(rule)}.")
     if timesteps is not None:
         check_timesteps(timesteps)
-    passes = _checked_passes(calibrate, timesteps)
+    passes = _checked_passes(passes, timesteps)
     if passes and batches is None:
         if isinstance(calibration, Calibration):
             raise ArgumentError(
-                "calibrate: passes need training inputs, which a Calibration does not keep. Give "
-                "them as batches=..., or give batches in place of the Calibration."
+                "passes: they need training inputs, which a Calibration does not keep. Give them "
+                "as batches=..., or give batches in place of the Calibration."
             )
         calibration = list(inputs_of(calibration))
         batches = calibration
@@ -137,17 +137,16 @@ def _got(value: object) -> str:
 
 
 def _checked_passes(
-    calibrate: Sequence[CalibrationPass], timesteps: int | None
+    passes: Sequence[CalibrationPass], timesteps: int | None
 ) -> list[CalibrationPass]:
-    passes = list(calibrate)
     for one in passes:
         if not isinstance(one, CalibrationPass):
-            raise ArgumentError(f"calibrate: needed passes such as BiasCorrection(), {_got(one)}.")
+            raise ArgumentError(f"passes: needed passes such as BiasCorrection(), {_got(one)}.")
     if passes and timesteps is None:
         raise ArgumentError(
-            "calibrate: a pass is for one number of timesteps. Give convert(..., timesteps=...)."
+            "passes: a pass is for one number of timesteps. Give convert(..., timesteps=...)."
         )
-    return passes
+    return list(passes)
 
 
 def _captured_and_calibrated(

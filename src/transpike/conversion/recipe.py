@@ -21,6 +21,7 @@ from transpike.spiking.spiking_network import SpikingNetwork
 
 FORMAT = "transpike recipe"
 SCHEMA = 1
+_OLD_PASSES_KEY = "calibrate"  # the name of "passes" in recipes written before it was renamed
 _RULES = {rule.__name__: rule for rule in get_args(ThresholdRule)}
 _PASSES = {one.__name__: one for one in get_args(CalibrationPass)}
 
@@ -33,19 +34,19 @@ class Recipe:
         timesteps: T the conversion is for; running longer or shorter is possible.
         neuron: of every site, before passes change it.
         threshold: rule.
-        calibrate: passes, in order.
+        passes: calibration passes, in order.
         found: how it was found, JSON-ready, or empty.
     """
 
     timesteps: int
     neuron: Neuron
     threshold: ThresholdRule
-    calibrate: tuple[CalibrationPass, ...] = ()
+    passes: tuple[CalibrationPass, ...] = ()
     found: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         check_timesteps(self.timesteps)
-        object.__setattr__(self, "calibrate", tuple(self.calibrate))
+        object.__setattr__(self, "passes", tuple(self.passes))
 
     @property
     def name(self) -> str:
@@ -53,7 +54,7 @@ class Recipe:
         rule = type(self.threshold).__name__
         if self.threshold.granularity == "layer":
             rule += " per layer"
-        parts = [self.neuron.name, rule, *(type(one).__name__ for one in self.calibrate)]
+        parts = [self.neuron.name, rule, *(type(one).__name__ for one in self.passes)]
         return " + ".join(parts)
 
     def convert(
@@ -76,7 +77,7 @@ class Recipe:
             neuron=self.neuron,
             threshold=self.threshold,
             timesteps=self.timesteps,
-            calibrate=self.calibrate,
+            passes=self.passes,
             batches=None if calibration is None else batches,
         )
 
@@ -88,7 +89,7 @@ class Recipe:
             "timesteps": self.timesteps,
             "neuron": self.neuron.to_dict(),
             "threshold": {"rule": type(self.threshold).__name__, **asdict(self.threshold)},
-            "calibrate": [{"pass": type(one).__name__, **asdict(one)} for one in self.calibrate],
+            "passes": [{"pass": type(one).__name__, **asdict(one)} for one in self.passes],
             "found": dict(self.found),
         }
 
@@ -140,11 +141,12 @@ class Recipe:
             ArgumentError: a value is out of range.
         """
         rule = dict(content["threshold"])
-        passes = [dict(entry) for entry in content["calibrate"]]
+        written = content["passes"] if "passes" in content else content[_OLD_PASSES_KEY]
+        passes = [dict(entry) for entry in written]
         return cls(
             timesteps=content["timesteps"],
             neuron=Neuron.from_dict(content["neuron"]),
             threshold=_RULES[rule.pop("rule")](**rule),
-            calibrate=tuple(_PASSES[entry.pop("pass")](**entry) for entry in passes),
+            passes=tuple(_PASSES[entry.pop("pass")](**entry) for entry in passes),
             found=content["found"],
         )

@@ -215,7 +215,7 @@ def _chosen(
             if moments is None:
                 raise ArgumentError(
                     "GaussianIteration: needed the moments of the currents. Calibrate again with "
-                    "transpike.conversion.calibrate."
+                    "transpike.calibrate."
                 )
             top = _gaussian(moments, aim.levels_for(rule), aim.initial_membrane)
             return torch.minimum(top, histogram.maximum) / aim.range_factor

@@ -404,7 +404,7 @@ def _single(output: Any) -> Tensor:
         return output
     raise ArgumentError(
         f"evaluate: needed a model with one output tensor, got {type(output).__name__}. Use "
-        "transpike.simulation.simulate and your own metric, or wrap the model to return one tensor."
+        "transpike.simulate and your own metric, or wrap the model to return one tensor."
     )
 
 

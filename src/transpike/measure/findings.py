@@ -136,7 +136,7 @@ def _charges(sites: tuple[SiteDiagnosis, ...]) -> Iterator[Finding]:
             f"{wrong[0].charge_error:.2f} steps; the same at {len(wrong)} sites in all): its "
             "neurons are shared with another site, or keep state from an earlier input.",
             "give every activation call neurons of its own, made anew for every input, as "
-            "transpike.simulation.simulate does.",
+            "transpike.simulate does.",
         )
 
 

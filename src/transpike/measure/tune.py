@@ -240,9 +240,9 @@ def _different(ranked: list[Trial]) -> list[Trial]:
 
 def _with_pass(recipe: Recipe, one: CalibrationPass) -> Recipe:
     """The recipe with one pass more, the last but for a delayed readout."""
-    passes = list(recipe.calibrate)
+    passes = list(recipe.passes)
     delay = [passes.pop()] if passes and isinstance(passes[-1], DelayedReadout) else []
-    return replace(recipe, calibrate=(*passes, one, *delay))
+    return replace(recipe, passes=(*passes, one, *delay))
 
 
 def _candidates(
@@ -366,7 +366,7 @@ class _Jury:
             # A copy, so that what the engine prepares for it does not stay.
             snn = self.converted(recipe, self.used[:size]).changed()
         except ArgumentError:
-            if any(isinstance(one, AllocateCounts) for one in recipe.calibrate):
+            if any(isinstance(one, AllocateCounts) for one in recipe.passes):
                 self._impossible.add(start)
                 return None
             raise
@@ -378,21 +378,21 @@ class _Jury:
         return Trial(recipe, divergence, agreement, rate, len(self.held[:size]), within)
 
     def _changed_nothing(self, recipe: Recipe, snn: SpikingNetwork, used: Tensor) -> bool:
-        kinds = [type(one) for one in recipe.calibrate]
+        kinds = [type(one) for one in recipe.passes]
         if DelayedReadout in kinds and snn.readout_start == 0:
             return True
         if Distillation not in kinds:
             return False
-        passes = recipe.calibrate[: kinds.index(Distillation)]
-        before = self.converted(replace(recipe, calibrate=passes), used).steps
+        passes = recipe.passes[: kinds.index(Distillation)]
+        before = self.converted(replace(recipe, passes=passes), used).steps
         return all(torch.equal(step, before[name]) for name, step in snn.steps.items())
 
     def converted(self, recipe: Recipe, used: Tensor) -> SpikingNetwork:
         """As `Recipe.convert`; what several recipes begin with is done once."""
         if recipe not in self._converted:
-            if recipe.calibrate:
-                *before, last = recipe.calibrate
-                snn = self.converted(replace(recipe, calibrate=tuple(before)), used)
+            if recipe.passes:
+                *before, last = recipe.passes
+                snn = self.converted(replace(recipe, passes=tuple(before)), used)
                 snn = apply_pass(last, snn, used, recipe.timesteps)
             else:
                 if len(used) not in self._statistics:
@@ -469,7 +469,7 @@ def _result(
         )
     best = last[0]
     found = {
-        "by": "transpike.measure.tune",
+        "by": "transpike.tune",
         "divergence": best.divergence,
         "agreement": best.agreement,
         "spikes_per_neuron": best.spikes_per_neuron,

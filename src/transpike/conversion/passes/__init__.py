@@ -274,7 +274,7 @@ def _correction(one: CalibrationPass) -> _Correction:
             return lambda site, values: _membrane(site, values, one.rounds)
         case SiteSearch():
             return lambda site, values: _searched(site, values, one)
-    raise ArgumentError(f"calibrate: needed a calibration pass, got {one!r}.")
+    raise ArgumentError(f"passes: needed a calibration pass, got {one!r}.")
 
 
 def _bias(site: _Sampled, values: _Values, rounds: int) -> _Values:

@@ -82,7 +82,7 @@ def distilled(
     """
     if snn.readout_start:
         raise ArgumentError(
-            "calibrate: Distillation trains for the mean over all timesteps. Put it before "
+            "passes: Distillation trains for the mean over all timesteps. Put it before "
             "DelayedReadout."
         )
     with torch.inference_mode(False), torch.enable_grad():
