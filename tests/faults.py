@@ -8,7 +8,7 @@ import torch
 
 import transpike as tp
 from transpike.graph.network import INPUT
-from transpike.simulation.reference import Record
+from transpike.simulation.result import Record
 
 
 def simulate_by_module(snn, x, timesteps, *, share=True):

@@ -34,13 +34,13 @@ from transpike.measure.diagnose import Diagnosis as Diagnosis
 from transpike.measure.diagnose import diagnose as diagnose
 from transpike.measure.evaluate import Evaluation as Evaluation
 from transpike.measure.evaluate import evaluate as evaluate
-from transpike.measure.stopping import fit_until as fit_until
+from transpike.measure.stopping import fit_early_stopping as fit_early_stopping
 from transpike.measure.tune import Tuning as Tuning
 from transpike.measure.tune import tune as tune
-from transpike.simulation.early_stopping import Until as Until
-from transpike.simulation.reference import Simulation as Simulation
-from transpike.simulation.reference import Totals as Totals
+from transpike.simulation.early_stopping import EarlyStopping as EarlyStopping
 from transpike.simulation.reference import simulate_reference as simulate_reference
+from transpike.simulation.result import Simulation as Simulation
+from transpike.simulation.result import Totals as Totals
 from transpike.simulation.simulate import simulate as simulate
 from transpike.simulation.tiled import TiledSimulation as TiledSimulation
 from transpike.simulation.tiled import simulate_tiled as simulate_tiled

@@ -244,7 +244,9 @@ def test_options_of_volumes_are_for_volumes(data: list[str]) -> None:
     assert "--tile, --split: for volumes only" in message
     assert "--tile: for volumes only" in refused("inspect", "digits_cnn", "--tile", "8")
     assert "--split: needed test or val" in refused("evaluate", MODEL, *data, "--split", "train")
-    assert "early stopping is for class" in refused("evaluate", MODEL, *data, "--until", "margin")
+    assert "early stopping is for class" in refused(
+        "evaluate", MODEL, *data, "--early-stopping", "margin"
+    )
     assert "tile: needed 1..32 pixels" in refused("evaluate", MODEL, *data, "--tile", "64")
 
 

@@ -196,8 +196,8 @@ def test_a_sample_that_stops_early_does_not_touch_the_others():
     snn = tp.convert(nets.conv_net(), [x], neuron=tp.Refining(2))
     full = tp.simulate(snn, x, 8)
     margins = full.output[3].softmax(1).topk(2, dim=1).values
-    until = tp.Until("margin", float((margins[:, 0] - margins[:, 1]).median()))
-    run = tp.simulate(snn, x, 8, until=until, chunk=1)
+    early_stopping = tp.EarlyStopping("margin", float((margins[:, 0] - margins[:, 1]).median()))
+    run = tp.simulate(snn, x, 8, early_stopping=early_stopping, chunk=1)
     assert 1 < len(run.decided_at.unique())
     for t in range(1, 9):
         held = torch.minimum(run.decided_at, torch.tensor(t)) - 1

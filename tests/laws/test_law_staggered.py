@@ -325,7 +325,7 @@ def test_too_few_timesteps_are_refused_everywhere():
     calls = [
         lambda: tp.simulate(snn, x, few),
         lambda: tp.simulate_reference(snn, x, few),
-        lambda: tp.fit_until(snn, [x], few),
+        lambda: tp.fit_early_stopping(snn, [x], few),
         lambda: tp.evaluate(snn, [(x, torch.zeros(4))], few),
         lambda: tp.convert(network, calibration, neuron=tp.Staggered(2), timesteps=few),
         lambda: tp.measure_cost(snn, [x], few),
@@ -343,13 +343,13 @@ def test_no_sample_stops_before_the_last_layer_has_fired():
     torch.manual_seed(4)
     x = torch.randn(24, 2, 8, 8)
     snn = tp.convert(nets.conv_net(), [x], neuron=tp.Staggered(2))
-    run = tp.simulate(snn, x, 6, until=tp.Until("margin", 0.0))
+    run = tp.simulate(snn, x, 6, early_stopping=tp.EarlyStopping("margin", 0.0))
     assert snn.first_output > 1 and run.decided_at.unique().tolist() == [snn.first_output]
     assert torch.equal(run.output[-1], tp.simulate(snn, x, 6).output[snn.first_output - 1])
-    until = tp.fit_until(snn, [x], 6, most_changed=0.99)
+    early_stopping = tp.fit_early_stopping(snn, [x], 6, most_changed=0.99)
     scores = tp.simulate(snn, x, 6).output[snn.first_output - 1 :].softmax(dim=2)
     margins = scores.topk(2, dim=2).values.diff(dim=2).abs()
-    assert until.threshold >= float(margins.min()) - 1e-6  # none of the biases' own
+    assert early_stopping.threshold >= float(margins.min()) - 1e-6  # none of the biases' own
 
 
 def test_with_values_of_several_first_steps_counts_are_less_rare():

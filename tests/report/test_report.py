@@ -576,7 +576,7 @@ def test_evaluate_records_the_first_slices_of_volumes(tmp_path):
 
 def test_samples_and_early_stopping_are_refused_together(tmp_path):
     options = ("--calibration-size", 32, "--timesteps", T, "--limit", 10)
-    both = ("--samples", tmp_path / "s", "--until", "margin:0.9")
+    both = ("--samples", tmp_path / "s", "--early-stopping", "margin:0.9")
     result = _run("evaluate", "digits_cnn", *options, *both)
     assert result.exit_code == 2 and "Leave one of them out" in result.stderr
     assert _run("evaluate", "digits_cnn", *options, *both[:2]).exit_code == 0  # the remedy

@@ -159,7 +159,7 @@ def test_evaluation_diagnosis_cost_and_tuning_run_on_cuda():
     target = network(images).argmax(1)
     snn = tp.convert(network, images.split(16), neuron=tp.Signed(2))
     pairs = [(part, truth) for part, truth in zip(x.split(16), target.cpu().split(16), strict=True)]
-    result = tp.evaluate(snn, pairs, 16, until=tp.Until("margin", 0.9))
+    result = tp.evaluate(snn, pairs, 16, early_stopping=tp.EarlyStopping("margin", 0.9))
     assert result.n == 48 and result.accuracy[-1] > 0.8
     assert tp.diagnose(snn, images.split(16), 8).sites
     assert tp.measure_cost(snn, images.split(16), 8).sites

@@ -76,10 +76,10 @@ def evaluate(
         bool,
         typer.Option("--compare-exact", help="Also run exact and say how many predictions agree."),
     ] = False,
-    until: Annotated[
+    early_stopping: Annotated[
         str | None,
         typer.Option(
-            "--until",
+            "--early-stopping",
             help="Stop a settled image: margin:0.9 or entropy:0.1; margin or entropy alone take "
             "their threshold from the calibration images.",
         ),
@@ -109,15 +109,16 @@ def evaluate(
         passes,
         recipe,
     )
-    if samples is not None and until is not None:
+    if samples is not None and early_stopping is not None:
         raise tp.ArgumentError(
-            "--samples: records runs of full length, and --until stops them. Leave one of them out."
+            "--samples: records runs of full length, and --early-stopping stops them. Leave one "
+            "of them out."
         )
     run = open_run(data, device, batch_size, seed, tile=tile, split=split)
     timesteps = run_length(timesteps, recipe)
     snn, used = run.loaded_or_converted(model, choices, timesteps, whole=True)
     test = run.test_images(snn.network, limit, strict=True)
-    rule = run.stopping_rule(snn, until, timesteps, choices)
+    rule = run.stopping_rule(snn, early_stopping, timesteps, choices)
     metric = MaskScores(snn.network) if is_volumes(data) else None
     with progress_bar("evaluate (images x timesteps)", len(test) * timesteps) as progress:
         result = tp.evaluate(
@@ -127,12 +128,16 @@ def evaluate(
             metric=metric,
             precision=precision,
             compare_exact=compare_exact,
-            until=rule,
+            early_stopping=rule,
             memory_budget=None if memory is None else memory * 2**20,
             progress=progress,
         )
     typer.echo(str(result))
-    content = {**result.to_dict(), "limit": limit, "until": None if rule is None else asdict(rule)}
+    content = {
+        **result.to_dict(),
+        "limit": limit,
+        "early_stopping": None if rule is None else asdict(rule),
+    }
     if metric is not None:
         content["mask_agreement"] = against_ann(result)
         typer.echo(f"\n{mask_table(result, content['mask_agreement'])}")

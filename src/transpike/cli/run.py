@@ -188,20 +188,20 @@ class Run:
 
     def stopping_rule(
         self, snn: tp.SpikingNetwork, text: str | None, timesteps: int, choices: Choices
-    ) -> tp.Until | None:
-        """The rule of `--until`, its threshold taken from training images where none is given."""
+    ) -> tp.EarlyStopping | None:
+        """The rule of `--early-stopping`, with a threshold from training images by default."""
         if text is None:
             return None
         if isinstance(self.train, VolumeSplit):
             raise tp.ArgumentError(
-                "--until: early stopping is for classification, and these data are volumes. Leave "
-                "the option out."
+                "--early-stopping: early stopping is for classification, and these data are "
+                "volumes. Leave the option out."
             )
         rule, threshold = parse_until(text)
         if threshold is not None:
-            return tp.Until(rule, threshold)
+            return tp.EarlyStopping(rule, threshold)
         images = self.batches(self.calibration_images(choices))
-        return tp.fit_until(snn, images, timesteps, rule=rule)
+        return tp.fit_early_stopping(snn, images, timesteps, rule=rule)
 
     def record(
         self, model: str, data: str, choices: Choices | None, network: tp.Network

@@ -19,7 +19,8 @@ from transpike.conversion.calibrate import inputs_of
 from transpike.errors import DataError
 from transpike.graph.network import INPUT, Network, Node, check_timesteps
 from transpike.measure.fanout import Activity, Counts, Operation, count_operations, is_copy
-from transpike.simulation.reference import Simulation, bits_set, frontier
+from transpike.simulation.readout import frontier
+from transpike.simulation.result import Simulation, bits_set
 from transpike.simulation.simulate import simulate
 from transpike.spiking.neuron import Neuron
 from transpike.spiking.spiking_network import SpikingNetwork

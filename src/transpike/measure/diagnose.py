@@ -45,7 +45,7 @@ from transpike.measure.findings import (
     advice,
     findings,
 )
-from transpike.simulation.reference import Simulation, Totals
+from transpike.simulation.result import Simulation, Totals
 from transpike.simulation.simulate import simulate
 from transpike.spiking.neuron import Neuron, quantized
 from transpike.spiking.spiking_network import SpikingNetwork, site_bounds, site_offsets, site_starts

@@ -14,7 +14,7 @@ from torch import Tensor
 from transpike.conversion.calibrate import pairs_of
 from transpike.errors import ArgumentError, DataError
 from transpike.graph.outputs import cut_of, prediction
-from transpike.simulation.early_stopping import Until
+from transpike.simulation.early_stopping import EarlyStopping
 from transpike.simulation.engine.run import Engine, Outcome, Request
 from transpike.simulation.simulate import check_portion, prepared
 from transpike.spiking.spiking_network import SpikingNetwork, quantized_ann
@@ -146,7 +146,7 @@ def evaluate(
     metric: Metric | None = None,
     precision: str = "exact",
     compare_exact: bool = False,
-    until: Until | None = None,
+    early_stopping: EarlyStopping | None = None,
     memory_budget: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Evaluation:
@@ -165,7 +165,7 @@ def evaluate(
             the analog network's; a batch may come in several portions.
         precision: see `simulate`.
         compare_exact: also run precision "exact" and report how many predictions agree.
-        until: stop a sample when its output is settled; its output is held for the rest.
+        early_stopping: stop a sample when its output is settled; its output is held for the rest.
         memory_budget: see `simulate`.
         progress: called with timesteps x samples done, and in all (None where unknown).
 
@@ -187,7 +187,13 @@ def evaluate(
             progress(tally.samples * timesteps + done, in_all)
 
     every = tuple(range(1, timesteps + 1))
-    request = Request(timesteps, every, until=until, memory_budget=memory_budget, progress=report)
+    request = Request(
+        timesteps,
+        every,
+        early_stopping=early_stopping,
+        memory_budget=memory_budget,
+        progress=report,
+    )
     tally = _Tally(snn, request, metric, precision, compare_exact)
     interrupted = False
     try:
@@ -324,7 +330,7 @@ class _Tally:
 
         outcome = self.engine.run(x, self.request, count)
         sums["spikes"] = torch.stack([c.sum(dim=1) for c in outcome.counts.values()]).sum(dim=0)
-        if self.request.until is not None:
+        if self.request.early_stopping is not None:
             sums |= _stopped(outcome, self.timesteps)
         if self.exact is not None:
             sums["exact"] = self._agreement_with_exact(x, guesses)

@@ -39,7 +39,7 @@ from transpike.errors import ArgumentError
 from transpike.graph.inspect import macs_of
 from transpike.graph.network import INPUT, Network, Node, Site, Weight
 from transpike.graph.ops import packet
-from transpike.simulation.reference import frontier
+from transpike.simulation.readout import frontier
 
 # Every value is a tensor (rows, ...) with one row for each of these.
 # Events: their number at every element, as sent, with unit counts, and in the binary code.

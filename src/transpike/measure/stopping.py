@@ -10,12 +10,12 @@ from torch import Tensor
 
 from transpike.conversion.calibrate import inputs_of
 from transpike.errors import ArgumentError, DataError
-from transpike.simulation.early_stopping import Until, clearness
+from transpike.simulation.early_stopping import EarlyStopping, clearness
 from transpike.simulation.simulate import simulate
 from transpike.spiking.spiking_network import SpikingNetwork
 
 
-def fit_until(
+def fit_early_stopping(
     snn: SpikingNetwork,
     batches: Iterable[Any],
     timesteps: int,
@@ -23,7 +23,7 @@ def fit_until(
     rule: Literal["margin", "entropy"] = "margin",
     most_changed: float = 0.005,
     least: int = 1,
-) -> Until:
+) -> EarlyStopping:
     """The laxest stopping rule that changes few predictions of training samples.
 
     A sample stops at the first timestep at which its readout is clear enough; its prediction is
@@ -33,7 +33,7 @@ def fit_until(
         snn: the converted network; its output must be class scores (B, C).
         batches: training data, inputs or (input, target) pairs; never test data.
         timesteps: T.
-        rule: see `Until`.
+        rule: see `EarlyStopping`.
         most_changed: largest fraction of predictions that may change.
         least: earliest timestep at which a sample may settle.
 
@@ -47,22 +47,22 @@ def fit_until(
     snn.check_timesteps(timesteps)
     if not 0 <= most_changed < 1:
         raise ArgumentError(f"most_changed: needed 0 <= fraction < 1, got {most_changed!r}.")
-    Until(rule, 1.0, least)  # checks the settings
+    EarlyStopping(rule, 1.0, least)  # checks the settings
     clear, guesses = [], []
     for x in inputs_of(batches):
         output = simulate(snn, x.to(snn.network.device), timesteps).output
         if not isinstance(output, Tensor):
-            raise DataError("fit_until: needed a model whose output is one tensor.")
+            raise DataError("fit_early_stopping: needed a model whose output is one tensor.")
         clear.append(torch.stack([clearness(rule, scores) for scores in output]).cpu())
         guesses.append(output.argmax(dim=2).cpu())
     if not clear:
-        raise DataError("fit_until: needed at least one batch of data, got none.")
+        raise DataError("fit_early_stopping: needed at least one batch of data, got none.")
     series = torch.cat(clear, dim=1).double()
     series[: max(least, snn.first_output) - 1] = -1
     wrong = torch.cat(guesses, dim=1)
     changed = wrong != wrong[-1]
     threshold = _laxest(series, changed, most_changed)
-    return Until(rule, threshold if rule == "margin" else 1 - threshold, least)
+    return EarlyStopping(rule, threshold if rule == "margin" else 1 - threshold, least)
 
 
 def _laxest(clear: Tensor, changed: Tensor, most_changed: float) -> float:

@@ -418,8 +418,8 @@ def _alone(found: Found) -> bool:
 _KEPT = (
     "command", "model", "data", "split", "timesteps", "limit", "seed", "n", "samples", "classes",
     "max_count", "coding", "against", "neuron", "threshold", "passes", "recipe", "found",
-    "precision", "until", "normalisation", "calibration", "test", "batch_size", "device", "tile",
-    "facts", "settings", "versions",
+    "precision", "early_stopping", "normalisation", "calibration", "test", "batch_size", "device",
+    "tile", "facts", "settings", "versions",
 )  # fmt: skip
 
 

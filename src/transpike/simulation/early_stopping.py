@@ -1,6 +1,6 @@
 """When the readout of a sample is settled, so that its simulation can stop.
 
-Thresholds come from training data, see `fit_until`; never from test data.
+Thresholds come from training data, see `fit_early_stopping`; never from test data.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transpike.errors import ArgumentError, DataError
 
 
 @dataclass(frozen=True)
-class Until:
+class EarlyStopping:
     """A sample is settled as soon as its readout is clear enough.
 
     Attributes:
@@ -62,8 +62,8 @@ def clearness(rule: Literal["margin", "entropy"], output: Tensor) -> Tensor:
     """
     if output.ndim != 2 or output.shape[1] < 2:
         raise DataError(
-            f"until: needed class scores (B, C) with C >= 2, got shape {tuple(output.shape)}. "
-            "Early stopping is for classification."
+            f"early_stopping: needed class scores (B, C) with C >= 2, got shape "
+            f"{tuple(output.shape)}. Early stopping is for classification."
         )
     probabilities = output.softmax(dim=1)
     if rule == "margin":

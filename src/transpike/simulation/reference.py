@@ -5,183 +5,25 @@ Every faster path has to equal it. It runs in the network's own type, float32 or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from transpike.errors import ArgumentError, DataError
-from transpike.graph.network import INPUT, Network, Node, Value, check_timesteps, leaves
+from transpike.graph.network import INPUT, Node
 from transpike.graph.without_constants import increments
-from transpike.spiking.neuron import Neuron, State, fire, initial_state, refine
+from transpike.simulation.readout import frontier, mean_of, pooled, read_out
+from transpike.simulation.result import (
+    Record,
+    Simulation,
+    Totals,
+    add_totals,
+    check_request,
+    spikes_of,
+)
+from transpike.spiking.neuron import State, fire, initial_state, refine
 from transpike.spiking.spiking_network import SpikingNetwork, site_bounds, site_offsets, site_starts
-
-
-@dataclass(frozen=True)
-class Record:
-    """What one site did over time, if asked for.
-
-    Attributes:
-        counts: (T, B, ...) counts per timestep.
-        membrane: (T, B, ...) membrane after each timestep, activation units; for the telescoped
-            neuron the cumulative input plus its start. It starts at start times the first step,
-            also where the step shrinks.
-    """
-
-    counts: Tensor
-    membrane: Tensor
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Sums over timesteps 1..T at one site, if asked for, each (B, ...).
-
-    Attributes:
-        current: input current, activation units.
-        net: signed counts, where the step shrinks in units of the first one; times that step it
-            is what the site sent on.
-        unit: |count|: events if a count of n is sent as n spikes.
-        binary: bits set in |count|: events if a count is sent as a binary number.
-    """
-
-    current: Tensor
-    net: Tensor
-    unit: Tensor
-    binary: Tensor
-
-
-def add_totals(before: Totals | None, current: Tensor, counts: Tensor, finer: int = 1) -> Totals:
-    """Totals with one more timestep: current (B, ...), counts (B, ...) of 1/finer each."""
-    magnitude = counts.abs()
-    now = Totals(current, counts / finer, magnitude, bits_set(magnitude))
-    if before is None:
-        return now
-    pairs = zip(vars(before).values(), vars(now).values(), strict=True)
-    return Totals(*(old + new for old, new in pairs))
-
-
-def spikes_of(neuron: Neuron, count: Tensor) -> Tensor:
-    """Spikes that send each count (B, ...): |n|, or the bits set in |n| in the binary code."""
-    magnitude = count.abs()
-    return bits_set(magnitude) if neuron.code == "binary" else magnitude
-
-
-def bits_set(counts: Tensor) -> Tensor:
-    """Number of ones in the binary expansion of non-negative whole counts."""
-    bits = torch.zeros_like(counts)
-    while bool((counts > 0).any()):
-        half = torch.floor(counts / 2)
-        bits += counts - 2 * half
-        counts = half
-    return bits
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """Result of a simulation.
-
-    Attributes:
-        output: readout for every t in `output_at`, shape (T', B, ...), in the structure of the
-            model's output: the mean over timesteps readout_start+1..t (1..t up to there), or the
-            sum over 1..t in differential coding.
-        output_at: the timesteps t of `output`, 1-based.
-        timesteps: T, every synchronous pass counted.
-        counts_per_timestep: per site (T, B), spikes of the site's neurons: the sum of |count|, or
-            of the bits set in |count| for a binary-coded neuron.
-        neurons: neurons per sample, over all sites.
-        precision: arithmetic used.
-        records: per recorded site.
-        totals: per site, if asked for.
-        decided_at: with a stopping rule, (B,) timestep at which each sample's output was settled, T
-            if it never was; its output is held from there on.
-        computed: with a stopping rule, (B,) timesteps computed; spikes count up to there.
-    """
-
-    output: Any = field(repr=False)
-    output_at: tuple[int, ...]
-    timesteps: int
-    counts_per_timestep: Mapping[str, Tensor] = field(repr=False)
-    neurons: int
-    precision: str
-    records: Mapping[str, Record] = field(default_factory=dict, repr=False)
-    totals: Mapping[str, Totals] = field(default_factory=dict, repr=False)
-    decided_at: Tensor | None = field(default=None, repr=False)
-    computed: Tensor | None = field(default=None, repr=False)
-
-    @cached_property
-    def spike_counts(self) -> dict[str, Tensor]:
-        """Per site (B,): spikes summed over neurons and timesteps."""
-        return {name: counts.sum(dim=0) for name, counts in self.counts_per_timestep.items()}
-
-    @cached_property
-    def spikes_per_neuron(self) -> Tensor:
-        """(T,): spikes summed up to t over all sites, per neuron, mean over the batch.
-
-        Raises:
-            DataError: spikes were not counted.
-        """
-        if not self.counts_per_timestep:
-            raise DataError("spikes were not counted: simulate with spikes=True.")
-        total = torch.stack([c.double().mean(dim=1) for c in self.counts_per_timestep.values()])
-        return total.sum(dim=0).cumsum(dim=0) / self.neurons
-
-
-def readout_timesteps(output_at: Iterable[int] | None, timesteps: int) -> tuple[int, ...]:
-    """The timesteps to read out, each once and ascending; None: all of them.
-
-    Raises:
-        ArgumentError: timesteps or output_at are out of range.
-    """
-    check_timesteps(timesteps)
-    if output_at is not None and not isinstance(output_at, Iterable):
-        raise ArgumentError(f"output_at: needed a list of timesteps, got {output_at!r}.")
-    wanted = tuple(range(1, timesteps + 1)) if output_at is None else tuple(output_at)
-    if not wanted or not all(isinstance(t, int) and 1 <= t <= timesteps for t in wanted):
-        raise ArgumentError(f"output_at: needed timesteps in 1..{timesteps}, got {wanted}.")
-    return tuple(sorted(set(wanted)))
-
-
-def check_request(
-    snn: SpikingNetwork,
-    x: Tensor,
-    timesteps: int,
-    time_axis: bool,
-    output_at: Iterable[int] | None,
-    record: Iterable[str],
-) -> tuple[int, ...]:
-    """Check the arguments both simulators share; returns the timesteps to read out.
-
-    Raises:
-        ArgumentError: timesteps, output_at or record are out of range.
-        DataError: the input does not fit the network.
-    """
-    snn.check_timesteps(timesteps)
-    network = snn.network
-    if network.dtype not in (torch.float32, torch.float64):
-        raise DataError(
-            f"simulate: needed a network in float32 or float64, got {network.dtype}: its membranes "
-            "would drift. Use snn.float()."
-        )
-    network.check_input(x, time_axis=time_axis)
-    if time_axis and len(x) != timesteps:
-        raise ArgumentError(
-            f"time_axis: needed an input of {timesteps} timesteps (T, B, ...), got {len(x)}."
-        )
-    if time_axis and any(neuron.schedule.varies for neuron in snn.neurons.values()):
-        raise ArgumentError(
-            "time_axis: a refining or staggered neuron sends what comes late with a small step or "
-            "not at all, so its input has to stay as it is. Use Differential(levels, max_count) "
-            "for inputs that change."
-        )
-    wanted = readout_timesteps(output_at, timesteps)
-    known = {site.name for site in network.sites}
-    unknown = sorted(set(record) - known)
-    if unknown:
-        raise ArgumentError(f"record: no site named {unknown}; there are {sorted(known)}.")
-    return wanted
 
 
 def simulate_reference(
@@ -329,35 +171,3 @@ class _Stepwise:
         if before is None:
             return reached
         return reached - pooled(self.network, node, before)
-
-
-def pooled(network: Network, node: Node, total: Tensor) -> Tensor:
-    """A cumulative operation applied to the sum of its inputs."""
-    values: Tensor = network.compute(node, {node.reads[0]: total}, len(total))
-    return values
-
-
-def frontier(network: Network) -> tuple[str, ...]:
-    """Names of the values whose time average is read out: outputs, and what the tail reads."""
-    produced_by_tail = network.tail
-    constants = {node.name for node in network.nodes if node.kind == "constant"}
-    read = [n for node in network.nodes if node.name in produced_by_tail for n in node.reads]
-    read += [leaf.name for leaf in leaves(network.outputs) if isinstance(leaf, Value)]
-    return tuple(dict.fromkeys(n for n in read if n not in produced_by_tail and n not in constants))
-
-
-def mean_of(total: Tensor, t: int) -> Tensor:
-    """Total / t, rounded alike at every position.
-
-    Division by a Python number becomes a product with its reciprocal in some positions only.
-    """
-    return total / total.new_full([1] * total.ndim, t)
-
-
-def read_out(network: Network, means: Mapping[str, Tensor], rows: int) -> list[Tensor]:
-    """Run the tail once on time averages (rows, ...); the flat outputs."""
-    values: dict[str, Any] = dict(means)
-    for node in network.nodes:
-        if node.name in network.tail or node.kind == "constant":
-            values[node.name] = network.compute(node, values, rows)
-    return [network.resolve(leaf, values, rows) for leaf in network.outputs]

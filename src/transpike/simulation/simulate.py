@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError
-from transpike.simulation.early_stopping import Until
+from transpike.simulation.early_stopping import EarlyStopping
 from transpike.simulation.engine.memory import DEFAULT_CHUNK as DEFAULT_CHUNK
 from transpike.simulation.engine.run import Engine, Request
-from transpike.simulation.reference import Simulation, check_request
+from transpike.simulation.result import Simulation, check_request
 from transpike.spiking.spiking_network import SpikingNetwork, quantized_ann
 
 _SAMPLED = 4096  # numbers of a weight that are looked at for changes
@@ -28,7 +28,7 @@ def simulate(
     record: Iterable[str] = (),
     totals: bool = False,
     spikes: bool = True,
-    until: Until | None = None,
+    early_stopping: EarlyStopping | None = None,
     chunk: int | None = None,
     memory_budget: int | None = None,
     precision: str = "exact",
@@ -53,8 +53,9 @@ def simulate(
         spikes: whether spikes have to be counted. Where not, a rate-coded network of telescoped
             neurons takes one pass per entry of `output_at` instead of T timesteps: its output
             depends on the cumulative input only. Other networks are simulated as ever.
-        until: stop a sample as soon as its output is settled; its output is held from there on. It
-            acts at the ends of chunks: see `Simulation.decided_at` and `computed`.
+        early_stopping: stop a sample as soon as its output is settled; its output is held
+            from there on. It acts at the ends of chunks: see `Simulation.decided_at` and
+            `computed`.
         chunk: timesteps computed together; default at most 8, and 1 where layers fire one after the
             other, as then most layers have nothing to do. Results do not depend on it, but for
             the rounding of sums.
@@ -75,12 +76,16 @@ def simulate(
     record = tuple(record)
     wanted = check_request(snn, x, timesteps, time_axis, output_at, record)
     check_portion(chunk, memory_budget)
-    if until is not None and (record or totals):
+    if early_stopping is not None and (record or totals):
         raise ArgumentError(
-            "until: samples that have stopped have no record and no totals. Leave out record and "
-            "totals, or until."
+            "early_stopping: samples that have stopped have no record and no totals. Leave out "
+            "record and totals, or early_stopping."
         )
-    if not spikes and _path_independent(snn, precision) and not (record or totals or until):
+    if (
+        not spikes
+        and _path_independent(snn, precision)
+        and not (record or totals or early_stopping)
+    ):
         return _in_one_pass(snn, x, timesteps, wanted, time_axis)
     engine = prepared(snn, precision)
     request = Request(
@@ -91,7 +96,7 @@ def simulate(
         totals=totals,
         chunk=chunk,
         memory_budget=memory_budget,
-        until=until,
+        early_stopping=early_stopping,
         progress=progress,
     )
     batch = x.shape[1] if time_axis else x.shape[0]
@@ -114,8 +119,8 @@ def simulate(
         precision=precision,
         records=outcome.records,
         totals=outcome.totals,
-        decided_at=outcome.decided_at if until is not None else None,
-        computed=outcome.computed if until is not None else None,
+        decided_at=outcome.decided_at if early_stopping is not None else None,
+        computed=outcome.computed if early_stopping is not None else None,
     )
 
 

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError, DataError
 from transpike.graph.receptive_field import ReceptiveField, receptive_field
-from transpike.simulation.reference import readout_timesteps
+from transpike.simulation.result import readout_timesteps
 from transpike.simulation.simulate import simulate
 from transpike.spiking.spiking_network import SpikingNetwork
 

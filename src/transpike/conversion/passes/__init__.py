@@ -24,7 +24,7 @@ from transpike.errors import ArgumentError, DataError
 from transpike.graph.network import INPUT, Network, Node, Site
 from transpike.graph.without_constants import increments
 from transpike.simulation.engine.scan import Chunk, Constants, Population, scan
-from transpike.simulation.reference import pooled
+from transpike.simulation.readout import pooled
 from transpike.simulation.simulate import simulate
 from transpike.spiking.neuron import Neuron
 from transpike.spiking.spiking_network import SpikingNetwork

@@ -13,7 +13,7 @@ from torch import Tensor
 from transpike.graph.network import INPUT, Network, Node, Value
 from transpike.simulation.engine import native
 from transpike.simulation.engine.plan import dense, room
-from transpike.simulation.reference import frontier
+from transpike.simulation.readout import frontier
 
 Call = Callable[[Mapping[str, Any], int], Any]
 Rival = Literal["float", "none", "vectors", "tiles"]

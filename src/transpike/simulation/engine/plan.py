@@ -28,7 +28,7 @@ from transpike.graph.network import (
     operation,
 )
 from transpike.graph.ops import packet
-from transpike.simulation.reference import frontier
+from transpike.simulation.readout import frontier
 
 Values = dict[str, Any]
 # Operations on two tensors that broadcast over a leading time axis.

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from transpike.graph.network import INPUT, Network, Node, Site
 from transpike.graph.without_constants import increments
-from transpike.simulation.early_stopping import Until
+from transpike.simulation.early_stopping import EarlyStopping
 from transpike.simulation.engine.convolve import Call
 from transpike.simulation.engine.memory import portion
 from transpike.simulation.engine.plan import Plan, Step, dense, flat, plan, room
 from transpike.simulation.engine.precision import Arithmetic, arithmetic, tensor_cores
 from transpike.simulation.engine.scan import Chunk, Constants, Population, charge, scan
-from transpike.simulation.reference import Record, Totals, add_totals, mean_of, read_out
+from transpike.simulation.readout import mean_of, read_out
+from transpike.simulation.result import Record, Totals, add_totals
 from transpike.spiking.spiking_network import SpikingNetwork, site_bounds, site_offsets, site_starts
 
 Output = Callable[[slice | Tensor, int, list[Tensor]], None]
@@ -36,7 +37,7 @@ class Request:
         totals: whether currents and counts are summed.
         chunk: timesteps computed together, or None.
         memory_budget: bytes, or None.
-        until: stopping rule, or None.
+        early_stopping: stopping rule, or None.
         progress: called with timesteps x samples done, and in all.
     """
 
@@ -47,7 +48,7 @@ class Request:
     totals: bool = False
     chunk: int | None = None
     memory_budget: int | None = None
-    until: Until | None = None
+    early_stopping: EarlyStopping | None = None
     progress: Callable[[int, int], None] | None = None
 
 
@@ -101,9 +102,11 @@ class Engine:
         """Simulate; outputs go to `output` as they come, timestep by timestep, rows by rows."""
         moving = request.time_axis
         batch = x.shape[1] if moving else x.shape[0]
-        if request.until is not None:  # before the first output there is nothing to be clear about
-            least = max(request.until.least, self.snn.first_output)
-            request = replace(request, until=replace(request.until, least=least))
+        if (
+            request.early_stopping is not None
+        ):  # before the first output there is nothing to be clear about
+            least = max(request.early_stopping.least, self.snn.first_output)
+            request = replace(request, early_stopping=replace(request.early_stopping, least=least))
         free = request.chunk is None and request.memory_budget is None
         size = portion(
             self.first.plan(moving),
@@ -457,10 +460,10 @@ class _Portion:
 
     def read_chunk(self, values: dict[str, Any], done: int, length: int, output: Output) -> None:
         """Averages for the wanted timesteps of this chunk, and the tail on them."""
-        until = self.request.until
+        early_stopping = self.request.early_stopping
         wanted = set(self.request.output_at)
         every = range(done + 1, done + length + 1)
-        asked = [t for t in every if until is not None or t in wanted]
+        asked = [t for t in every if early_stopping is not None or t in wanted]
         kept = self.engine.arithmetic.kept
         means: dict[str, list[Tensor]] = {name: [] for name in self.plan.readout}
         for name in self.plan.readout:
@@ -477,12 +480,12 @@ class _Portion:
         joined = {name: torch.cat(parts) for name, parts in means.items()}
         found = read_out(self.engine.network, joined, len(asked) * self.batch)
         by_t = [_split_time(item, len(asked)) for item in found]
-        if until is None:
+        if early_stopping is None:
             rows = slice(self.start, self.start + self.batch)
             for index, t in enumerate(asked):
                 output(rows, t, [item[index] for item in by_t])
         else:
-            self.stop(until, by_t, asked, output)
+            self.stop(early_stopping, by_t, asked, output)
 
     def averaged(self, total: Tensor, t: int) -> Tensor:
         """What is read out at t of a sum since the readout's start."""
@@ -491,10 +494,12 @@ class _Portion:
         start = self.engine.snn.readout_start
         return mean_of(total, t - start if t > start else t)
 
-    def stop(self, until: Until, by_t: list[Tensor], asked: list[int], output: Output) -> None:
+    def stop(
+        self, early_stopping: EarlyStopping, by_t: list[Tensor], asked: list[int], output: Output
+    ) -> None:
         """Hand out outputs, hold those of settled samples for the rest, drop the samples."""
         device = self.x.device
-        settled = torch.stack([until.settled(by_t[0][i], t) for i, t in enumerate(asked)])
+        settled = torch.stack([early_stopping.settled(by_t[0][i], t) for i, t in enumerate(asked)])
         done = settled.any(dim=0)
         first = settled.int().argmax(dim=0)
         every = torch.arange(self.batch, device=device)
