@@ -5,8 +5,10 @@ import torch
 
 import nets
 import transpike as tp
-from transpike.conversion import passes
-from transpike.conversion.passes import _Sweep, _with_count, apply_pass, mean_count, output_distance
+from transpike.conversion.passes import apply_pass, mean_count, sweep
+from transpike.conversion.passes.allocate_counts import with_count
+from transpike.conversion.passes.sweep import Sweep
+from transpike.simulation.fidelity import output_distance
 
 NEURONS = {
     "if": tp.IF(),
@@ -31,10 +33,10 @@ def _snn(name="conv2d", neuron=None, percentile=99):
 @pytest.mark.parametrize("name", sorted(nets.NETS))
 def test_sweep_sees_the_currents_and_activations_of_the_networks(name, neuron, monkeypatch):
     """Side by side, operation by operation: the same numbers as step by step."""
-    monkeypatch.setattr(passes, "_SAMPLES_PER_INPUT", 10**6)
+    monkeypatch.setattr(sweep, "_SAMPLES_PER_INPUT", 10**6)
     snn, x = _snn(name, NEURONS[neuron])
     seen = []
-    _Sweep(snn, 5, lambda site, values: (seen.append(site), values)[1]).run(x)
+    Sweep(snn, 5, lambda site, values: (seen.append(site), values)[1]).run(x)
     run = tp.simulate_reference(snn, x, 5, totals=True)
     analog = {}
 
@@ -144,8 +146,8 @@ def test_samples_of_a_channel_are_limited_and_the_same_for_current_and_target():
     site = network.sites[0]
     current = torch.arange(3.0 * 4 * site.channels * 400).reshape(3, 4, site.channels, 20, 20)
     target = current[0] + 0.5
-    rows, wanted = passes._samples(site, current, target)
-    assert rows.shape == (3, 4 * passes._SAMPLES_PER_INPUT, site.channels)
+    rows, wanted = sweep.samples_of(site, current, target)
+    assert rows.shape == (3, 4 * sweep._SAMPLES_PER_INPUT, site.channels)
     assert torch.equal(rows[0] + 0.5, wanted)
     assert len(wanted[:, 0].unique()) == len(wanted)
 
@@ -188,7 +190,7 @@ def test_allocation_keeps_a_budget_of_levels():
     base, prices = output_distance(snn, x, 4)[0], {}
     for site in sites:
         for count in (4, 2, 1):
-            one = _with_count(snn, {site.name: count})
+            one = with_count(snn, {site.name: count})
             change = max(0.0, output_distance(one, x, 4)[0] - base)
             prices[site.name, count] = change / (8 - mean_count(one))
     (moved,) = [(n.name, k) for n in sites if (k := first.neurons[n.name].max_count) < 8]

@@ -1,0 +1,82 @@
+"""Apply a calibration pass to a spiking network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transpike.conversion.calibrate import inputs_of
+from transpike.conversion.passes.allocate_counts import AllocateCounts, allocated
+from transpike.conversion.passes.bias_correction import BiasCorrection, corrected_bias
+from transpike.conversion.passes.delayed_readout import DelayedReadout, delayed
+from transpike.conversion.passes.distillation import Distillation, distilled
+from transpike.conversion.passes.membrane_correction import MembraneCorrection, corrected_membrane
+from transpike.conversion.passes.site_search import SiteSearch, searched
+from transpike.conversion.passes.sweep import Correction, Sweep, inputs_at_once
+from transpike.errors import ArgumentError, DataError
+from transpike.spiking.spiking_network import SpikingNetwork
+
+CalibrationPass = (
+    BiasCorrection
+    | MembraneCorrection
+    | SiteSearch
+    | Distillation
+    | AllocateCounts
+    | DelayedReadout
+)
+
+
+def joined_inputs(batches: Iterable[Any]) -> Tensor:
+    """All inputs of batches as one tensor (B, ...).
+
+    Raises:
+        DataError: no data.
+    """
+    parts = list(inputs_of(batches))
+    if not parts:
+        raise DataError("calibration: needed at least one batch of data, got none.")
+    return torch.cat(parts)
+
+
+def apply_pass(
+    one: CalibrationPass, snn: SpikingNetwork, images: Tensor, timesteps: int
+) -> SpikingNetwork:
+    """A corrected copy of a spiking network.
+
+    Args:
+        one: what to do.
+        snn: the network so far.
+        images: training inputs (B, ...).
+        timesteps: T, the number of timesteps it is to be best for.
+
+    Raises:
+        ArgumentError: the pass cannot be applied to this network.
+    """
+    match one:
+        case AllocateCounts():
+            corrected, used = allocated(one, snn, images, timesteps), len(images)
+        case Distillation():
+            corrected, used = distilled(one, snn, images, timesteps), len(images)
+        case DelayedReadout():
+            corrected, used = delayed(snn, images, timesteps), len(images)
+        case _:
+            images = images[: inputs_at_once(snn.network, timesteps, len(images))]
+            corrected, used = Sweep(snn, timesteps, _correction(one)).run(images), len(images)
+    note = {"pass": type(one).__name__, **asdict(one), "timesteps": timesteps, "n": used}
+    done = [*snn.settings.get("passes", []), note]
+    return corrected.changed(settings={**snn.settings, "passes": done})
+
+
+def _correction(one: CalibrationPass) -> Correction:
+    match one:
+        case BiasCorrection():
+            return lambda site, values: corrected_bias(site, values, one.rounds)
+        case MembraneCorrection():
+            return lambda site, values: corrected_membrane(site, values, one.rounds)
+        case SiteSearch():
+            return lambda site, values: searched(site, values, one)
+    raise ArgumentError(f"passes: needed a calibration pass, got {one!r}.")

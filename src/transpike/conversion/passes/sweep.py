@@ -1,0 +1,247 @@
+"""A sweep: both networks side by side, corrected site by site.
+
+All timesteps of one operation run before the next operation. Every site is corrected on the
+currents that the corrected sites before it send. One sweep costs about one simulation.
+
+Shapes: T timesteps, B inputs, C channels, P samples of a channel (inputs times positions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from transpike.errors import ArgumentError
+from transpike.graph.network import INPUT, Network, Node, Site
+from transpike.graph.without_constants import increments
+from transpike.simulation.engine.scan import Chunk, Constants, Population, scan
+from transpike.simulation.readout import pooled
+from transpike.spiking.neuron import Neuron
+from transpike.spiking.spiking_network import SpikingNetwork
+
+# Bytes of the largest value of a sweep. Inputs that do not fit are left out.
+_SWEEP_VALUE = 256 * 2**20
+# Samples of a channel that a correction looks at, in all and per input, drawn with a fixed seed.
+_SAMPLES, _SAMPLES_PER_INPUT = 16_384, 128
+_ROWS = 64  # inputs times timesteps that a linear operation sees at once
+
+
+@dataclass(frozen=True)
+class Values:
+    """What a correction may change of a site, one value per channel (C,)."""
+
+    step: Tensor
+    start: Tensor
+    offset: Tensor
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Samples of one site.
+
+    Attributes:
+        neuron: settings.
+        current: (T, P, C), or (1, P, C) where it is constant in time.
+        target: (P, C) activations of the analog network.
+        upper_bound: of the activation, or None.
+        timesteps: T.
+        scale: what a sum over time is divided by: T, or 1 in differential coding.
+    """
+
+    neuron: Neuron
+    current: Tensor
+    target: Tensor
+    upper_bound: float | None
+    timesteps: int
+    scale: int
+
+    def error(self, values: Values) -> Tensor:
+        """Spiking output minus activation, (P, C)."""
+        counts = outputs_of(self.neuron, values, self.current, self.upper_bound, self.timesteps)
+        return counts.sum(dim=0) / self.scale - self.target
+
+
+Correction = Callable[[Sampled, Values], Values]
+
+
+def check_rounds(rounds: int) -> None:
+    """Refuse anything but an integer from 1 to 6.
+
+    Raises:
+        ArgumentError: `rounds` is out of range.
+    """
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1 <= rounds <= 6:
+        raise ArgumentError(f"rounds: needed an integer in 1..6, got {rounds!r}.")
+
+
+def outputs_of(
+    neuron: Neuron, values: Values, current: Tensor, upper_bound: float | None, timesteps: int
+) -> Tensor:
+    """Counts times step (T, P, N) of a population with values per neuron (N,)."""
+    bound = None if upper_bound is None else upper_bound / values.step
+    constants = Constants(neuron, values.step, values.start, values.offset, bound)
+    shape = current.shape[1:]
+    out = torch.empty(timesteps, *shape, dtype=current.dtype, device=current.device)
+    population = Population.at_rest(constants, len(current[0]))
+    # In differential coding the offset comes at t = 1 only.
+    cuts = [0, timesteps] if neuron.levels is None or timesteps == 1 else [0, 1, timesteps]
+    for first, end in pairwise(cuts):
+        part = current if len(current) == 1 else current[first:end]
+        offset = neuron.levels is None or first == 0
+        scan(constants, population, Chunk(part, None, out[first:end], None, first, offset))
+    return out
+
+
+def inputs_at_once(network: Network, timesteps: int, available: int) -> int:
+    """Inputs whose largest value over all timesteps fits a sweep; at least one."""
+    sizes = [1]
+    for node in network.nodes:
+        if node.shape is not None:
+            size = max(1, -node.shape[0]) if node.shape else 1
+            for extent in node.shape[1:]:
+                size *= abs(extent)
+            sizes.append(size)
+    itemsize = torch.empty(0, dtype=network.dtype).element_size()
+    return max(1, min(available, _SWEEP_VALUE // (max(sizes) * timesteps * itemsize)))
+
+
+class Sweep:
+    """Both networks side by side; spiking values are (T, B, ...), or (1, B, ...) if constant."""
+
+    def __init__(self, snn: SpikingNetwork, timesteps: int, correct: Correction) -> None:
+        self.snn, self.network, self.timesteps = snn, snn.network, timesteps
+        self.correct = correct
+        self.differential = snn.coding == "differential"
+        self.later = increments(self.network) if self.differential else self.network
+        self.later_nodes = {node.name: node for node in self.later.nodes}
+        steps, starts, offsets = snn.steps, snn.starts, snn.offsets
+        self.values = {n: Values(steps[n], starts[n], offsets[n]) for n in steps}
+
+    def run(self, images: Tensor) -> SpikingNetwork:
+        """Correct all sites, in order of execution."""
+        analog: dict[str, Any] = {INPUT: images}
+        spiking: dict[str, Any] = {INPUT: images.unsqueeze(0)}
+        if self.differential:
+            rest = torch.zeros_like(images).expand(self.timesteps - 1, *images.shape)
+            spiking[INPUT] = torch.cat([images.unsqueeze(0), rest])
+        with torch.inference_mode():
+            for node in self.network.nodes:
+                if node.name not in self.network.tail:
+                    self.node(node, analog, spiking, len(images))
+        return self.snn.changed(
+            steps={n: v.step.clone() for n, v in self.values.items()},
+            starts={n: v.start.clone() for n, v in self.values.items()},
+            offsets={n: v.offset.clone() for n, v in self.values.items()},
+        )
+
+    def node(self, node: Node, analog: dict[str, Any], spiking: dict[str, Any], n: int) -> None:
+        """Compute a node in both networks, correct it if it is a site, and drop what is done."""
+        site = self.network.site_of.get(node.name)
+        if site is not None:
+            current = spiking[node.reads[0]]
+            analog[node.name] = site.activate(analog[node.reads[0]])
+            spiking[node.name] = self.site(site, current, analog[node.name])
+        else:
+            analog[node.name] = self.network.compute(node, analog, n)
+            if node.kind == "cumulative":
+                spiking[node.name] = self.cumulative(node, spiking[node.reads[0]])
+            else:
+                spiking[node.name] = self.linear(node, spiking, n)
+        for name in node.reads:
+            if self.network.last_reader.get(name) == node.name:
+                analog.pop(name, None)
+                spiking.pop(name, None)
+
+    def site(self, site: Site, current: Tensor, target: Tensor) -> Tensor:
+        """Correct a site on samples of its channels; what it then sends, (T, B, ...)."""
+        neuron, scale = self.snn.neurons[site.name], 1 if self.differential else self.timesteps
+        rows, wanted = samples_of(site, current, target)
+        bound = site.upper_bound
+        sampled = Sampled(neuron, rows, wanted, bound, self.timesteps, scale)
+        values = self.values[site.name] = self.correct(sampled, self.values[site.name])
+
+        def spread(per_channel: Tensor) -> Tensor:
+            return site.along_channels(per_channel).expand(1, *site.shape).reshape(-1).contiguous()
+
+        every = Values(spread(values.step), spread(values.start), spread(values.offset))
+        flat = current.flatten(2).contiguous()
+        return outputs_of(neuron, every, flat, bound, self.timesteps).reshape(
+            self.timesteps, *current.shape[1:]
+        )
+
+    def cumulative(self, node: Node, source: Tensor) -> Tensor:
+        """f(S_t) - f(S_{t-1}), as the reference does it."""
+        if len(source) == 1:
+            source = source.expand(self.timesteps, *source.shape[1:])
+        total, before, out = None, None, []
+        for value in source:
+            total = value if total is None else total + value
+            reached = pooled(self.network, node, total)
+            out.append(reached if before is None else reached - before)
+            before = reached
+        return torch.stack(out)
+
+    def linear(self, node: Node, spiking: dict[str, Any], n: int) -> Any:
+        """A linear operation at every timestep, or once where its inputs are constant."""
+        length = max((_length(spiking[name]) for name in node.reads), default=1)
+        rows = _ROWS if self.by_input(node) else n
+        series = [
+            _joined(
+                [self.at(node, spiking, t, low, min(low + rows, n)) for low in range(0, n, rows)]
+            )
+            for t in range(length)
+        ]
+        return pytree.tree_map(lambda *leaves: torch.stack(leaves), *series)
+
+    def by_input(self, node: Node) -> bool:
+        """Whether inputs can be computed one after the other: all have them as first axis."""
+        nodes = [node, *(self.network.by_name[n] for n in node.reads if n != INPUT)]
+        return all(n.shape is None or n.shape[:1] == (-1,) for n in nodes)
+
+    def at(self, node: Node, spiking: dict[str, Any], t: int, low: int, high: int) -> Any:
+        """A node at one timestep (0-based) for some inputs."""
+        cut = self.by_input(node)
+
+        def now(value: Tensor) -> Tensor:
+            found = value[t if len(value) > 1 else 0]
+            return found[low:high] if cut else found
+
+        network, wanted = self.network, node
+        if self.differential and t:
+            network, wanted = self.later, self.later_nodes[node.name]
+        read = {n: pytree.tree_map(now, self.constant(n, spiking)) for n in wanted.reads}
+        return network.compute(wanted, read, high - low)
+
+    def constant(self, name: str, spiking: dict[str, Any]) -> Any:
+        """A value, or the zeros that stand for a constant in the network of increments."""
+        if name in spiking:
+            return spiking[name]
+        return torch.zeros_like(spiking[self.later_nodes[name].reads[0]])
+
+
+def _length(value: Any) -> int:
+    return max(len(leaf) for leaf in pytree.tree_leaves(value))
+
+
+def _joined(parts: list[Any]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    return pytree.tree_map(lambda *leaves: torch.cat(leaves), *parts)
+
+
+def samples_of(site: Site, current: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """(T, P, C) and (P, C): the same samples of every channel."""
+    rows = current.movedim(site.channel_axis + 1, -1).reshape(len(current), -1, site.channels)
+    wanted = target.movedim(site.channel_axis, -1).reshape(-1, site.channels)
+    most = min(_SAMPLES, _SAMPLES_PER_INPUT * len(target))
+    if rows.shape[1] > most:
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randperm(rows.shape[1], generator=generator)[:most].to(rows.device)
+        rows, wanted = rows[:, drawn], wanted[drawn]
+    return rows.contiguous(), wanted.contiguous()
