@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_LISTED = 3  # places named in the line of a group of equal refusals
+
 
 class TranspikeError(Exception):
     """Base of all errors raised by transpike."""
@@ -32,14 +34,46 @@ class Refusal:
         return f"{self.op} at '{self.place or '<model>'}': {self.reason} {self.remedy}"
 
 
+def grouped(refusals: Sequence[Refusal]) -> list[str]:
+    """One line for each kind of refusal.
+
+    Refusals with the same operation, reason and remedy share a line. It gives their number, as
+    in "x12", and the first places.
+
+    Args:
+        refusals: what was refused, in the order of execution.
+
+    Returns:
+        The lines, in the order in which each kind occurs first.
+    """
+    groups: dict[tuple[str, str, str], list[Refusal]] = {}
+    for refusal in refusals:
+        groups.setdefault((refusal.op, refusal.reason, refusal.remedy), []).append(refusal)
+    return [_group_line(group) for group in groups.values()]
+
+
+def _group_line(group: Sequence[Refusal]) -> str:
+    first = group[0]
+    if len(group) == 1:
+        return str(first)
+    places = list(dict.fromkeys(f"'{refusal.place or '<model>'}'" for refusal in group))
+    listed = ", ".join(places[:_LISTED])
+    if len(places) > _LISTED:
+        listed += f" and {len(places) - _LISTED} more"
+    return f"{first.op} x{len(group)} at {listed}: {first.reason} {first.remedy}"
+
+
 class UnsupportedError(TranspikeError):
-    """The model cannot be converted exactly; lists every refused operation."""
+    """The model cannot be converted exactly.
+
+    The message has one line for each kind of refusal; `refusals` holds every refused operation.
+    """
 
     def __init__(self, refusals: Sequence[Refusal]) -> None:
         self.refusals = tuple(refusals)
         count = len(self.refusals)
         head = f"cannot convert the model: {count} refused operation{'s' if count != 1 else ''}."
-        super().__init__("\n".join([head, *(f"  - {refusal}" for refusal in self.refusals)]))
+        super().__init__("\n".join([head, *(f"  - {line}" for line in grouped(self.refusals))]))
 
 
 class ArgumentError(TranspikeError, ValueError):

@@ -1,5 +1,7 @@
 """Every refusal names the operation, its place and a remedy, and the remedy works."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -216,3 +218,17 @@ def test_shape_branch_on_the_batch_size_is_not_passed_silently():
     )
     with pytest.raises(tp.UnsupportedError, match="(?i)batch"):
         tp.capture(model, torch.randn(4, 3))
+
+
+def test_equal_refusals_share_one_line_in_the_error_and_the_report():
+    model = nn.Sequential(*(nn.GELU() for _ in range(12)), nn.ReLU(), nn.Sigmoid(), nn.ReLU())
+    x = torch.randn(2, 4)
+    with pytest.raises(tp.UnsupportedError, match=r"13 refused operations") as caught:
+        tp.capture(model, x)
+    assert len(caught.value.refusals) == 13
+    expected = r"  - aten\.gelu\.default x12 at '0', '1', '2' and 9 more: this activation .*"
+    for text in (str(caught.value), str(tp.inspect(model, x))):
+        lines = [line for line in text.splitlines() if line.startswith("  - ")]
+        assert len(lines) == 2
+        assert re.fullmatch(expected, lines[0])
+        assert lines[1].startswith("  - aten.sigmoid.default at '13': ")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transpike.errors import Refusal, UnsupportedError
+from transpike.errors import Refusal, UnsupportedError, grouped
 from transpike.graph import ops
 from transpike.graph.capture import accepted, draft_network, prepared
 from transpike.graph.network import Node, Weight, tail_of
@@ -74,7 +74,7 @@ class Preflight:
             for row in self.sites
         ]
         if self.refusals:
-            lines += ["", "refused:", *(f"  - {refusal}" for refusal in self.refusals)]
+            lines += ["", "refused:", *(f"  - {line}" for line in grouped(self.refusals))]
         return "\n".join(lines)
 
 
