@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from transpike.errors import Refusal, UnsupportedError, grouped
 from transpike.graph import ops
 from transpike.graph.capture import accepted, draft_network, prepared
-from transpike.graph.network import Node, Weight, tail_of
-
-_WEIGHTED = ("conv", "linear")
+from transpike.graph.macs import macs_of
+from transpike.graph.network import Node, tail_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Preflight:
         operations: one row per (operation, class): how many there are, and what they become.
         refusals: operations without an exact spiking form.
         parameters: numbers in the folded network.
-        macs: multiply-accumulates of one analog pass over one sample (convolutions and linear).
+        macs: multiply-accumulates of one analog pass over one sample, see `transpike.graph.macs`.
         tail_macs: those after the readout, done once on the time average, analog.
         neurons: per sample.
         batch_norms_folded: folded into the operation before.
@@ -112,6 +109,7 @@ def inspect(model: nn.Module, example_input: Tensor) -> Preflight:
             refusals = list(error.refusals)
     tail = tail_of(draft.nodes)
     refused = {refusal.op for refusal in draft.refusals}
+    macs = macs_of(draft.nodes, draft.tensors, draft.input_shape)
     rows = Counter((node.op, _class(node, tail, refused)) for node in draft.nodes)
     return Preflight(
         sites=[
@@ -129,8 +127,8 @@ def inspect(model: nn.Module, example_input: Tensor) -> Preflight:
         ],
         refusals=refusals,
         parameters=sum(t.numel() for t in draft.tensors.values() if t.is_floating_point()),
-        macs=sum(macs_of(node, draft.tensors) for node in draft.nodes),
-        tail_macs=sum(macs_of(node, draft.tensors) for node in draft.nodes if node.name in tail),
+        macs=sum(macs.values()),
+        tail_macs=sum(count for name, count in macs.items() if name in tail),
         neurons=sum(site.neurons for site in draft.sites),
         batch_norms_folded=draft.batch_norms.folded,
         batch_norms_affine=draft.batch_norms.affine,
@@ -142,48 +140,3 @@ def _class(node: Node, tail: frozenset[str], refused: set[str]) -> str:
     if not known or (node.op in refused and node.op not in ops.LINEAR):
         return "refused"
     return "tail" if node.name in tail else node.kind
-
-
-def macs_of(node: Node, tensors: dict[str, Tensor]) -> int:
-    """Multiply-accumulates of one convolution or linear layer for one sample, else 0.
-
-    Counts every kernel position of the output (for a transposed convolution: of the input).
-    """
-    packet = ops.packet(node.op)
-    if not packet.startswith(_WEIGHTED) or node.shape is None:
-        return 0
-    weight = node.args[1]
-    if not isinstance(weight, Weight):
-        return 0
-    shape = tensors[weight.name].shape
-    outputs = prod(node.shape[1:]) * max(1, -node.shape[0])
-    if "transpose" in packet:
-        return _transposed_macs(node, shape)
-    return outputs * prod(shape[1:])
-
-
-def _transposed_macs(node: Node, weight: torch.Size) -> int:
-    """Every input position meets all kernel taps of its group's output channels.
-
-    The input's extent follows from the output's:
-    (out + 2 pad - dilation (k-1) - outpad - 1) / stride + 1.
-    """
-    dims = len(weight) - 2
-    names = ("stride", "padding", "output_padding", "groups", "dilation")
-    given = dict(zip(names, node.args[3:], strict=False))
-
-    def spread(name: str, default: int) -> tuple[int, ...]:
-        value = given.get(name, default)
-        value = value if isinstance(value, tuple) else (value,)
-        return value * dims if len(value) == 1 else value
-
-    strides, pads = spread("stride", 1), spread("padding", 0)
-    extras, dilations = spread("output_padding", 0), spread("dilation", 1)
-    assert node.shape is not None
-    positions = 1
-    for axis in range(dims):
-        out = node.shape[2 + axis]
-        kernel = weight[2 + axis]
-        free = out + 2 * pads[axis] - dilations[axis] * (kernel - 1) - extras[axis] - 1
-        positions *= free // strides[axis] + 1
-    return positions * prod(weight)

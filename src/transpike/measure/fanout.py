@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from transpike.errors import ArgumentError
-from transpike.graph.inspect import macs_of
+from transpike.graph.macs import macs_of
 from transpike.graph.network import INPUT, Network, Node, Site, Weight
 from transpike.graph.ops import packet
 from transpike.simulation.readout import frontier
@@ -192,7 +192,7 @@ class _Walk:
     """One pass over the graph with counts in place of values."""
 
     def __init__(self, network: Network, activity: Activity) -> None:
-        self.given = network
+        self.nominal = macs_of(network.nodes, network.tensors, network.input_shape)
         self.network = network.to(dtype=torch.float64, device="cpu")
         patterns = {
             name: tensor.ne(0).double() if tensor.is_floating_point() else tensor
@@ -460,7 +460,7 @@ class _Walk:
             macs_readout=float(sums[_STATIC]) if last else 0.0,
             macs_current=float(sums[_CURRENT]) * self.activity.timesteps,
             ann_macs=float(sums[_VALUE]),
-            ann_macs_nominal=self._nominal(node, reached),
+            ann_macs_nominal=self.nominal.get(node.name, 0),
             ann_quantized_macs=float(quantized),
             ann_bit_macs=float(sums[_BITS]),
             ann_additions=float(biased.sum()),
@@ -472,12 +472,6 @@ class _Walk:
         out[_CURRENT] = _mask(reached[_EVENT])
         out[_VALUE] = _mask(reached[_VALUE] + biased)
         return out
-
-    def _nominal(self, node: Node, reached: Tensor) -> float:
-        nominal = macs_of(node, dict(self.given.tensors))
-        if nominal or packet(node.op) == "linear" or "conv" in node.op:
-            return float(nominal)
-        return float(_sums(reached)[_VALUE])  # products with a constant matrix
 
     def _biased(self, node: Node, bias: Any, like: Tensor) -> Tensor:
         """1 where the bias of a result (one row of it) is not zero."""

@@ -1,0 +1,90 @@
+"""Multiply-accumulates of the analog network: the only place where they are counted.
+
+`inspect` and `measure_cost` both read `macs_of`. It counts every position of a kernel or matrix.
+This includes weights that are zero and kernel positions that lie in the padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from transpike.graph.network import INPUT, Argument, Node, Weight
+from transpike.graph.ops import packet
+
+_PRODUCTS = frozenset({"matmul", "mm", "bmm"})
+_LAYERS = ("conv", "linear")
+
+
+def macs_of(
+    nodes: Sequence[Node], tensors: Mapping[str, Tensor], input_shape: Sequence[int]
+) -> dict[str, int]:
+    """Count the multiply-accumulates of every operation for one sample.
+
+    Args:
+        nodes: the operations of a network.
+        tensors: its weights by name.
+        input_shape: shape of one sample.
+
+    Returns:
+        The number for each node that multiplies by weights, by the name of the node.
+    """
+    shapes = {INPUT: (-1, *input_shape)}
+    shapes |= {node.name: node.shape for node in nodes if node.shape is not None}
+    counts = {node.name: _node_macs(node, tensors, shapes) for node in nodes}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _node_macs(
+    node: Node, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> int:
+    name = packet(node.op)
+    if node.shape is None or node.kind == "constant":
+        return 0
+    outputs = prod(node.shape[1:]) * max(1, -node.shape[0])
+    if name in _PRODUCTS:
+        return outputs * _operand_shape(node.args[0], tensors, shapes)[-1]
+    if not name.startswith(_LAYERS) or not isinstance(node.args[1], Weight):
+        return 0
+    weight = tensors[node.args[1].name].shape
+    if "transpose" in name:
+        return _transposed_macs(node, weight)
+    return outputs * prod(weight[1:])
+
+
+def _operand_shape(
+    operand: Argument, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[int, ...]:
+    if isinstance(operand, Weight):
+        return tuple(tensors[operand.name].shape)
+    return shapes[operand.name]
+
+
+def _transposed_macs(node: Node, weight: torch.Size) -> int:
+    """Every input position meets all kernel taps of its group's output channels.
+
+    The size of the input follows from the size of the output:
+    (out + 2 pad - dilation (k-1) - outpad - 1) / stride + 1.
+    """
+    dims = len(weight) - 2
+    names = ("stride", "padding", "output_padding", "groups", "dilation")
+    given = dict(zip(names, node.args[3:], strict=False))
+
+    def spread(name: str, default: int) -> tuple[int, ...]:
+        value = given.get(name, default)
+        value = value if isinstance(value, tuple) else (value,)
+        return value * dims if len(value) == 1 else value
+
+    strides, pads = spread("stride", 1), spread("padding", 0)
+    extras, dilations = spread("output_padding", 0), spread("dilation", 1)
+    assert node.shape is not None
+    positions = 1
+    for axis in range(dims):
+        out = node.shape[2 + axis]
+        kernel = weight[2 + axis]
+        free = out + 2 * pads[axis] - dilations[axis] * (kernel - 1) - extras[axis] - 1
+        positions *= free // strides[axis] + 1
+    return positions * prod(weight)
