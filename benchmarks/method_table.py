@@ -129,7 +129,7 @@ class Study:
 def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     """Images (B, C, H, W) moved by up to 4 pixels and perhaps mirrored, as in training.
 
-    What comes in from outside has the mean colour, 0.
+    What comes in from outside has the mean color, 0.
     """
     batch, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (_SHIFT,) * 4)

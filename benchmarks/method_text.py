@@ -99,7 +99,7 @@ def document(asked: dict[str, Any], found: list[Line]) -> str:
         "Loss: accuracy of the ANN minus that of the spiking network, in points, mean over the "
         "seeds. Paired s.e.: standard error of the loss over the same test images, mean over the "
         "seeds. Seeds: s.d.: standard deviation of the loss over calibration seeds. Ceiling: the "
-        "quantised ANN with K T levels and the same steps, starts and offsets, a reference and not "
+        "quantized ANN with K T levels and the same steps, starts and offsets, a reference and not "
         "an upper bound; to the ceiling: its accuracy minus that of the spiking network. Agree: "
         "predictions equal to the ANN's. Spikes per neuron over all T, counts of n as n spikes; "
         "binary: one per bit set, from the share on the first batch.",

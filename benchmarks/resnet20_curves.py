@@ -106,7 +106,7 @@ def table(folder: Path) -> str:
         f"{first['precision']}; {first['neurons']} neurons.",
         "",
         "Wilson 95 % intervals are about +-1.8 points at 90 %, +-3.1 at 50 %. The ceiling is the "
-        "quantised ANN with K T levels and the same thresholds and start.",
+        "quantized ANN with K T levels and the same thresholds and start.",
         "",
         "| setting | K | "
         + " | ".join(f"T={t}" for t in points)

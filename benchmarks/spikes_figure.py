@@ -43,7 +43,7 @@ from transpike.measure.evaluate import Z95, curve_points
 TEST_SEED = 0  # of the peers' draw of test images
 NEURONS = 188_416  # of the spiking ResNet-20, per image
 LOSS = 0.5  # points at which spikes are compared
-_FEWEST = 10  # thousand spikes, below which nothing is recognised
+_FEWEST = 10  # thousand spikes, below which nothing is recognized
 _FLOOR = 0.01  # points, the bottom of the figure
 
 
@@ -285,25 +285,25 @@ _DASHES = ("-", "--", "-.", ":")
 
 
 def draw(points: list[Point], file: Path) -> None:
-    """Ours by neuron, a colour each; peers by library, a line style for each setting."""
+    """Ours by neuron, a color each; peers by library, a line style for each setting."""
     figure, axes = plt.subplots(figsize=(11, 8), layout="constrained")
-    for kind, colour in _KINDS:
+    for kind, color in _KINDS:
         mine = [p for p in points if p.kind == kind]
         for index, name in enumerate(sorted({p.name for p in mine})):
             series = sorted((p for p in mine if p.name == name), key=lambda p: p.spikes)
             line = "-" if series[0].curve else "none"
             label = f"transpike: {kind}" if index == 0 else None
-            _plot(axes, series, color=colour, linestyle=line, marker="o", linewidth=1, label=label)
-    for library, colour in _PEERS.items():
+            _plot(axes, series, color=color, linestyle=line, marker="o", linewidth=1, label=label)
+    for library, color in _PEERS.items():
         own = [p for p in points if p.name.startswith(library)]
         for name, dash in zip(sorted({p.name for p in own}), cycle(_DASHES), strict=False):
             series = sorted((p for p in own if p.name == name), key=lambda p: p.spikes)
-            style = {"color": colour, "linestyle": dash, "marker": "s", "linewidth": 1.2}
+            style = {"color": color, "linestyle": dash, "marker": "s", "linewidth": 1.2}
             _plot(axes, series, label=name, **style)
     best = front(p for p in points if p.ours)
     steps = ([p.spikes for p in best], [max(p.loss, _FLOOR) for p in best])
     axes.step(*steps, where="post", color="black", linewidth=0.8, label="transpike: front")
-    axes.axhline(LOSS, color="grey", linewidth=0.8, linestyle=":")
+    axes.axhline(LOSS, color="gray", linewidth=0.8, linestyle=":")
     axes.set(xscale="log", yscale="log", xlim=(_FEWEST, None), ylim=(_FLOOR, 100))
     axes.set_xlabel("thousand spikes per image (counts of n as n)")
     axes.set_ylabel(f"loss against the ANN, points ({_FLOOR} and less at the bottom)")

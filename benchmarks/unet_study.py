@@ -12,7 +12,7 @@ after one had been seen to clip, and are to be read beside them. The network see
 (768 x 1024), as its convolutions allow.
 
 Counted per slice and T, over all pixels: the mask (mean readout > 0) against the label and against
-the analog network's mask, by torchmetrics; spikes; the quantised network with K*T levels.
+the analog network's mask, by torchmetrics; spikes; the quantized network with K*T levels.
 
 The original study (github.com/HeadLiuYun/Systems_Neuroscience) applies the sigmoid at every
 timestep, adds up, stretches the sum between its smallest and largest pixel, and calls the soft Dice

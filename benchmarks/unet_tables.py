@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 Counts = list[int]  # true positives, false positives, true negatives, false negatives
-# Of F1 after binarising, of the original study's network at T = 256: 0.8866 to 0.8859 (its README).
+# Of F1 after binarizing, of the original study's network at T = 256: 0.8866 to 0.8859 (its README).
 STUDY_LOSS = 0.0007
 STUDY_TIMESTEPS = 256
 

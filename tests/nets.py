@@ -294,7 +294,7 @@ NETS = {
 
 
 def settle_batchnorm(model, x):
-    """Set BatchNorm statistics by one pass of x, and make zero-initialised weights nonzero."""
+    """Set BatchNorm statistics by one pass of x, and make zero-initialized weights nonzero."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = None

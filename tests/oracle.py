@@ -111,7 +111,7 @@ def cascade_neuron(currents, top, bits, initial_membrane=0.5):
     return counts
 
 
-def quantised(z, delta, max_count, timesteps, initial_membrane=0.5, upper_bound=None):
+def quantized(z, delta, max_count, timesteps, initial_membrane=0.5, upper_bound=None):
     """delta/T * clamp(floor(T z / delta + v0), 0, K T), below the bound where there is one."""
     z = np.asarray(z, dtype=np.float64)
     level = np.floor(timesteps * z / delta + initial_membrane)
@@ -203,7 +203,7 @@ def avg_pool(x, kernel, stride=None):
 
 
 def percentile(values, percent):
-    """Exact percentile by sorting, linear between neighbours."""
+    """Exact percentile by sorting, linear between neighbors."""
     ordered = sorted(float(v) for v in np.asarray(values).ravel())
     place = percent / 100 * (len(ordered) - 1)
     low = math.floor(place)
@@ -214,9 +214,9 @@ def percentile(values, percent):
 def wilson(successes, n, z=1.959963984540054):
     """Wilson score interval, closed form."""
     p = successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return centre - half, centre + half
+    return center - half, center + half
 
 
 def _many(value, rank):

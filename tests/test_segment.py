@@ -13,11 +13,11 @@ from torch import nn
 
 import transpike as tp
 from nets import make_dyadic, make_steps_dyadic
-from transpike.data import Normalisation
-from transpike.data.volumes import ArrayVolume, normalised, open_stack, read_mask
+from transpike.data import Normalization
+from transpike.data.volumes import ArrayVolume, normalized, open_stack, read_mask
 from transpike.report.pictures import (
-    DIFFERENCE_COLOURS,
-    ERROR_COLOURS,
+    DIFFERENCE_COLORS,
+    ERROR_COLORS,
     Shown,
     overview_figure,
     timesteps_figure,
@@ -25,7 +25,7 @@ from transpike.report.pictures import (
 from transpike.segment import PixelCounts, fitting_tile, resized, segment
 from transpike.zoo.models import build_model
 
-HALF = Normalisation((0.5,), (0.5,))
+HALF = Normalization((0.5,), (0.5,))
 
 
 def dense(outputs: int = 1) -> nn.Module:
@@ -44,8 +44,8 @@ def dense(outputs: int = 1) -> nn.Module:
     )
     x = torch.randint(0, 2, (2, 1, 32, 32)).float() * 2 - 1
     with torch.no_grad():
-        centre = model(x).transpose(0, 1).flatten(1).median(dim=1).values
-        model[-1].bias -= (centre * 8).round() / 8
+        center = model(x).transpose(0, 1).flatten(1).median(dim=1).values
+        model[-1].bias -= (center * 8).round() / 8
     return model
 
 
@@ -67,7 +67,7 @@ def test_masks_are_those_of_whole_slices(neuron: tp.Neuron, outputs: int) -> Non
     # Every t is a power of two, so that no mean rounds and pixels at 0 stay there.
     model, volume = dense(outputs), bits()
     snn = converted(model, (16, 24), neuron)
-    found = list(segment(snn, volume, 8, normalisation=HALF, curve=[1]))
+    found = list(segment(snn, volume, 8, normalization=HALF, curve=[1]))
     whole = resized(snn, model, (40, 48))
     assert [one.index for one in found] == [0, 1, 2]
     assert [list(one.masks) for one in found] == [[8], [1, 2, 4, 8], [8]]
@@ -85,7 +85,7 @@ def test_masks_are_those_of_whole_slices(neuron: tp.Neuron, outputs: int) -> Non
 def test_no_masks_before_the_last_layer_has_fired() -> None:
     snn = converted(dense(), (40, 48), tp.Staggered(2, lag=2))
     assert snn.first_output == 3
-    (one,) = segment(snn, bits(1), 9, normalisation=HALF, curve=[0])
+    (one,) = segment(snn, bits(1), 9, normalization=HALF, curve=[0])
     assert list(one.masks) == [4, 8, 9]
 
 
@@ -100,7 +100,7 @@ def test_behind_a_sigmoid_a_mask_is_above_a_half() -> None:
     model, volume = dense(), bits(1)
     logits = converted(model, (40, 48), tp.Signed(2))
     behind = converted(nn.Sequential(model, nn.Sigmoid()), (40, 48), tp.Signed(2))
-    (a,), (b,) = (list(segment(s, volume, 4, normalisation=HALF)) for s in (logits, behind))
+    (a,), (b,) = (list(segment(s, volume, 4, normalization=HALF)) for s in (logits, behind))
     assert a.ann.any() and not a.ann.all()
     np.testing.assert_array_equal(a.ann, b.ann)
     np.testing.assert_array_equal(a.masks[4], b.masks[4])
@@ -117,7 +117,7 @@ def test_slices_are_made_when_they_are_asked_for() -> None:
     snn = converted(dense(), (16, 16), tp.IF())
     volume = Counting(bits().array, "bits")
     made = segment(
-        snn, volume, 2, normalisation=HALF, slices=[2, 0], progress=lambda *a: steps.append(a)
+        snn, volume, 2, normalization=HALF, slices=[2, 0], progress=lambda *a: steps.append(a)
     )
     assert seen == []
     assert next(made).index == 2 and seen == [2]
@@ -130,11 +130,11 @@ def test_sixteen_bits_are_read_by_their_own_maximum() -> None:
     eight = random.randint(0, 256, (1, 24, 24)).astype(np.uint8)
     sixteen = eight.astype(np.uint16) * 257  # 255 becomes 65535
     volumes = ArrayVolume(eight, "8"), ArrayVolume(sixteen, "16")
-    a, b = (normalised(v.array, v.maximum, HALF) for v in volumes)
+    a, b = (normalized(v.array, v.maximum, HALF) for v in volumes)
     np.testing.assert_allclose(a, b, atol=1e-6)
     assert a.min() >= -1 and a.max() <= 1 and a.dtype == np.float32
     snn = converted(dense(), (24, 24), tp.Signed(2))
-    masks = [next(segment(snn, v, 4, normalisation=HALF)).masks[4] for v in volumes]
+    masks = [next(segment(snn, v, 4, normalization=HALF)).masks[4] for v in volumes]
     assert (masks[0] == masks[1]).mean() > 0.99
 
 
@@ -172,8 +172,8 @@ def test_tile_shrinks_to_small_slices_or_names_the_multiple() -> None:
 def test_a_tile_below_the_field_is_an_approximation() -> None:
     snn = converted(dense(), (8, 8), tp.IF())
     with pytest.raises(tp.ArgumentError, match="leave no step"):
-        segment(snn, bits(), 2, normalisation=HALF)
-    (one,) = segment(snn, bits(1), 2, normalisation=HALF, overlap=4)
+        segment(snn, bits(), 2, normalization=HALF)
+    (one,) = segment(snn, bits(1), 2, normalization=HALF, overlap=4)
     assert not one.simulation.exact
 
 
@@ -211,26 +211,26 @@ def test_networks_without_a_binary_mask(
     channels = 2 if getattr(model[0], "in_channels", 1) == 2 else 1
     snn = tp.convert(model.eval(), [torch.randn(4, channels, *tile)])
     with pytest.raises(tp.ArgumentError, match=message):
-        segment(snn, bits(), 2, normalisation=HALF)
+        segment(snn, bits(), 2, normalization=HALF)
 
 
 def test_classifiers_are_refused() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     snn = tp.convert(model.eval(), [torch.randn(4, 1, 16, 16)])
     with pytest.raises(tp.UnsupportedError, match="has not the size of the input"):
-        segment(snn, bits(), 2, normalisation=HALF)
+        segment(snn, bits(), 2, normalization=HALF)
 
 
 def test_arguments_are_checked_before_the_first_slice() -> None:
     snn = converted(dense(), (16, 16), tp.IF())
     with pytest.raises(tp.ArgumentError, match=r"slices: needed 0\.\.2, got 3"):
-        segment(snn, bits(), 2, normalisation=HALF, slices=[0, 3])
+        segment(snn, bits(), 2, normalization=HALF, slices=[0, 3])
     with pytest.raises(tp.ArgumentError, match="timesteps"):
-        segment(snn, bits(), 0, normalisation=HALF)
-    with pytest.raises(tp.ArgumentError, match="normalisation: needed one channel"):
-        segment(snn, bits(), 2, normalisation=Normalisation((0.5,) * 3, (0.5,) * 3))
+        segment(snn, bits(), 0, normalization=HALF)
+    with pytest.raises(tp.ArgumentError, match="normalization: needed one channel"):
+        segment(snn, bits(), 2, normalization=Normalization((0.5,) * 3, (0.5,) * 3))
     with pytest.raises(tp.DataError, match="12 x 48 pixels are smaller than the network's tile"):
-        segment(snn, bits(height=12), 2, normalisation=HALF)
+        segment(snn, bits(height=12), 2, normalization=HALF)
 
 
 def _slices(folder: Path, stack: NDArray[np.generic]) -> Path:
@@ -269,15 +269,15 @@ def test_sixteen_bit_files(tmp_path: Path) -> None:
     for name in ("v.tif", "b.tif"):
         volume = open_stack(tmp_path / name)
         assert volume.maximum == 65535
-        got = normalised(volume.read(1, slice(None), slice(None)), volume.maximum, HALF)
+        got = normalized(volume.read(1, slice(None), slice(None)), volume.maximum, HALF)
         np.testing.assert_allclose(got, stack[1] / 65535 * 2 - 1, atol=1e-6)
 
 
 def test_what_is_no_stack_of_gray_slices_is_refused(tmp_path: Path) -> None:
     tifffile, zarr = pytest.importorskip("tifffile"), pytest.importorskip("zarr")
-    colour = np.zeros((20, 30, 3), np.uint8)
-    Image.fromarray(colour).save(tmp_path / "rgb.png")
-    tifffile.imwrite(tmp_path / "rgb.tif", colour, photometric="rgb")
+    color = np.zeros((20, 30, 3), np.uint8)
+    Image.fromarray(color).save(tmp_path / "rgb.png")
+    tifffile.imwrite(tmp_path / "rgb.tif", color, photometric="rgb")
     tifffile.imwrite(tmp_path / "float.tif", np.zeros((2, 20, 30), np.float32))
     with tifffile.TiffWriter(tmp_path / "mixed.tif") as file:
         file.write(np.zeros((20, 30), np.uint8), photometric="minisblack")
@@ -288,7 +288,7 @@ def test_what_is_no_stack_of_gray_slices_is_refused(tmp_path: Path) -> None:
     (folder / "002.png").unlink()
     cases = {
         "rgb.png": (tp.DataError, "needed a grayscale slice of 8 or 16 bit, got mode RGB"),
-        "rgb.tif": (tp.DataError, "It holds colour: convert it to grayscale"),
+        "rgb.tif": (tp.DataError, "It holds color: convert it to grayscale"),
         "float.tif": (tp.DataError, "needed unsigned integers, got float32"),
         "mixed.tif": (tp.DataError, "every page of one size and type"),
         "group.zarr": (tp.FileError, "needed an array, or NAME.zarr/ARRAY in a group"),
@@ -325,12 +325,12 @@ def _shown(label: bool) -> list[Shown]:
 
 
 @pytest.mark.parametrize("label", [True, False])
-def test_overview_shows_pixels_in_the_colours_of_its_legend(label: bool) -> None:
+def test_overview_shows_pixels_in_the_colors_of_its_legend(label: bool) -> None:
     shown = _shown(label)
     figure = overview_figure(shown)
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(names) == (3 if label else 2)
-    for name in (*DIFFERENCE_COLOURS, *(ERROR_COLOURS if label else ())):
+    for name in (*DIFFERENCE_COLORS, *(ERROR_COLORS if label else ())):
         assert sum(name in one for one in names) == 1
     columns = 6 if label else 4
     assert len(figure.axes) == 2 * columns
@@ -350,15 +350,15 @@ def test_an_error_of_one_pixel_is_seen_in_a_large_slice() -> None:
     one = nothing.copy()
     one[577, 1201] = True
     pixels = np.zeros(nothing.shape, np.uint16)
-    for ann, snn, colour in (
-        (nothing, one, DIFFERENCE_COLOURS["SNN only"]),
-        (one, nothing, DIFFERENCE_COLOURS["ANN only"]),
+    for ann, snn, color in (
+        (nothing, one, DIFFERENCE_COLORS["SNN only"]),
+        (one, nothing, DIFFERENCE_COLORS["ANN only"]),
     ):
         axes = overview_figure([Shown(0, pixels, ann, snn)]).axes[3]
         drawn = np.asarray(axes.images[0].get_array())
         found = np.argwhere(drawn.sum(axis=2) > 0)
         assert len(found) == 1 and max(drawn.shape) < 700
-        np.testing.assert_allclose(drawn[tuple(found[0])] * 255, colour)
+        np.testing.assert_allclose(drawn[tuple(found[0])] * 255, color)
         np.testing.assert_allclose(found[0] / drawn.shape[:2], (577 / 1100, 1201 / 2000), atol=0.01)
 
 

@@ -217,7 +217,7 @@ def test_the_document_lists_where_a_peer_is_ahead():
     assert "| 4.00 | 1.41, not paired |" in line
 
 
-def test_every_neuron_of_ours_has_a_colour(tmp_path):
+def test_every_neuron_of_ours_has_a_color(tmp_path):
     points = spikes_figure.ours(ROOT / "results/methods/resnet20")
     assert {p.kind for p in points} <= {kind for kind, _ in spikes_figure._KINDS}
     libraries = tuple(spikes_figure._PEERS)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from transpike.data.images import Normalisation
-from transpike.data.volumes import Volume, normalised
+from transpike.data.images import Normalization
+from transpike.data.volumes import Volume, normalized
 from transpike.errors import ArgumentError, DataError
 from transpike.graph.capture import capture
 from transpike.graph.network import Network
@@ -122,7 +122,7 @@ def segment(
     volume: Volume,
     timesteps: int,
     *,
-    normalisation: Normalisation,
+    normalization: Normalization,
     slices: Sequence[int] | None = None,
     curve: Collection[int] = (),
     overlap: int | None = None,
@@ -140,10 +140,10 @@ def segment(
             was captured with, see `simulate_tiled` and `resized`.
         volume: from `transpike.data.open_stack`.
         timesteps: T.
-        normalisation: of values in 0..1, as in training.
+        normalization: of values in 0..1, as in training.
         slices: which, in this order; all where None.
         curve: those of them whose masks after 1, 2, 4, ... timesteps are made too.
-        overlap: pixels neighbouring tiles share; the receptive field where None, which makes the
+        overlap: pixels neighboring tiles share; the receptive field where None, which makes the
             masks those of the whole slice.
         precision: see `simulate`.
         memory_budget: see `simulate`.
@@ -161,11 +161,11 @@ def segment(
     snn.check_timesteps(timesteps)
     chosen = list(range(volume.shape[0]) if slices is None else slices)
     _check(snn, volume, chosen)
-    if len(normalisation.mean) != 1:
-        raise ArgumentError(f"normalisation: needed one channel, got {len(normalisation.mean)}.")
+    if len(normalization.mean) != 1:
+        raise ArgumentError(f"normalization: needed one channel, got {len(normalization.mean)}.")
     every = curve_points(timesteps, snn.first_output)
     points = {index: every if index in curve else [timesteps] for index in chosen}
-    task = _Task(snn, volume.maximum, normalisation, overlap, precision, memory_budget)
+    task = _Task(snn, volume.maximum, normalization, overlap, precision, memory_budget)
     tiles = len(list(places_of(task.axes(volume.shape[1:]))))
     total = tiles * timesteps * len(chosen)
 
@@ -308,7 +308,7 @@ class _Task:
 
     snn: SpikingNetwork
     maximum: int
-    normalisation: Normalisation
+    normalization: Normalization
     overlap: int | None
     precision: str
     memory_budget: int | None
@@ -342,7 +342,7 @@ class _Task:
 
     def _prepared(self, pixels: Any) -> Tensor:
         """A tile as the network's input, (1, H, W)."""
-        return torch.from_numpy(normalised(pixels, self.maximum, self.normalisation))[None]
+        return torch.from_numpy(normalized(pixels, self.maximum, self.normalization))[None]
 
     def _simulated(
         self, pixels: NDArray[Any], points: Sequence[int], report: Callable[[int, int], None]

@@ -468,12 +468,12 @@ def test_segment_refuses_a_folder_with_a_gap(data: list[str], tmp_path: Path) ->
     assert "slice 2 is missing between 1 and 3" in message
 
 
-def test_segment_normalises_as_it_is_told(root: Path, data: list[str], tmp_path: Path) -> None:
+def test_segment_normalizes_as_it_is_told(root: Path, data: list[str], tmp_path: Path) -> None:
     common = ["segment", root / "test" / "images", "--model", MODEL, *data, *SMALL, "--limit", "1"]
     ok(*common, "-o", tmp_path / "a")
     ok(*common, "-o", tmp_path / "b", "--mean", "0.2", "--std", "0.25")
     a, b = (loaded(tmp_path / name / "segment.json") for name in "ab")
-    assert b["normalisation"] == {"mean": [0.2], "std": [0.25]}
+    assert b["normalization"] == {"mean": [0.2], "std": [0.25]}
     assert a["per_slice"][0]["positive"] != b["per_slice"][0]["positive"]
     assert "std > 0" in refused(*common, "-o", tmp_path / "c", "--std", "0")
 

@@ -165,13 +165,13 @@ def test_least_squares_is_no_worse_than_the_maximum():
     def error(rule):
         snn = tp.convert(network, calibration, neuron=tp.IF(), threshold=rule)
         (step,) = snn.steps.values()
-        q = oracle.quantised(values.numpy(), step.detach().numpy(), 1, levels)
+        q = oracle.quantized(values.numpy(), step.detach().numpy(), 1, levels)
         return float(((q - values.numpy()) ** 2).mean())
 
     found = error(tp.LeastSquares(levels=levels))
     assert found < error(tp.MaxAbs())
     best = min(
-        float(((oracle.quantised(values.numpy(), s, 1, levels) - values.numpy()) ** 2).mean())
+        float(((oracle.quantized(values.numpy(), s, 1, levels) - values.numpy()) ** 2).mean())
         for s in np.linspace(0.02, 1, 200) * float(values.max())
     )
     assert found < 1.1 * best

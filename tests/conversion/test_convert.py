@@ -18,7 +18,7 @@ def test_one_liner_equals_the_three_steps():
     nets.same_simulation(tp.simulate(long, x, 4), tp.simulate(short, x, 4))
 
 
-def test_one_liner_takes_labelled_batches_and_generators():
+def test_one_liner_takes_labeled_batches_and_generators():
     batches = ((torch.randn(4, 2, 8, 8), torch.zeros(4)) for _ in range(3))
     assert isinstance(tp.convert(nets.conv_net(), batches), nn.Module)
 

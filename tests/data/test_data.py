@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from transpike.data import Normalisation, open_cifar10, open_data, open_digits, open_folder
+from transpike.data import Normalization, open_cifar10, open_data, open_digits, open_folder
 from transpike.data.cifar10 import CLASSES
 from transpike.errors import ArgumentError, DataError, FileError
 
@@ -45,7 +45,7 @@ def _image_folder(root: Path, mode: str = "RGB", size: tuple[int, int] = (6, 4))
 # -- batches and subsets --
 
 
-def test_batches_are_the_normalised_images_in_order(cifar_file: Path) -> None:
+def test_batches_are_the_normalized_images_in_order(cifar_file: Path) -> None:
     arrays = _arrays()
     data = open_cifar10(cifar_file)
     batches = list(data.test.batches(2))
@@ -103,22 +103,22 @@ def test_subset_out_of_range(n: int) -> None:
         open_digits().test.subset(n, 0)
 
 
-def test_normalisation_can_be_given(cifar_file: Path) -> None:
-    plain = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    images, _ = next(open_cifar10(cifar_file, normalisation=plain).test.batches(5))
+def test_normalization_can_be_given(cifar_file: Path) -> None:
+    plain = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    images, _ = next(open_cifar10(cifar_file, normalization=plain).test.batches(5))
     assert 0 <= images.min() and images.max() <= 1
 
 
-def test_normalisation_of_other_channels(cifar_file: Path) -> None:
-    data = open_cifar10(cifar_file, normalisation=Normalisation((0.5,), (0.5,)))
+def test_normalization_of_other_channels(cifar_file: Path) -> None:
+    data = open_cifar10(cifar_file, normalization=Normalization((0.5,), (0.5,)))
     with pytest.raises(DataError, match="needed 3 channels, got 1"):
         next(data.test.batches(5))
 
 
 @pytest.mark.parametrize(("mean", "std"), [((0.0,), (0.0,)), ((0.0, 0.0), (1.0,)), ((), ())])
-def test_bad_normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    with pytest.raises(ArgumentError, match="normalisation: needed"):
-        Normalisation(mean, std)
+def test_bad_normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    with pytest.raises(ArgumentError, match="normalization: needed"):
+        Normalization(mean, std)
 
 
 # -- CIFAR-10 --
@@ -238,8 +238,8 @@ def test_folder_reads_classes_in_order(tmp_path: Path) -> None:
 
 
 def test_folder_pixels_are_the_files(tmp_path: Path) -> None:
-    plain = Normalisation((0.0,) * 3, (1.0,) * 3)
-    data = open_folder(_image_folder(tmp_path), normalisation=plain)
+    plain = Normalization((0.0,) * 3, (1.0,) * 3)
+    data = open_folder(_image_folder(tmp_path), normalization=plain)
     images, _ = next(data.train.batches(1))
     pixels = np.asarray(Image.open(tmp_path / "train" / "ant" / "0.png"))
     assert np.array_equal((images[0].numpy() * 255).round(), pixels.transpose(2, 0, 1))

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from transpike.data import Normalisation, open_data, open_lucchi, open_volumes
+from transpike.data import Normalization, open_data, open_lucchi, open_volumes
 from transpike.data.lucchi import VolumeDataset, validation_block
 from transpike.data.volumes import ArrayVolume, PagedVolume, open_slices, open_tiff
 from transpike.errors import ArgumentError, DataError, FileError
@@ -80,7 +80,7 @@ def test_every_layout_reads_the_same(tmp_path: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(expected, read, strict=True)), place
 
 
-def test_values_are_normalised_and_masks_are_zero_or_one(tmp_path: Path) -> None:
+def test_values_are_normalized_and_masks_are_zero_or_one(tmp_path: Path) -> None:
     stacks = _stacks()
     data = open_volumes(f"lucchi:{_write_folder(tmp_path / 'd', stacks)}")
     images, masks = next(data.test.batches(2))
@@ -88,8 +88,8 @@ def test_values_are_normalised_and_masks_are_zero_or_one(tmp_path: Path) -> None
     expected = (torch.from_numpy(pixels[:2]).float() / 255 - 0.5) / 0.5
     assert torch.allclose(images[:, 0], expected, atol=1e-6)
     assert torch.equal(masks[:, 0], torch.from_numpy(labels[:2] > 0).float())
-    assert data.input_shape == (1, 32, 48) and data.normalisation == Normalisation((0.5,), (0.5,))
-    other = open_volumes(f"lucchi:{tmp_path / 'd'}", Normalisation((0.0,), (1.0,)))
+    assert data.input_shape == (1, 32, 48) and data.normalization == Normalization((0.5,), (0.5,))
+    other = open_volumes(f"lucchi:{tmp_path / 'd'}", Normalization((0.0,), (1.0,)))
     assert next(other.test.batches(1))[0].min() >= 0
 
 
@@ -193,7 +193,7 @@ def test_a_mask_with_more_values_is_refused_when_it_is_read(tmp_path: Path) -> N
     data = open_lucchi(_write_tiffs(tmp_path, stacks))
     with pytest.raises(DataError, match=r"training_groundtruth.tif', slice 4: needed a binary"):
         list(data.train.batches(1))
-    stacks["train"][1][4] = 255 * (stacks["train"][1][4] > 0)  # the remedy: binarise
+    stacks["train"][1][4] = 255 * (stacks["train"][1][4] > 0)  # the remedy: binarize
     assert len(list(open_lucchi(_write_tiffs(tmp_path, stacks)).train.batches(1))) == 6
 
 
@@ -224,9 +224,9 @@ def test_an_rgb_slice_is_refused(tmp_path: Path) -> None:
 
 def test_an_rgb_volume_is_refused(tmp_path: Path) -> None:
     _write_tiffs(tmp_path, _stacks())
-    colour = np.zeros((8, 32, 48, 3), np.uint8)
-    tifffile.imwrite(tmp_path / "testing.tif", colour, photometric="rgb")
-    with pytest.raises(DataError, match="holds colour: convert it to grayscale"):
+    color = np.zeros((8, 32, 48, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "testing.tif", color, photometric="rgb")
+    with pytest.raises(DataError, match="holds color: convert it to grayscale"):
         open_lucchi(tmp_path)
 
 
@@ -311,7 +311,7 @@ def test_arguments(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"subset: needed 1..8 tiles, got 9"):
         data.test.subset(9, 0)
     with pytest.raises(ArgumentError, match="needed one channel, got 3"):
-        open_lucchi(place, normalisation=Normalisation((0.5,) * 3, (0.5,) * 3))
+        open_lucchi(place, normalization=Normalization((0.5,) * 3, (0.5,) * 3))
     with pytest.raises(ArgumentError, match="unknown volumes 'lucchi:'"):
         open_volumes("lucchi:")
     with pytest.raises(ArgumentError, match="needed options among tile, got size"):

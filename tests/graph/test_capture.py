@@ -112,7 +112,7 @@ def test_dropout_is_gone():
     assert not any("dropout" in node.op for node in network.nodes)
 
 
-def test_parametrised_weights_fold_to_constants():
+def test_parametrized_weights_fold_to_constants():
     model = nn.Sequential(
         nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3)),
         nn.ReLU(),

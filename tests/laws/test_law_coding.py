@@ -33,7 +33,7 @@ def _settled(run):
 
 @pytest.mark.parametrize("levels, max_count", [(8, 1), (5, 3)])
 @pytest.mark.parametrize("name", sorted(nets.NETS))
-def test_settled_differential_equals_the_quantised_ann(name, levels, max_count):
+def test_settled_differential_equals_the_quantized_ann(name, levels, max_count):
     """Max-pools, residuals, concatenations, padding and constants included, in float64."""
     network, calibration = nets.captured(name)
     neuron = tp.Differential(levels, max_count)
@@ -120,7 +120,7 @@ def test_starts_and_offsets_against_the_oracle(kind, timesteps, seed):
 
 
 @pytest.mark.parametrize("name", ["conv2d", "relu6", "residual", "average"])
-def test_telescoped_equals_quantised_ann_with_starts_and_offsets(name):
+def test_telescoped_equals_quantized_ann_with_starts_and_offsets(name):
     network, calibration = nets.captured(name)
     plain = tp.convert(network, calibration, neuron=tp.Telescoped(3), threshold=tp.Percentile(99))
     torch.manual_seed(4)

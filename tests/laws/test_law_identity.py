@@ -1,4 +1,4 @@
-"""Telescoped spiking network == quantised ANN, in float64 and timestep by timestep."""
+"""Telescoped spiking network == quantized ANN, in float64 and timestep by timestep."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ import transpike as tp
     granularity=st.sampled_from(["channel", "layer"]),
     seed=st.integers(0, 10**6),
 )
-def test_telescoped_equals_quantised_ann(name, timesteps, max_count, granularity, seed):
+def test_telescoped_equals_quantized_ann(name, timesteps, max_count, granularity, seed):
     network, calibration = nets.captured(name)
     snn = tp.convert(
         network,
@@ -115,7 +115,7 @@ def test_whole_network_against_the_oracle(kind):
 
 
 @pytest.mark.parametrize("mode", ["range", "resolution"])
-def test_quantised_ann_against_the_oracle(mode):
+def test_quantized_ann_against_the_oracle(mode):
     model = nets.build("conv2d")
     network, calibration = nets.captured("conv2d")
     neuron = tp.Burst(max_count=3, mode=mode)
@@ -123,7 +123,7 @@ def test_quantised_ann_against_the_oracle(mode):
     x = torch.randn(3, *nets.CONV_NET_INPUT, dtype=torch.float64)
     steps = [snn.steps[s.name].detach().numpy().ravel().reshape(-1, 1, 1) for s in network.sites]
     c1, c2, head = ([p.detach().numpy() for p in model[i].parameters()] for i in (0, 3, 6))
-    a = oracle.quantised(oracle.conv(x.numpy(), *c1, padding=1), steps[0], 3, 4)
-    b = oracle.quantised(oracle.conv(oracle.max_pool(a, 2), *c2), steps[1], 3, 4)
+    a = oracle.quantized(oracle.conv(x.numpy(), *c1, padding=1), steps[0], 3, 4)
+    b = oracle.quantized(oracle.conv(oracle.max_pool(a, 2), *c2), steps[1], 3, 4)
     expected = oracle.linear(b.reshape(3, -1), *head)
     np.testing.assert_allclose(tp.quantized_ann(snn, x, 4).numpy(), expected, atol=1e-9)

@@ -123,14 +123,14 @@ def test_charge_is_conserved(kind, max_count, v0, timesteps, seed):
 @pytest.mark.parametrize("timesteps", [1, 2, 3, 5, 8, 13, 21, 34, 64])
 @pytest.mark.parametrize("kind", KINDS)
 def test_constant_input_gives_the_staircase(kind, timesteps):
-    """A constant current is quantised with K*T levels, clipped at K steps per timestep."""
+    """A constant current is quantized with K*T levels, clipped at K steps per timestep."""
     snn = _snn(kind, 4, 0.5)
     max_count = 1 if kind == "if" else 4
     (step,) = snn.steps.values()
     step = step.detach().numpy().ravel()
     z = np.linspace(-1, 3, 57)[:, None] * np.array(THETA)[None] + 1e-4
     run = tp.simulate_reference(snn, torch.from_numpy(z), timesteps)
-    expected = np.stack([oracle.quantised(z, step, max_count, t) for t in range(1, timesteps + 1)])
+    expected = np.stack([oracle.quantized(z, step, max_count, t) for t in range(1, timesteps + 1)])
     np.testing.assert_allclose(run.output.numpy(), expected, atol=1e-9)
 
 

@@ -101,7 +101,7 @@ def test_a_population_alone_holds_the_finest_levels(max_count, ratio, timesteps,
 
 
 @pytest.mark.parametrize("name", sorted(nets.NETS))
-def test_settled_it_equals_the_quantised_ann_of_its_last_step(name):
+def test_settled_it_equals_the_quantized_ann_of_its_last_step(name):
     """Max-pools, residuals, concatenations, padding and constants included, in float64."""
     network, calibration = nets.captured(name)
     neuron = tp.Refining(256, 8, levels=1024, period=12)

@@ -109,7 +109,7 @@ def _last(snn):
 
 
 @pytest.mark.parametrize("name", sorted(nets.NETS))
-def test_with_complete_inputs_it_equals_the_quantised_ann(name):
+def test_with_complete_inputs_it_equals_the_quantized_ann(name):
     """lag = window - 1: max-pools, residuals, concatenations, constants and bounds, in float64.
 
     Initial membranes and extra currents of every channel are drawn at random.
@@ -220,7 +220,7 @@ def test_names_tell_settings_apart():
 
 
 @pytest.mark.parametrize("hysteresis", [0.0, 0.5])
-def test_the_quantised_ann_knows_what_a_short_window_reaches(hysteresis):
+def test_the_quantized_ann_knows_what_a_short_window_reaches(hysteresis):
     """One site and a large input: K counts of one step, not the levels of the threshold."""
     network, calibration = nets.one_site([1.0])
     neuron = tp.Staggered(2, window=1, hysteresis=hysteresis)
@@ -230,7 +230,7 @@ def test_the_quantised_ann_knows_what_a_short_window_reaches(hysteresis):
     assert float(tp.quantized_ann(snn, x, 1)[-1]) == 1.0
 
 
-def test_the_quantised_ann_is_the_same_in_blocks():
+def test_the_quantized_ann_is_the_same_in_blocks():
     """More inputs than fit a block, against one at a time."""
     neuron = tp.Staggered(2)
     torch.manual_seed(2)
@@ -363,7 +363,7 @@ def test_with_values_of_several_first_steps_counts_are_less_rare():
 
 
 def test_no_ceiling_before_the_last_layer_has_fired():
-    """There the quantised network would hold the biases only; from there on it is as usual."""
+    """There the quantized network would hold the biases only; from there on it is as usual."""
     torch.manual_seed(4)
     x, labels = torch.randn(24, 2, 8, 8), torch.randint(0, 5, (24,))
     snn = tp.convert(nets.conv_net(), [x], neuron=tp.Staggered(2, lag=3))
@@ -375,7 +375,7 @@ def test_no_ceiling_before_the_last_layer_has_fired():
     assert [line.split()[0] for line in printed[3:]] == list(result.ceiling)
 
 
-def test_the_quantised_ann_sends_nothing_before_its_window():
+def test_the_quantized_ann_sends_nothing_before_its_window():
     network, calibration = nets.captured("conv2d")
     snn = tp.convert(network, calibration, neuron=tp.Staggered(2))
     x = torch.randn(2, *network.input_shape, dtype=torch.float64)

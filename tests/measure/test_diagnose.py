@@ -146,11 +146,11 @@ def test_calibration_on_inputs_of_another_scale(scale: float) -> None:
     assert _diagnose(_convert(tp.Signed(1)), 8).healthy  # the remedy: calibrate on such inputs
 
 
-def test_calibration_on_inputs_that_were_not_normalised() -> None:
+def test_calibration_on_inputs_that_were_not_normalized() -> None:
     _, network, calibration, _ = _trained()
-    normalisation = demo.open_data("digits").normalisation
+    normalization = demo.open_data("digits").normalization
     std, mean = (torch.tensor(v).reshape(1, -1, 1, 1) for v in
-                 (normalisation.std, normalisation.mean))  # fmt: skip
+                 (normalization.std, normalization.mean))  # fmt: skip
     wrong = tp.calibrate(network, [x * std + mean for x in calibration])
     found = _diagnose(tp.convert(network, wrong, neuron=tp.Signed(1)), 8)
     assert found.first is not None

@@ -65,7 +65,7 @@ class Page(HTMLParser):
 def digits():
     data = open_digits()
     snn = tp.convert(build_model("digits_cnn"), data.train.subset(32, 0).batches(16))
-    return snn, list(data.test.subset(20, 0).batches(10)), data.normalisation
+    return snn, list(data.test.subset(20, 0).batches(10)), data.normalization
 
 
 @pytest.fixture(scope="module")
@@ -179,14 +179,14 @@ def test_two_evaluations_of_one_name_can_be_told_apart(folder, tmp_path):
 
 
 def test_charts_are_valid(folder, tmp_path):
-    """Plotly's own check of names and values, once colours are colours."""
+    """Plotly's own check of names and values, once colors are colors."""
     for chart in _page(tmp_path, folder).content["charts"]:
         text = re.sub(r'"@[\w-]+"', '"#123456"', json.dumps(chart))
         spec = json.loads(text)
         go.Figure(data=spec["data"], layout=spec["layout"])
 
 
-def test_every_named_colour_is_in_the_style_sheet(folder, tmp_path):
+def test_every_named_color_is_in_the_style_sheet(folder, tmp_path):
     page = _page(tmp_path, folder)
     text = (tmp_path / "sub" / "report.html").read_text(encoding="utf-8")
     style = text[text.index("<style>") : text.index("</style>")]
@@ -200,8 +200,8 @@ def test_the_diagnosis_is_split_and_firing_rates_add_up(folder, tmp_path):
     content = json.loads((folder / "diagnose.json").read_text())
     names = [site["name"] for site in content["sites"]]
     bars = {t["name"]: t for t in page.chart("errors-0")["data"]}
-    assert bars["quantisation"]["y"] == names
-    assert bars["quantisation"]["x"] == pytest.approx(
+    assert bars["quantization"]["y"] == names
+    assert bars["quantization"]["x"] == pytest.approx(
         [100 * site["parts"]["quantization"]["rms"] ** 2 for site in content["sites"]]
     )
     (rates,) = page.chart("rates-0")["data"]
@@ -250,8 +250,8 @@ def test_language_title_and_headings_in_order(folder, tmp_path):
 def _contrast(one, other):
     """WCAG 2.2, 1.4.3."""
 
-    def luminance(colour):
-        parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    def luminance(color):
+        parts = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
         linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -265,12 +265,12 @@ def test_text_has_the_contrast_of_wcag_aa_in_both_themes(folder, tmp_path):
     light, dark = text[text.index(":root {") :].split("@media screen", 1)
     dark = dark[: dark.index("* {")]
     for theme in (light, dark):
-        colours = dict(re.findall(r"--([\w-]+): (#\w{6});", theme))
+        colors = dict(re.findall(r"--([\w-]+): (#\w{6});", theme))
         for ground in ("page", "panel"):
             for name in ("ink", "muted", "link"):
-                assert _contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
+                assert _contrast(colors[name], colors[ground]) >= 4.5, (name, ground)
         for number in range(1, 9):  # lines of charts are graphical objects, 1.4.11
-            assert _contrast(colours[str(number)], colours["page"]) >= 3, number
+            assert _contrast(colors[str(number)], colors["page"]) >= 3, number
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_pictures_are_the_images_that_flip(digits):
     assert joined.index.tolist() == whole.index.tolist()
     assert np.array_equal(joined.image, whole.image)
     pixels = x[whole.index, 0].double().numpy() * norm.std[0] + norm.mean[0]
-    # Half of 255 is a tie that rounding of the normalised value decides.
+    # Half of 255 is a tie that rounding of the normalized value decides.
     assert np.abs(whole.image - 255 * pixels).max() < 0.5 + 1e-3
     last = [max(t for t in range(T) if whole.snn[t, k] != whole.ann[k]) for k in whole.index]
     assert last == sorted(last, reverse=True)
@@ -446,7 +446,7 @@ def test_samples_refuse_what_does_not_fit(digits, masks):
     snn, test, norm = digits
     x, target = test[0]
     right = {"mean": norm.mean, "std": norm.std}
-    with pytest.raises(tp.ArgumentError, match="normalised with"):
+    with pytest.raises(tp.ArgumentError, match="normalized with"):
         record_samples(snn, x, target, T, mean=[3.0], std=[1.0])
     record_samples(snn, x, target, T, **right)  # the remedy
     with pytest.raises(tp.ArgumentError, match="needed 1 values each"):
@@ -516,7 +516,7 @@ def test_many_classes_are_put_together(tmp_path):
     empty = np.zeros((0, 1, 1), np.uint8)
     samples = Samples((1, 2), label, label, snn, empty, np.zeros(0, np.int32), names)
     samples.save(tmp_path)
-    (one,) = _page(tmp_path, tmp_path).content["labelled"]
+    (one,) = _page(tmp_path, tmp_path).content["labeled"]
     assert one["classes"][-1] == "all others" and len(one["classes"]) == 21
     assert len(one["label"]) == n and max(one["label"]) == 20
     assert one["differ"] == [int((snn[0] != label).sum()), 0]

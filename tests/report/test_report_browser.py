@@ -47,7 +47,7 @@ TO_CHART = """
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """Every section: curves, diagnosis, cost, masks and labelled samples of small networks."""
+    """Every section: curves, diagnosis, cost, masks and labeled samples of small networks."""
     root = tmp_path_factory.mktemp("page")
     torch.manual_seed(3)
     model = nn.Sequential(nn.Conv2d(1, 1, 5, padding=2), nn.ReLU(), nn.Conv2d(1, 1, 1))
@@ -67,12 +67,12 @@ def page(tmp_path_factory):
     for name, result in results.items():
         content = {**result.to_dict(), "model": f"a model with a rather long name, {name}"}
         (root / f"{name}.json").write_text(json.dumps(content, default=str))
-    _labelled().save(root / "labels")
+    _labeled().save(root / "labels")
     found = read_results([root, root / "masks", root / "labels"])
     return write_report(found, root / "report.html").as_uri()
 
 
-def _labelled():
+def _labeled():
     generator = np.random.default_rng(0)
     label = generator.integers(0, 10, 50).astype(np.uint8)
     wrong = np.where(np.arange(50) < 6, (label + 1) % 10, label).astype(np.uint8)
@@ -172,8 +172,8 @@ def test_picking_another_image_and_the_raw_one(opened):
     assert raw != other and raw == _pixels(opened, "masks-0-analog")
 
 
-def test_overlay_colours_are_those_of_the_legend(opened):
-    """Every pixel of the error panel is gray, or 0.4 gray + 0.6 of a colour of the legend."""
+def test_overlay_colors_are_those_of_the_legend(opened):
+    """Every pixel of the error panel is gray, or 0.4 gray + 0.6 of a color of the legend."""
     script = """
       const canvas = document.getElementById("masks-0-errors");
       const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -181,14 +181,14 @@ def test_overlay_colours_are_those_of_the_legend(opened):
       return [Array.from(data), ["tp", "fp", "fn"].map((n) => style.getPropertyValue("--" + n))];
     """
     flat, names = opened.execute_script(script)
-    colours = [[int(name.strip()[k : k + 2], 16) for k in (1, 3, 5)] for name in names]
+    colors = [[int(name.strip()[k : k + 2], 16) for k in (1, 3, 5)] for name in names]
     pixels = np.array(flat).reshape(-1, 4)[:, :3]
     script = "return JSON.parse(document.getElementById('report-data').textContent).masks[0]"
     scores = opened.execute_script(script)["images"][0]["scores"]["snn"][-1]
     gray = (pixels == pixels[:, :1]).all(axis=1)
     assert (~gray).sum() == scores["tp"] + scores["fp"] + scores["fn"]
-    for colour, name in zip(colours, ("tp", "fp", "fn"), strict=True):
-        left = (pixels - 0.6 * np.array(colour)) / 0.4
+    for color, name in zip(colors, ("tp", "fp", "fn"), strict=True):
+        left = (pixels - 0.6 * np.array(color)) / 0.4
         fits = ~gray & (np.ptp(left, axis=1) < 4)
         assert fits.sum() == scores[name], name
 
@@ -221,17 +221,17 @@ def test_the_legend_hides_a_curve_also_after_a_change_of_theme(opened):
 
 
 def test_confusion_and_flips_follow_their_slider(opened):
-    slider, table = _one(opened, "#labelled-1-step"), _one(opened, "#labelled-1-snn")
-    assert "differ on 0 of 50" in _one(opened, "#labelled-1-caption").text
+    slider, table = _one(opened, "#labeled-1-step"), _one(opened, "#labeled-1-snn")
+    assert "differ on 0 of 50" in _one(opened, "#labeled-1-caption").text
     diagonal = table.text
     slider.send_keys(Keys.ARROW_LEFT)
-    _until(opened, lambda: "differ on 6 of 50" in _one(opened, "#labelled-1-caption").text)
+    _until(opened, lambda: "differ on 6 of 50" in _one(opened, "#labeled-1-caption").text)
     assert table.text != diagonal
-    cards = opened.find_elements(By.CSS_SELECTOR, "#labelled-1-gallery li")
+    cards = opened.find_elements(By.CSS_SELECTOR, "#labeled-1-gallery li")
     assert len(cards) == 6 and "SNN" in cards[0].text
-    width = "return document.querySelector('#labelled-1-gallery img').naturalWidth"
+    width = "return document.querySelector('#labeled-1-gallery img').naturalWidth"
     _until(opened, lambda: opened.execute_script(width) == 8)
-    cells = "[...document.querySelectorAll('#labelled-1-snn tbody td')]"
+    cells = "[...document.querySelectorAll('#labeled-1-snn tbody td')]"
     counts = f"return {cells}.map((cell) => +cell.textContent)"
     assert sum(opened.execute_script(counts)) == 50
 

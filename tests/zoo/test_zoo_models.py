@@ -107,15 +107,15 @@ def test_names_and_widths() -> None:
     ids=["vgg", "unet", "unet-sigmoid"],
 )
 def test_it_converts_as_it_is(model: nn.Module, shape: tuple[int, ...]) -> None:
-    """The telescoped form after T timesteps equals the network quantised to K T levels."""
+    """The telescoped form after T timesteps equals the network quantized to K T levels."""
     model = _settled(model, *shape).double()
     x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1)).double()
     network = tp.capture(model, x)
     calibration = tp.calibrate(network, [(x, torch.zeros(4))])
     snn = tp.convert(network, calibration, neuron=tp.Telescoped(max_count=2))
     run = tp.simulate_reference(snn, x, timesteps=4)
-    quantised = tp.quantized_ann(snn, x, timesteps=4)
-    assert torch.allclose(run.output[-1], quantised, atol=1e-9)
+    quantized = tp.quantized_ann(snn, x, timesteps=4)
+    assert torch.allclose(run.output[-1], quantized, atol=1e-9)
 
 
 def test_weights_in_half_precision_load(tmp_path: Path) -> None:

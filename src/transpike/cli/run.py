@@ -14,13 +14,13 @@ import transpike as tp
 from transpike.cli.options import Choices
 from transpike.cli.output import progress_bar, provenance
 from transpike.conversion.specs import parse_neuron, parse_passes, parse_threshold, parse_until
-from transpike.data import Normalisation, Split, VolumeSplit, open_data, open_volumes
+from transpike.data import Normalization, Split, VolumeSplit, open_data, open_volumes
 from transpike.graph.receptive_field import receptive_field
 from transpike.segment import resized
 from transpike.zoo.demo import CALIBRATION_SIZE
 from transpike.zoo.models import build_model
 
-_CONFIG_FILE = "config.json"  # what a saved network is recognised by
+_CONFIG_FILE = "config.json"  # what a saved network is recognized by
 _TIMESTEPS = 32  # of a run where neither the user nor a recipe says
 _TOGETHER = 128  # images in a batch
 _CALIBRATION_TILES = 64
@@ -60,9 +60,9 @@ class Run:
     part: str = "test"
 
     @property
-    def normalisation(self) -> Normalisation:
+    def normalization(self) -> Normalization:
         """Of the input."""
-        return self.test.normalisation
+        return self.test.normalization
 
     def at_once(self, split: Split | VolumeSplit) -> int:
         """Images or tiles in a batch."""
@@ -220,7 +220,7 @@ class Run:
             "model": model,
             "data": data,
             **volumes,
-            "normalisation": self.normalisation.to_dict(),
+            "normalization": self.normalization.to_dict(),
             "calibration": calibration,
             "batch_size": self.batch_size,
             "device": str(self.device),
@@ -237,7 +237,7 @@ def open_run(
     together: int = _TOGETHER,
     tile: int | None = None,
     split: str | None = None,
-    normalisation: Normalisation | None = None,
+    normalization: Normalization | None = None,
 ) -> Run:
     """Opens the data and the device of a command.
 
@@ -249,7 +249,7 @@ def open_run(
         together: images in a batch where no batch size is given.
         tile: of `--tile`.
         split: of `--split`.
-        normalisation: of the input; the data's own where None.
+        normalization: of the input; the data's own where None.
 
     Raises:
         ArgumentError: an option is unknown or does not go with the data.
@@ -263,10 +263,10 @@ def open_run(
             raise tp.ArgumentError(
                 f"{', '.join(given)}: for volumes only, as --data lucchi:PATH. Leave it out."
             )
-        images = open_data(data, normalisation)
+        images = open_data(data, normalization)
         size = batch_size or together
         return Run(images.train, images.test, images.classes, open_device(device), size, seed)
-    volumes = open_volumes(data, normalisation)
+    volumes = open_volumes(data, normalization)
     parts = {"test": volumes.test, "val": volumes.validation}
     part = split or "test"
     if part not in parts:

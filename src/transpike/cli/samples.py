@@ -28,7 +28,7 @@ def write_samples(
 ) -> None:
     """Simulates the images again and writes what both networks predict into a folder.
 
-    Of volumes the first 4 tiles or slices are recorded, of labelled images all.
+    Of volumes the first 4 tiles or slices are recorded, of labeled images all.
 
     Args:
         folder: for samples.npz and samples.json.
@@ -57,8 +57,8 @@ def write_samples(
                 x,
                 target,
                 timesteps,
-                mean=run.normalisation.mean,
-                std=run.normalisation.std,
+                mean=run.normalization.mean,
+                std=run.normalization.std,
                 precision=precision,
                 facts=plain(facts),
             )

@@ -45,7 +45,7 @@ from transpike.cli.run import (
     open_run,
     run_length,
 )
-from transpike.data import Normalisation
+from transpike.data import Normalization
 from transpike.data.volumes import Volume, open_stack, read_mask
 from transpike.report.figures import blank_figure
 from transpike.report.pictures import Shown, overview_figure, timesteps_figure
@@ -153,7 +153,7 @@ def segment(
     drawn = _shown(show, chosen)
     _check_output(output)
     blank_figure((1, 1))  # where matplotlib is missing it says so now, not after the work
-    source = _Source(model, choices, data, Normalisation((mean,), (std,)), device, seed)
+    source = _Source(model, choices, data, Normalization((mean,), (std,)), device, seed)
     snn, calibration = source.network(timesteps, stack.shape[1:], tile, overlap)
     tally = _Tally(truth, drawn)
     with (
@@ -164,7 +164,7 @@ def segment(
             snn,
             stack,
             timesteps,
-            normalisation=source.normalisation,
+            normalization=source.normalization,
             slices=chosen,
             curve=chosen if labels else drawn[:1],
             overlap=overlap,
@@ -182,7 +182,7 @@ def segment(
         "interrupted": interrupted,
         "model": model,
         "calibration": calibration,
-        "normalisation": source.normalisation.to_dict(),
+        "normalization": source.normalization.to_dict(),
         "timesteps": timesteps,
         "max_count": snn.max_count,
         "settings": plain(dict(snn.settings)),
@@ -237,7 +237,7 @@ class _Source:
     model: str
     choices: Choices
     data: str | None
-    normalisation: Normalisation
+    normalization: Normalization
     device: str
     seed: int
 
@@ -252,7 +252,7 @@ class _Source:
                 "segment: needed --data lucchi:PATH, whose training slices set the thresholds, or "
                 f"a folder that transpike convert saved, got {self.data!r}."
             )
-        run = open_run(self.data, self.device, None, self.seed, normalisation=self.normalisation)
+        run = open_run(self.data, self.device, None, self.seed, normalization=self.normalization)
         snn, model = run.convert(self.model, self.choices, timesteps)
         sides = fitting_tile(snn.network, size, tile or _TILE, overlap)
         if sides != snn.network.input_shape[1:]:

@@ -87,7 +87,7 @@ class Histogram:
     def quantile(self, fraction: float) -> Tensor:
         """The quantile over all values, zeros included, shape (C,), within 1 % of the exact one.
 
-        Interpolates linearly between the two neighbouring order statistics, as numpy does.
+        Interpolates linearly between the two neighboring order statistics, as numpy does.
         """
         rank = fraction * (self.total - 1)
         low = int(rank)

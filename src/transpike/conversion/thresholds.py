@@ -62,9 +62,9 @@ class Percentile:
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """The threshold with the least squared error of quantising activations to `levels` levels.
+    """The threshold with the least squared error of quantizing activations to `levels` levels.
 
-    Minimises the sum of (a - Q(a))^2 with Q(a) = s clamp(floor(a/s + v0), 0, levels),
+    Minimizes the sum of (a - Q(a))^2 with Q(a) = s clamp(floor(a/s + v0), 0, levels),
     s = threshold / levels, over a grid of fractions of the largest activation.
 
     Attributes:
@@ -72,7 +72,7 @@ class LeastSquares:
             `convert` then has to be given.
         granularity: one threshold per channel, or per layer.
 
-    Source: Li et al. 2021 (SNN calibration); differs: quantises with the neuron's own initial
+    Source: Li et al. 2021 (SNN calibration); differs: quantizes with the neuron's own initial
     membrane instead of a plain floor.
     """
 
@@ -91,7 +91,7 @@ class LocalThresholdBalancing:
     Iterates theta += 2 rate E[(z - theta) 1(z > theta)], the gradient step on the clipping error.
     Published with a random batch per step; here the expectation over the whole histogram, which is
     what the random steps follow on average. Its limit is the maximum, whatever the data: the
-    number of iterations is the regulariser. It aims at clipping only, at no number of levels.
+    number of iterations is the regularizer. It aims at clipping only, at no number of levels.
 
     Attributes:
         iterations: steps taken, >= 1 (published: 1000 to 5000 batches).
@@ -115,9 +115,9 @@ class LocalThresholdBalancing:
 
 @dataclass(frozen=True)
 class GaussianIteration:
-    """The threshold that quantises a Gaussian current with least error, from mean and variance.
+    """The threshold that quantizes a Gaussian current with least error, from mean and variance.
 
-    With z ~ N(mean, variance) and Q the quantiser of `LeastSquares`, iterates theta <- k theta,
+    With z ~ N(mean, variance) and Q the quantizer of `LeastSquares`, iterates theta <- k theta,
     k = E[relu(z) Q(z)] / E[Q(z)^2]: for fixed levels, the scale with the least squared error. Both
     are sums over the level borders t_j = (j - v0) theta / levels, j = 1..levels, of
     P(z >= t_j) and E[z 1(z >= t_j)], which erf and exp give.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transpike.data.cifar10 import open_cifar10
 from transpike.data.digits import open_digits
 from transpike.data.folder import open_folder
-from transpike.data.images import Dataset, Normalisation, Split
+from transpike.data.images import Dataset, Normalization, Split
 from transpike.data.lucchi import VolumeDataset, VolumeSplit, open_lucchi
 from transpike.errors import ArgumentError
 
@@ -16,13 +16,13 @@ _POSSIBLE = (
 )
 
 
-def open_data(spec: str, normalisation: Normalisation | None = None) -> Dataset:
+def open_data(spec: str, normalization: Normalization | None = None) -> Dataset:
     """Opens a data set by name.
 
     Args:
         spec: `digits`, `cifar10:PATH`, `cifar10:PATH?download`, `folder:PATH` or
             `folder:PATH?size=N&gray`.
-        normalisation: of the input; the data set's own where None.
+        normalization: of the input; the data set's own where None.
 
     Returns:
         Its training and test parts.
@@ -36,28 +36,28 @@ def open_data(spec: str, normalisation: Normalisation | None = None) -> Dataset:
     place, _, query = rest.partition("?")
     options = dict(_option(text) for text in query.split("&")) if query else {}
     if source == "digits" and not rest:
-        return open_digits(normalisation)
+        return open_digits(normalization)
     if source == "cifar10" and place:
         _allow(spec, options, {"download"})
-        return open_cifar10(place, download="download" in options, normalisation=normalisation)
+        return open_cifar10(place, download="download" in options, normalization=normalization)
     if source == "folder" and place:
         _allow(spec, options, {"size", "gray"})
         size = _whole_number(spec, "size", options["size"]) if "size" in options else None
-        return open_folder(place, size=size, gray="gray" in options, normalisation=normalisation)
+        return open_folder(place, size=size, gray="gray" in options, normalization=normalization)
     if source == "lucchi":
         raise ArgumentError(
-            f"data {spec!r} are volumes with masks, and here labelled images are needed: "
+            f"data {spec!r} are volumes with masks, and here labeled images are needed: "
             f"{_POSSIBLE}. Open volumes with open_volumes."
         )
     raise ArgumentError(f"unknown data {spec!r}: needed {_POSSIBLE}.")
 
 
-def open_volumes(spec: str, normalisation: Normalisation | None = None) -> VolumeDataset:
+def open_volumes(spec: str, normalization: Normalization | None = None) -> VolumeDataset:
     """Opens a segmentation data set by name.
 
     Args:
         spec: `lucchi:PATH` or `lucchi:PATH?tile=N`, see `open_lucchi`.
-        normalisation: of the input; mean and std 0.5 where None.
+        normalization: of the input; mean and std 0.5 where None.
 
     Returns:
         Its training, validation and test parts.
@@ -66,7 +66,7 @@ def open_volumes(spec: str, normalisation: Normalisation | None = None) -> Volum
         ArgumentError: the name or an option is unknown, a tile does not fit, or a package is not
             installed.
         FileError: a file or folder is missing or damaged.
-        DataError: slices are missing, coloured, of unequal size, or do not match their masks.
+        DataError: slices are missing, colored, of unequal size, or do not match their masks.
     """
     source, _, rest = spec.partition(":")
     place, _, query = rest.partition("?")
@@ -77,7 +77,7 @@ def open_volumes(spec: str, normalisation: Normalisation | None = None) -> Volum
     options = dict(_option(text) for text in query.split("&")) if query else {}
     _allow(spec, options, {"tile"})
     tile = _whole_number(spec, "tile", options["tile"]) if "tile" in options else None
-    return open_lucchi(place, tile=tile, normalisation=normalisation)
+    return open_lucchi(place, tile=tile, normalization=normalization)
 
 
 def _option(text: str) -> tuple[str, str]:
@@ -103,7 +103,7 @@ def _whole_number(spec: str, name: str, text: str) -> int:
 
 __all__ = [
     "Dataset",
-    "Normalisation",
+    "Normalization",
     "Split",
     "VolumeDataset",
     "VolumeSplit",

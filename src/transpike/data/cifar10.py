@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from transpike.data.images import ArrayImages, Dataset, Normalisation, Split
+from transpike.data.images import ArrayImages, Dataset, Normalization, Split
 from transpike.errors import ArgumentError, DataError, FileError
 
 CLASSES = (
@@ -24,14 +24,14 @@ CLASSES = (
     "truck",
 )
 # ImageNet's statistics, which the public ResNet-20 checkpoints of this family were trained with.
-IMAGENET_NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET_NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _IMAGE_SHAPE = (32, 32, 3)
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _TORCHVISION_FOLDER = "cifar-10-batches-py"
 
 
 def open_cifar10(
-    path: str | Path, *, download: bool = False, normalisation: Normalisation | None = None
+    path: str | Path, *, download: bool = False, normalization: Normalization | None = None
 ) -> Dataset:
     """Opens CIFAR-10.
 
@@ -39,7 +39,7 @@ def open_cifar10(
         path: an `.npz` file with x_train, y_train, x_test and y_test, or a folder that holds
             torchvision's `cifar-10-batches-py`.
         download: let torchvision download it into the folder first.
-        normalisation: of the input; ImageNet's where None.
+        normalization: of the input; ImageNet's where None.
 
     Raises:
         FileError: nothing is there, or the file is damaged or holds something else.
@@ -51,7 +51,7 @@ def open_cifar10(
         arrays = _read_npz(place)
     else:
         arrays = _read_torchvision(place, download)
-    chosen = normalisation or IMAGENET_NORMALISATION
+    chosen = normalization or IMAGENET_NORMALIZATION
     train, test = (
         Split(ArrayImages(arrays[f"x_{part}"]), arrays[f"y_{part}"].astype(np.int64), chosen)
         for part in ("train", "test")
@@ -123,4 +123,4 @@ def _read_torchvision(place: Path, download: bool) -> dict[str, NDArray[np.uint8
     return arrays
 
 
-__all__ = ["CLASSES", "IMAGENET_NORMALISATION", "open_cifar10"]
+__all__ = ["CLASSES", "IMAGENET_NORMALIZATION", "open_cifar10"]

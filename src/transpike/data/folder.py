@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from transpike.data.cifar10 import IMAGENET_NORMALISATION
-from transpike.data.images import Dataset, FileImages, Normalisation, Split
+from transpike.data.cifar10 import IMAGENET_NORMALIZATION
+from transpike.data.images import Dataset, FileImages, Normalization, Split
 from transpike.errors import ArgumentError, DataError, FileError
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-_GRAY_NORMALISATION = Normalisation((0.5,), (0.5,))
+_GRAY_NORMALIZATION = Normalization((0.5,), (0.5,))
 
 
 def open_folder(
@@ -19,7 +19,7 @@ def open_folder(
     *,
     size: int | None = None,
     gray: bool = False,
-    normalisation: Normalisation | None = None,
+    normalization: Normalization | None = None,
 ) -> Dataset:
     """Opens a folder of images; files are read when they are needed.
 
@@ -27,7 +27,7 @@ def open_folder(
         path: holds `train` and `test`, each with one folder of images per class.
         size: side in pixels every image is resized to; as they are where None.
         gray: read as one channel instead of RGB.
-        normalisation: of the input; ImageNet's where None, mean and std 0.5 for grayscale.
+        normalization: of the input; ImageNet's where None, mean and std 0.5 for grayscale.
 
     Raises:
         FileError: a folder is missing.
@@ -50,9 +50,9 @@ def open_folder(
             f"{str(root)!r}: needed the same classes in train and test, got {', '.join(classes)} "
             f"and {', '.join(tested)}."
         )
-    default = _GRAY_NORMALISATION if gray else IMAGENET_NORMALISATION
+    default = _GRAY_NORMALIZATION if gray else IMAGENET_NORMALIZATION
     train, test = (
-        _split(root / part, classes, size, gray, normalisation or default)
+        _split(root / part, classes, size, gray, normalization or default)
         for part in ("train", "test")
     )
     return Dataset(root.name, classes, train, test)
@@ -74,7 +74,7 @@ def _split(
     classes: tuple[str, ...],
     size: int | None,
     gray: bool,
-    normalisation: Normalisation,
+    normalization: Normalization,
 ) -> Split:
     files: list[Path] = []
     labels: list[int] = []
@@ -87,7 +87,7 @@ def _split(
         files += found
         labels += [label] * len(found)
     images = FileImages(tuple(files), 1 if gray else 3, size)
-    return Split(images, np.asarray(labels, dtype=np.int64), normalisation)
+    return Split(images, np.asarray(labels, dtype=np.int64), normalization)
 
 
 __all__ = ["open_folder"]

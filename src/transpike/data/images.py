@@ -1,4 +1,4 @@
-"""Labelled images held as bytes, and handed out as normalised batches."""
+"""Labeled images held as bytes, and handed out as normalized batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BYTE_MAXIMUM = 255.0
 
 
 @dataclass(frozen=True)
-class Normalisation:
+class Normalization:
     """What turns pixel values in 0..1 into network input: (value - mean) / std, per channel."""
 
     mean: tuple[float, ...]
@@ -27,11 +27,11 @@ class Normalisation:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
             raise ArgumentError(
-                f"normalisation: needed one mean and one std per channel, got {len(self.mean)} "
+                f"normalization: needed one mean and one std per channel, got {len(self.mean)} "
                 f"and {len(self.std)}."
             )
         if not all(value > 0 for value in self.std):
-            raise ArgumentError(f"normalisation: needed std > 0 everywhere, got {self.std}.")
+            raise ArgumentError(f"normalization: needed std > 0 everywhere, got {self.std}.")
 
     def to_dict(self) -> dict[str, list[float]]:
         """The same as plain lists, ready for JSON."""
@@ -111,19 +111,19 @@ class FileImages:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a data set: labelled images, normalised batch by batch.
+    """One part of a data set: labeled images, normalized batch by batch.
 
     Args:
         images: where the bytes come from.
         labels: class of every image of `images`, (N,), int64.
-        normalisation: mean and std per channel, of values in 0..1.
+        normalization: mean and std per channel, of values in 0..1.
         maximum: pixel value that stands for 1.
         chosen: which images belong to this part, in order; all where None.
     """
 
     images: ImageSource
     labels: NDArray[np.int64]
-    normalisation: Normalisation
+    normalization: Normalization
     maximum: float = _BYTE_MAXIMUM
     chosen: NDArray[np.int64] | None = None
 
@@ -140,7 +140,7 @@ class Split:
             indices: positions within this part, in the order wanted; all where None.
 
         Yields:
-            images (B, C, H, W), float32, normalised; labels (B,), int64.
+            images (B, C, H, W), float32, normalized; labels (B,), int64.
 
         Raises:
             ArgumentError: `batch_size` < 1 or an index out of range.
@@ -172,15 +172,15 @@ class Split:
     def _batches(
         self, batch_size: int, wanted: NDArray[np.int64]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        mean = torch.tensor(self.normalisation.mean).view(1, -1, 1, 1)
-        std = torch.tensor(self.normalisation.std).view(1, -1, 1, 1)
+        mean = torch.tensor(self.normalization.mean).view(1, -1, 1, 1)
+        std = torch.tensor(self.normalization.std).view(1, -1, 1, 1)
         positions = wanted if self.chosen is None else self.chosen[wanted]
         for start in range(0, len(positions), batch_size):
             part = positions[start : start + batch_size]
             pixels = torch.from_numpy(self.images.read(part)).float() / self.maximum
             if pixels.shape[1] != mean.shape[1]:
                 raise DataError(
-                    f"normalisation: needed {pixels.shape[1]} channels, got {mean.shape[1]}."
+                    f"normalization: needed {pixels.shape[1]} channels, got {mean.shape[1]}."
                 )
             yield (pixels - mean) / std, torch.from_numpy(self.labels[part])
 
@@ -202,9 +202,9 @@ class Dataset:
     test: Split
 
     @property
-    def normalisation(self) -> Normalisation:
+    def normalization(self) -> Normalization:
         """Mean and std of the input."""
-        return self.test.normalisation
+        return self.test.normalization
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -213,4 +213,4 @@ class Dataset:
         return tuple(images.shape[1:])
 
 
-__all__ = ["ArrayImages", "Dataset", "FileImages", "ImageSource", "Normalisation", "Split"]
+__all__ = ["ArrayImages", "Dataset", "FileImages", "ImageSource", "Normalization", "Split"]

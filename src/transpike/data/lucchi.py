@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from transpike.data.images import Normalisation
+from transpike.data.images import Normalization
 from transpike.data.volumes import (
     Volume,
-    normalised,
+    normalized,
     open_slices,
     open_tiff,
     open_zarr,
@@ -23,9 +23,9 @@ from transpike.data.volumes import (
 from transpike.errors import ArgumentError, DataError, FileError
 
 CLASSES = ("background", "mitochondrion")
-HALF_NORMALISATION = Normalisation((0.5,), (0.5,))  # input in -1..1, as in the original study
+HALF_NORMALIZATION = Normalization((0.5,), (0.5,))  # input in -1..1, as in the original study
 _VALIDATION_SHARE = 0.15  # of the training slices, at their end
-_GAP_SHARE = 0.04  # left out before them: neighbouring slices are nearly equal
+_GAP_SHARE = 0.04  # left out before them: neighboring slices are nearly equal
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class VolumeSplit:
         images: grayscale slices.
         masks: of the same shape; zero for background, the largest value for the class.
         slices: which slices belong to this part, in order.
-        normalisation: mean and std of values in 0..1.
+        normalization: mean and std of values in 0..1.
         tile: side in pixels; whole slices where None. Tiles cover a slice in a grid, the last
             ones in a row or column moved back to end at its border.
         chosen: positions within this part's tiles, in order; all where None.
@@ -45,7 +45,7 @@ class VolumeSplit:
     images: Volume
     masks: Volume
     slices: NDArray[np.int64]
-    normalisation: Normalisation = HALF_NORMALISATION
+    normalization: Normalization = HALF_NORMALIZATION
     tile: int | None = None
     chosen: NDArray[np.int64] | None = None
 
@@ -74,7 +74,7 @@ class VolumeSplit:
             indices: positions within this part, in the order wanted; all where None.
 
         Yields:
-            images (B, 1, H, W), float32, normalised; masks (B, 1, H, W), float32, 0 or 1.
+            images (B, 1, H, W), float32, normalized; masks (B, 1, H, W), float32, 0 or 1.
 
         Raises:
             ArgumentError: `batch_size` < 1 or an index out of range.
@@ -145,7 +145,7 @@ class VolumeSplit:
         row, column = corner
         rows, columns = slice(row, row + shape[0]), slice(column, column + shape[1])
         pixels = self.images.read(index, rows, columns)
-        image = normalised(pixels, self.images.maximum, self.normalisation)
+        image = normalized(pixels, self.images.maximum, self.normalization)
         mask = read_mask(self.masks, index, rows, columns).astype(np.float32)
         return torch.from_numpy(image)[None], torch.from_numpy(mask)[None]  # (H, W) -> (1, H, W)
 
@@ -169,9 +169,9 @@ class VolumeDataset:
     test: VolumeSplit
 
     @property
-    def normalisation(self) -> Normalisation:
+    def normalization(self) -> Normalization:
         """Mean and std of the input."""
-        return self.test.normalisation
+        return self.test.normalization
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -180,7 +180,7 @@ class VolumeDataset:
 
 
 def open_lucchi(
-    path: str | Path, *, tile: int | None = None, normalisation: Normalisation | None = None
+    path: str | Path, *, tile: int | None = None, normalization: Normalization | None = None
 ) -> VolumeDataset:
     """Opens training and test stacks with their masks; slices are read when they are needed.
 
@@ -192,21 +192,21 @@ def open_lucchi(
             a Zarr group (its name ends in `.zarr`) with the arrays `train/images`,
             `train/labels`, `test/images` and `test/labels`.
         tile: side in pixels of what `batches` yields; whole slices where None.
-        normalisation: of values in 0..1; mean and std 0.5 where None.
+        normalization: of values in 0..1; mean and std 0.5 where None.
 
     Raises:
         FileError: a file or folder is missing or damaged.
-        DataError: slices are missing, coloured, of unequal size, or do not match their masks.
+        DataError: slices are missing, colored, of unequal size, or do not match their masks.
         ArgumentError: a tile is larger than a slice, or a package is not installed.
     """
     root = Path(path)
-    chosen = normalisation or HALF_NORMALISATION
+    chosen = normalization or HALF_NORMALIZATION
     stacks = {part: _open_part(root, part) for part in ("train", "test")}
     for part, (images, masks) in stacks.items():
         _check_pair(root, part, images, masks)
         check_tile(tile, images.shape[1:])
     if len(chosen.mean) != 1:
-        raise ArgumentError(f"normalisation: needed one channel, got {len(chosen.mean)}.")
+        raise ArgumentError(f"normalization: needed one channel, got {len(chosen.mean)}.")
     used, held_out = validation_block(stacks["train"][0].shape[0])
     tested = np.arange(stacks["test"][0].shape[0])
     train, validation, test = (
@@ -271,7 +271,7 @@ def _check_pair(root: Path, part: str, images: Volume, masks: Volume) -> None:
 
 __all__ = [
     "CLASSES",
-    "HALF_NORMALISATION",
+    "HALF_NORMALIZATION",
     "VolumeDataset",
     "VolumeSplit",
     "check_tile",

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from transpike.data.images import Normalisation
+from transpike.data.images import Normalization
 from transpike.errors import ArgumentError, DataError, FileError
 
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF's tag, and its value
@@ -281,23 +281,23 @@ def read_mask(
         shown = ", ".join(str(value) for value in values[:5])
         raise DataError(
             f"{masks.place(index)}: needed a binary mask of 0 and 1 or 0 and {masks.maximum}, got "
-            f"{len(values)} values ({shown}...). Binarise it first."
+            f"{len(values)} values ({shown}...). Binarize it first."
         )
     mask: NDArray[np.bool_] = labels > 0
     return mask
 
 
-def normalised(
-    pixels: NDArray[Any], maximum: int, normalisation: Normalisation
+def normalized(
+    pixels: NDArray[Any], maximum: int, normalization: Normalization
 ) -> NDArray[np.float32]:
     """What a network of one channel is given: (value / maximum - mean) / std, float32.
 
     Args:
         pixels: as they were read.
         maximum: value that stands for 1.
-        normalisation: of one channel.
+        normalization: of one channel.
     """
-    mean, std = np.float32(normalisation.mean[0]), np.float32(normalisation.std[0])
+    mean, std = np.float32(normalization.mean[0]), np.float32(normalization.std[0])
     scaled: NDArray[np.float32] = (pixels.astype(np.float32) / maximum - mean) / std
     return scaled
 
@@ -308,7 +308,7 @@ def _maximum(dtype: np.dtype[Any]) -> int:
 
 def _check_array(name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
     if len(shape) != 3:
-        more = " It holds colour: convert it to grayscale." if len(shape) == 4 else ""
+        more = " It holds color: convert it to grayscale." if len(shape) == 4 else ""
         raise DataError(f"{name!r}: needed shape (slices, height, width), got {shape}.{more}")
     if dtype.kind not in _WHOLE_NUMBERS:
         raise DataError(
@@ -382,7 +382,7 @@ __all__ = [
     "FileVolume",
     "PagedVolume",
     "Volume",
-    "normalised",
+    "normalized",
     "open_slices",
     "open_stack",
     "open_tiff",

@@ -25,7 +25,7 @@ from transpike.graph.network import Network, Node, Site, Value, Weight, leaves, 
 
 _CHECKED_BATCHES = (1, 2, 3, 5)
 # Folding BatchNorm alone moves float32 outputs by up to 1e-4 of their scale (measured).
-# Batch sizes alone move those of a randomly initialised fcn_resnet50 by 6e-5.
+# Batch sizes alone move those of a randomly initialized fcn_resnet50 by 6e-5.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3}
 
 
@@ -44,7 +44,7 @@ class Captured:
 
 
 def capture(model: nn.Module, example_input: Tensor) -> Network:
-    """Capture a model as one normalised graph, checked against the model.
+    """Capture a model as one normalized graph, checked against the model.
 
     BatchNorm is folded where its only feed is a linear operation, dropout disappears, in-place
     operations become pure, and every activation call becomes a named site. Afterwards the graph
@@ -100,7 +100,7 @@ def prepared(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor
     if not example_input.is_floating_point():
         raise DataError(
             f"example_input: needed floating-point values, got {example_input.dtype}. "
-            "Convert and normalise the data as in training."
+            "Convert and normalize the data as in training."
         )
     if example_input.dtype not in _TOLERANCE:
         raise DataError(
@@ -125,7 +125,7 @@ def prepared(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor
 def _check_weights(model: nn.Module, example: Tensor) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(tensor):
-            raise DataError(f"weights: '{name}' is not initialised; run the model once first.")
+            raise DataError(f"weights: '{name}' is not initialized; run the model once first.")
         if not tensor.is_floating_point():
             continue
         if not bool(torch.isfinite(tensor).all()):
@@ -143,7 +143,7 @@ def _check_weights(model: nn.Module, example: Tensor) -> None:
 
 
 def draft_network(eager: nn.Module, example: Tensor) -> Captured:
-    """Export, normalise, fold and classify, collecting refusals instead of raising them."""
+    """Export, normalize, fold and classify, collecting refusals instead of raising them."""
     with torch.no_grad():
         draft = normalize(_export(eager, example))
         nodes, alias, count = fold_affine(draft.nodes, draft.tensors, draft.outputs)

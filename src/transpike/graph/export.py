@@ -1,4 +1,4 @@
-"""Turn an exported program into normalised nodes: the border where ATen variants end."""
+"""Turn an exported program into normalized nodes: the border where ATen variants end."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Draft:
 
 
 def normalize(program: ExportedProgram) -> Draft:
-    """Walk the exported graph once and normalise every node."""
+    """Walk the exported graph once and normalize every node."""
     return _Walk(program).draft
 
 
@@ -190,7 +190,7 @@ class _Walk:
     def _signal(
         self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: str
     ) -> None:
-        """Normalise an operation on at least one signal, or refuse it."""
+        """Normalize an operation on at least one signal, or refuse it."""
         name = ops.packet(op)
         if name in _LIKE:
             self._filled_like(node, _LIKE[name], place)

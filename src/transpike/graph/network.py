@@ -1,4 +1,4 @@
-"""The intermediate representation: one normalised graph of ATen operations, as plain data.
+"""The intermediate representation: one normalized graph of ATen operations, as plain data.
 
 A `Network` holds everything needed to run the analog network without the user's code: nodes in
 execution order, their constant tensors, and the structure of the output. BatchNorm is folded,
@@ -87,7 +87,7 @@ class Site:
     """A place where an activation is called: one population of neurons.
 
     Attributes:
-        name: dotted path a user recognises, such as "layer1.0.relu_1".
+        name: dotted path a user recognizes, such as "layer1.0.relu_1".
         node: name of the node.
         shape: shape of the activation of one sample.
         channel_axis: axis of the channels in the batched tensor; thresholds lie along it.
@@ -155,14 +155,14 @@ def operation(name: str) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network as a normalised graph; call it to run the analog (folded) network.
+    """A trained network as a normalized graph; call it to run the analog (folded) network.
 
     Attributes:
         nodes: in execution order.
         tensors: constant tensors (folded weights and biases) by name.
         sites: the activation calls, in execution order.
         outputs: flat tuple of Value.
-        output_spec: serialised pytree specification of the model's output structure.
+        output_spec: serialized pytree specification of the model's output structure.
         input_shape: shape of one sample.
         input_dtype: floating-point type of the input, for networks without weights.
     """

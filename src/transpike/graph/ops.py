@@ -56,7 +56,7 @@ LINEAR: dict[str, Signals] = {
     "getitem": "first",
 }
 
-# Activations: a site where they equal clamp(x, 0) or clamp(x, 0, c); capture normalises them.
+# Activations: a site where they equal clamp(x, 0) or clamp(x, 0, c); capture normalizes them.
 SITE = frozenset(
     f"aten.{name}"
     for name in (

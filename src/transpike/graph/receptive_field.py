@@ -245,9 +245,9 @@ def _upsample(_: Network, node: Node, source: _Reach) -> list[_Axis]:
             result.append(_Axis(fine, axis.low - (axis.stride - fine), axis.high))
             continue
         taps = 2 if "bicubic" in name else 1  # reads floor(x) - taps + 1 .. floor(x) + taps
-        centre = (fine - axis.stride) / 2  # x = (o + 1/2) / factor - 1/2
+        center = (fine - axis.stride) / 2  # x = (o + 1/2) / factor - 1/2
         width = taps * axis.stride
-        result.append(_Axis(fine, axis.low + centre - width, axis.high + centre + width))
+        result.append(_Axis(fine, axis.low + center - width, axis.high + center + width))
     return result
 
 

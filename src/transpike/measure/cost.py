@@ -81,7 +81,7 @@ class SiteActivity:
         name: of the site.
         neurons: per sample.
         max_count: K.
-        bits: of the activation in the quantised network, ceil(log2(levels + 1)).
+        bits: of the activation in the quantized network, ceil(log2(levels + 1)).
         spikes: per neuron, counted as the neuron's code sends them.
         spikes_unit: per neuron, a count of n as n spikes.
         spikes_binary: per neuron, a count as its binary digits.

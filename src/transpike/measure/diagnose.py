@@ -16,7 +16,7 @@ In differential coding sums over time take the place of means, and L levels that
 the step at T where it shrinks).
 The last three are local: they arise in this site, and it is they that point at a cause.
 
-Source: the split into clipping, quantisation and unevenness is Bu et al. 2022 (Optimal ANN-SNN
+Source: the split into clipping, quantization and unevenness is Bu et al. 2022 (Optimal ANN-SNN
 conversion); differs: per site, on the site's own current, so that what comes from before is apart.
 """
 
@@ -306,7 +306,7 @@ class _SiteTally:
 
 
 def least_error(histogram: Histogram, neuron: Neuron, timesteps: int) -> float:
-    """Least relative rms error of quantising activations, with one step per channel.
+    """Least relative rms error of quantizing activations, with one step per channel.
 
     The levels are those a neuron has up to its threshold: K T, T for a range burst, L in
     differential coding. Hysteresis is left out: every value is rounded at once.

@@ -1,4 +1,4 @@
-"""Accuracy against timesteps in one run, beside the analog network and its quantised ceiling."""
+"""Accuracy against timesteps in one run, beside the analog network and its quantized ceiling."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Evaluation:
 
     Attributes:
         timesteps: T, every pass counted.
-        n: labelled predictions: samples, or pixels for dense prediction.
+        n: labeled predictions: samples, or pixels for dense prediction.
         samples: samples.
         accuracy: fraction correct after t = 1..T.
         accuracy_interval: Wilson 95 % intervals (for dense prediction the pixels of one image
@@ -52,7 +52,7 @@ class Evaluation:
         loss_interval: paired 95 % interval of the loss.
         agreement: fraction of predictions equal to the analog network's.
         spikes_per_neuron: sum of |count| up to t over all sites / neurons, mean over samples.
-        ceiling: accuracy of the quantised analog network with K t levels, by t: 1, 2, 4, ... and T,
+        ceiling: accuracy of the quantized analog network with K t levels, by t: 1, 2, 4, ... and T,
             from the first output on.
         max_count: K, largest count per timestep over all sites.
         neurons: neurons per sample.
@@ -282,7 +282,7 @@ class _Tally:
             return torch.cat([_single(self.snn.network(part)) for part in _cached_parts(x)])
 
     def _quantized_right(self, x: Tensor, target: Tensor, t: int) -> int:
-        """Correct predictions of the quantised network."""
+        """Correct predictions of the quantized network."""
         pairs = zip(_cached_parts(x), _cached_parts(target), strict=True)
         guesses = (
             (prediction(_single(quantized_ann(self.snn, part, t)), self.cut), truth)
@@ -424,10 +424,10 @@ def wilson_interval(successes: int, n: int) -> Interval:
     Source: Wilson 1927.
     """
     p = successes / n
-    centre = p + Z95**2 / (2 * n)
+    center = p + Z95**2 / (2 * n)
     spread = Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
     scale = 1 + Z95**2 / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
 
 
 def paired_interval(lost: int, won: int, n: int) -> Interval:

@@ -45,7 +45,7 @@ from transpike.simulation.readout import frontier
 # Events: their number at every element, as sent, with unit counts, and in the binary code.
 EVENTS = ("sent", "unit", "binary")
 # Whether an element holds: a value that follows from the static input; a constant; a current that
-# changes in time; events; anything at all. Then the bits of a quantised activation, 0 if analog.
+# changes in time; events; anything at all. Then the bits of a quantized activation, 0 if analog.
 _STATIC, _CONSTANT, _CURRENT, _EVENT, _VALUE, _BITS = range(3, 9)
 _ROWS = 9
 
@@ -89,7 +89,7 @@ class Counts:
             no padding).
         ann_macs_nominal: the same as usually printed: every kernel position of every output.
         ann_quantized_macs: those of `ann_macs` whose input is an activation.
-        ann_bit_macs: the same, each times the bits of its activation in the quantised network.
+        ann_bit_macs: the same, each times the bits of its activation in the quantized network.
         ann_additions: biases, additions of branches and average pooling in the analog network.
         ann_comparisons: ReLU and max-pool in the analog network.
     """
@@ -141,7 +141,7 @@ class Activity:
         sites: per site name (3, ...): spikes per neuron as sent, unit, and binary.
         pools: per name of a cumulative node (3, ...): the same for the changes of its output; a
             node without an entry passes graded currents on.
-        bits: per site name, bits of its activation in the quantised network.
+        bits: per site name, bits of its activation in the quantized network.
         updates: per site name, timesteps in which its neurons may fire.
         comparisons: per site name, comparisons per neuron and such a timestep.
         resets: per site name, additions a spike causes in its own neuron.

@@ -9,12 +9,20 @@ from transpike.spiking.neuron import Neuron
 
 LOCAL = ("clipping", "quantization", "unevenness")
 PARTS = ("weights", "propagated", "offset", *LOCAL)
+PART_LABELS = {
+    "weights": "weights",
+    "propagated": "from the sites before",
+    "offset": "calibration offset",
+    "clipping": "clipping",
+    "quantization": "quantization",
+    "unevenness": "unevenness",
+}
 
 # Limits of the findings. Healthy conversions of trained networks (ResNet-20 on CIFAR-10, the
 # digits network; every threshold rule, K T = 8 to 64) stay at about half of each.
 _CLIPPING = 0.15  # clipping error of the ANN's activations over their rms ...
 _CLIPPING_OVER_BEST = 1.5  # ... and over the least possible error with as many levels
-_COARSE = 0.05  # the same for the quantisation error
+_COARSE = 0.05  # the same for the quantization error
 _COARSE_OVER_BEST = 3.0
 _UNEVEN = 0.6  # unevenness over the rms of the activations ...
 _UNEVEN_OVER_MEDIAN = 3.0  # ... and over the median of the other sites
@@ -208,7 +216,7 @@ def _miscalibrated(wrong: list[SiteDiagnosis], total: int, narrow: list[SiteDiag
         f"from the first site on, thresholds are too {size} for these inputs (at {len(wrong)} of "
         f"{total} sites; here the range K d is {first.range_over_maximum:.2f} times the largest "
         "analog activation): they were calibrated on inputs of another scale.",
-        "calibrate again on training data that is normalised as these inputs are; if it was, use "
+        "calibrate again on training data that is normalized as these inputs are; if it was, use "
         "one threshold per channel, by Percentile(99.9) or LeastSquares(levels=K*T).",
     )
 

@@ -111,7 +111,7 @@ def _sections(results: Results) -> dict[str, Any]:
             for found in results.of("tuning")
         ],
         "masks": [_masks(k, *pair) for k, pair in numbered if pair[1].kind == "segmentation"],
-        "labelled": [_labelled(k, *pair) for k, pair in numbered if pair[1].kind != "segmentation"],
+        "labeled": [_labeled(k, *pair) for k, pair in numbered if pair[1].kind != "segmentation"],
     }
 
 
@@ -170,7 +170,7 @@ def _masks(number: int, name: str, samples: Samples) -> dict[str, Any]:
     }
 
 
-def _labelled(number: int, name: str, samples: Samples) -> dict[str, Any]:
+def _labeled(number: int, name: str, samples: Samples) -> dict[str, Any]:
     """Predictions for the confusion tables, and the pictures that flip."""
     shown = _shown_classes(samples)
     others = len(shown) < len(samples.classes)
@@ -188,7 +188,7 @@ def _labelled(number: int, name: str, samples: Samples) -> dict[str, Any]:
         for picture, k in zip(samples.image, samples.index.tolist(), strict=True)
     ]
     return {
-        "id": f"labelled-{number}",
+        "id": f"labeled-{number}",
         "name": name,
         "model": samples.facts.get("model"),
         "n": len(samples),
@@ -228,7 +228,7 @@ def _page_data(sections: dict[str, Any]) -> dict[str, Any]:
     return {
         "charts": [_finite(chart.to_dict()) for chart in drawn if chart is not None],
         "masks": masks,
-        "labelled": sections["labelled"],
+        "labeled": sections["labeled"],
     }
 
 

@@ -1,4 +1,4 @@
-"""Charts as data for Plotly; colours are names that the page replaces by those of its theme."""
+"""Charts as data for Plotly; colors are names that the page replaces by those of its theme."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from transpike.measure.evaluate import curve_points
-from transpike.measure.findings import PARTS
+from transpike.measure.findings import PART_LABELS, PARTS
 from transpike.report.read import Evaluated, first_output
 from transpike.report.samples import Samples
 from transpike.report.text import (
-    PART_LABELS,
     metric_label,
     metric_names,
     metric_of_ann,
@@ -24,7 +23,7 @@ from transpike.report.text import (
 )
 
 _PERCENT = 100.0
-SERIES = 8  # colours of the page's theme, @1 to @8
+SERIES = 8  # colors of the page's theme, @1 to @8
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _INK, _MUTED, _GRID, _CLEAR = "@ink", "@muted", "@grid", "rgba(0,0,0,0)"
 _ROW_PIXELS = 22  # of a site
@@ -75,7 +74,7 @@ def accuracy_chart(evaluations: Sequence[Evaluated]) -> Chart:
     sizes = " or ".join(f"{size:,}" for size in sorted({size for _, size in lines}))
     caption = (
         f"Accuracy after t timesteps, n = {sizes}. Bands: 95 % Wilson intervals; circles: the "
-        "ceiling, the quantised analog network with K·t levels (differential coding: with its "
+        "ceiling, the quantized analog network with K·t levels (differential coding: with its "
         "own); dashed: the analog network."
     )
     if not few:

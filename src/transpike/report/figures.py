@@ -9,7 +9,7 @@ from transpike.errors import ArgumentError
 from transpike.measure.cost import Cost, Energy
 from transpike.measure.diagnose import RATE_BINS, Diagnosis
 from transpike.measure.evaluate import Evaluation
-from transpike.measure.findings import PARTS
+from transpike.measure.findings import PART_LABELS, PARTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ _PERCENT = 100.0
 def accuracy_figure(results: Mapping[str, Evaluation], title: str = "") -> Figure:
     """Draws accuracy against timesteps, one curve per result.
 
-    Each curve carries its 95 % Wilson band and, as open circles, its quantised-ANN ceiling. The
+    Each curve carries its 95 % Wilson band and, as open circles, its quantized-ANN ceiling. The
     dashed line is the ANN of the first result.
 
     Args:
@@ -50,7 +50,7 @@ def accuracy_figure(results: Mapping[str, Evaluation], title: str = "") -> Figur
         linewidth=1,
         label=f"ANN {first.ann_accuracy:.2%}",
     )
-    axes.plot([], [], "o", color="gray", fillstyle="none", label="quantised-ANN ceiling")
+    axes.plot([], [], "o", color="gray", fillstyle="none", label="quantized-ANN ceiling")
     _label_axes(axes, max(result.timesteps for result in results.values()))
     axes.set_title(title or f"n = {first.n}, bands: 95 % Wilson interval")
     return figure
@@ -107,14 +107,6 @@ def _label_axes(axes: Axes, timesteps: int) -> None:
     axes.legend(loc="lower right", fontsize="small")
 
 
-_PART_LABELS = {
-    "weights": "weights",
-    "propagated": "from the sites before",
-    "offset": "calibration offset",
-    "clipping": "clipping",
-    "quantization": "quantisation",
-    "unevenness": "unevenness",
-}
 _SMALLEST_ERROR = 1e-3  # what is below is not drawn on the logarithmic axis
 
 
@@ -169,7 +161,7 @@ def _draw_parts(axes: Axes, diagnosis: Diagnosis) -> None:
         values = [site.parts[name].rms for site in diagnosis.sites]
         if max(values) > _SMALLEST_ERROR:
             drawn = [value if value > _SMALLEST_ERROR else float("nan") for value in values]
-            label = _PART_LABELS[name]
+            label = PART_LABELS[name]
             axes.plot(positions, drawn, marker=markers[name], linewidth=1, label=label)
     index = {site.name: position for position, site in enumerate(diagnosis.sites)}
     for number, finding in enumerate(diagnosis.findings):

@@ -7,7 +7,7 @@ const percent = (part, whole) => `${((100 * part) / whole).toFixed(2)} %`;
 const fixed = (value) => (value === null ? "–" : value.toFixed(4));
 const PRINT_WIDTH = 660; // CSS pixels between the margins of a printed page
 
-/* Colours: a chart names them "@ink", "@1"; the style sheet says what they are. */
+/* Colors: a chart names them "@ink", "@1"; the style sheet says what they are. */
 
 function themed(value, key = "") {
   if (Array.isArray(value)) return value.map((item) => themed(item, key));
@@ -59,8 +59,8 @@ async function pixelsOf(address, width, height) {
   canvas.height = height;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(image, 0, 0);
-  const colours = context.getImageData(0, 0, width, height).data;
-  return Uint8Array.from({ length: width * height }, (_, k) => colours[4 * k]);
+  const colors = context.getImageData(0, 0, width, height).data;
+  return Uint8Array.from({ length: width * height }, (_, k) => colors[4 * k]);
 }
 
 /** Decodes every picture once. */
@@ -77,21 +77,21 @@ function rgb(name) {
   return [1, 3, 5].map((start) => parseInt(text.slice(start, start + 2), 16));
 }
 
-/** Paints a gray picture; `colourAt` gives the colour of the overlay at a pixel, or null. */
-function paint(canvas, gray, colourAt) {
+/** Paints a gray picture; `colorAt` gives the color of the overlay at a pixel, or null. */
+function paint(canvas, gray, colorAt) {
   const context = canvas.getContext("2d");
   const picture = context.createImageData(canvas.width, canvas.height);
   for (let k = 0; k < gray.length; k += 1) {
-    const colour = colourAt(k);
+    const color = colorAt(k);
     for (let c = 0; c < 3; c += 1) {
-      picture.data[4 * k + c] = colour ? 0.4 * gray[k] + 0.6 * colour[c] : gray[k];
+      picture.data[4 * k + c] = color ? 0.4 * gray[k] + 0.6 * color[c] : gray[k];
     }
     picture.data[4 * k + 3] = 255;
   }
   context.putImageData(picture, 0, 0);
 }
 
-function errorColours(guess, truth) {
+function errorColors(guess, truth) {
   const [tp, fp, fn] = ["tp", "fp", "fn"].map(rgb);
   return (k) => {
     if (guess[k]) return truth[k] ? tp : fp;
@@ -125,8 +125,8 @@ function viewer(one) {
     const found = rgb("found");
     const on = overlay.checked;
     paint(part("prediction"), raw, on ? (k) => (guess[k] ? found : null) : none);
-    paint(part("errors"), raw, on ? errorColours(guess, truth) : none);
-    paint(part("analog"), raw, on ? errorColours(analog, truth) : none);
+    paint(part("errors"), raw, on ? errorColors(guess, truth) : none);
+    paint(part("analog"), raw, on ? errorColors(analog, truth) : none);
     byId(one.id).dataset.shown = `${choice.value}/${t}/${on}`;
   }
 
@@ -232,7 +232,7 @@ function printing(on) {
 }
 
 drawCharts();
-report.labelled.forEach(confusion);
+report.labeled.forEach(confusion);
 Promise.all(report.masks.map(viewer)).then(() => {
   root.dataset.ready = "true";
 });

@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Told apart by any kind of colour vision; source: Okabe & Ito 2008, "Color universal design".
-ERROR_COLOURS: Mapping[str, tuple[int, int, int]] = {
+# Told apart by any kind of color vision; source: Okabe & Ito 2008, "Color universal design".
+ERROR_COLORS: Mapping[str, tuple[int, int, int]] = {
     "true positive": (86, 180, 233),  # sky blue
     "false positive": (213, 94, 0),  # vermillion
     "false negative": (240, 228, 66),  # yellow
 }
-DIFFERENCE_COLOURS: Mapping[str, tuple[int, int, int]] = {
-    "SNN only": ERROR_COLOURS["false positive"],
-    "ANN only": ERROR_COLOURS["false negative"],
+DIFFERENCE_COLORS: Mapping[str, tuple[int, int, int]] = {
+    "SNN only": ERROR_COLORS["false positive"],
+    "ANN only": ERROR_COLORS["false negative"],
 }
-# Against the analog network's mask the colours mean what they mean against a label.
+# Against the analog network's mask the colors mean what they mean against a label.
 _LABELLED_LEGEND: Mapping[str, tuple[int, int, int]] = {
-    "true positive": ERROR_COLOURS["true positive"],
-    "false positive, or SNN only": ERROR_COLOURS["false positive"],
-    "false negative, or ANN only": ERROR_COLOURS["false negative"],
+    "true positive": ERROR_COLORS["true positive"],
+    "false positive, or SNN only": ERROR_COLORS["false positive"],
+    "false negative, or ANN only": ERROR_COLORS["false negative"],
 }
 _BYTE = 255.0
-_OPACITY = {"true positive": 0.5}  # of a colour over the slice; else 1
+_OPACITY = {"true positive": 0.5}  # of a color over the slice; else 1
 _PANEL_INCHES = 3.4  # width of one picture
-_DOTS = 520  # of a side on which single pixels are coloured, about those of a printed panel
-_DIMMED = 0.6  # brightness of a slice behind colours
+_DOTS = 520  # of a side on which single pixels are colored, about those of a printed panel
+_DIMMED = 0.6  # brightness of a slice behind colors
 _LARGEST = 1500  # pixels of a drawn side; larger slices are thinned out
 _CONTRAST = (0.1, 99.9)  # percentiles of the slice that are drawn black and white
 _PER_ROW = 5  # pictures of a strip
@@ -78,8 +78,8 @@ def overview_figure(shown: Sequence[Shown], title: str = "") -> Figure:
     """
     if not shown:
         raise ArgumentError("overview_figure: needed at least one slice, got none.")
-    labelled = shown[0].label is not None
-    columns = 6 if labelled else 4
+    labeled = shown[0].label is not None
+    columns = 6 if labeled else 4
     figure = blank_figure(_size(shown[0].pixels, len(shown), columns))
     panels = figure.subplots(len(shown), columns, squeeze=False)
     for row, one in zip(panels, shown, strict=True):
@@ -88,7 +88,7 @@ def overview_figure(shown: Sequence[Shown], title: str = "") -> Figure:
     titles = ("raw", "ANN mask", "SNN mask", "SNN against ANN", "label", "SNN against label")
     for axes, text in zip(panels[0], titles, strict=False):
         axes.set_title(text, fontsize="medium")
-    _legend(figure, _LABELLED_LEGEND if labelled else DIFFERENCE_COLOURS)
+    _legend(figure, _LABELLED_LEGEND if labeled else DIFFERENCE_COLORS)
     if title:
         figure.suptitle(title, fontsize="medium")
     return figure
@@ -136,7 +136,7 @@ def _draw_row(row: Sequence[Axes], one: Shown) -> None:
         if one.label is not None:
             axes.set_xlabel(_score(mask, one.ann, one.label))
     only = {"SNN only": one.snn & ~one.ann, "ANN only": one.ann & ~one.snn}
-    _draw(row[3], _coloured(one.pixels, only, DIFFERENCE_COLOURS))
+    _draw(row[3], _colored(one.pixels, only, DIFFERENCE_COLORS))
     row[3].set_xlabel(f"{100 * float((one.snn ^ one.ann).mean()):.2f} % of pixels differ")
     if one.label is not None:
         _draw(row[4], one.label)
@@ -146,7 +146,7 @@ def _draw_row(row: Sequence[Axes], one: Shown) -> None:
             "false positive": one.snn & ~one.label,
             "false negative": one.label & ~one.snn,
         }
-        _draw(row[5], _coloured(one.pixels, errors, ERROR_COLOURS))
+        _draw(row[5], _colored(one.pixels, errors, ERROR_COLORS))
         wrong = float((one.snn ^ one.label).mean())
         row[5].set_xlabel(f"{100 * wrong:.2f} % of pixels wrong")
 
@@ -181,22 +181,22 @@ def _gray(pixels: NDArray[Any]) -> NDArray[np.float64]:
     return gray.clip(0, 1)
 
 
-def _coloured(
+def _colored(
     pixels: NDArray[Any],
     parts: Mapping[str, Mask],
-    colours: Mapping[str, tuple[int, int, int]],
+    colors: Mapping[str, tuple[int, int, int]],
 ) -> NDArray[np.float64]:
-    """The slice in dimmed gray with parts in colour, (h, w, 3), 0..1.
+    """The slice in dimmed gray with parts in color, (h, w, 3), 0..1.
 
-    Thinned out to the dots of a panel. A dot has the colour of an error if any of its pixels is
+    Thinned out to the dots of a panel. A dot has the color of an error if any of its pixels is
     one, so that errors a pixel wide are seen; they look larger than they are.
     """
     step = max(1, round(max(pixels.shape) / _DOTS))
     picture = np.repeat(_DIMMED * _gray(pixels[::step, ::step])[..., None], 3, axis=2)
     for name, mask in parts.items():
         where = _any_of_block(mask, step) if name not in _OPACITY else mask[::step, ::step]
-        colour, opacity = np.asarray(colours[name]) / _BYTE, _OPACITY.get(name, 1.0)
-        picture[where] = (1 - opacity) * picture[where] + opacity * colour
+        color, opacity = np.asarray(colors[name]) / _BYTE, _OPACITY.get(name, 1.0)
+        picture[where] = (1 - opacity) * picture[where] + opacity * color
     return picture
 
 
@@ -209,12 +209,12 @@ def _any_of_block(mask: Mask, step: int) -> Mask:
     return found
 
 
-def _legend(figure: Figure, colours: Mapping[str, tuple[int, int, int]]) -> None:
+def _legend(figure: Figure, colors: Mapping[str, tuple[int, int, int]]) -> None:
     from matplotlib.patches import Patch
 
     handles = [
         Patch(facecolor=(r / _BYTE, g / _BYTE, b / _BYTE), edgecolor="black", label=name)
-        for name, (r, g, b) in colours.items()
+        for name, (r, g, b) in colors.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
 
@@ -226,8 +226,8 @@ def _size(picture: NDArray[Any], rows: int, columns: int) -> tuple[float, float]
 
 
 __all__ = [
-    "DIFFERENCE_COLOURS",
-    "ERROR_COLOURS",
+    "DIFFERENCE_COLORS",
+    "ERROR_COLORS",
     "Shown",
     "overview_figure",
     "timesteps_figure",

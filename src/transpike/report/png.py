@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_GRAY, _RGB = 0, 2  # colour types of the format
+_GRAY, _RGB = 0, 2  # color types of the format
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -23,12 +23,12 @@ def png(pixels: NDArray[Any]) -> bytes:
     Source: W3C, Portable Network Graphics (PNG) Specification, third edition.
     """
     height, width = pixels.shape[:2]
-    colour = _RGB if pixels.ndim == 3 else _GRAY
+    color = _RGB if pixels.ndim == 3 else _GRAY
     bits = 1 if pixels.dtype == np.bool_ else 8
     packed = np.packbits(pixels, axis=1) if bits == 1 else pixels.reshape(height, -1)
     # Every row begins with its filter: none, as rows of masks and of noise gain nothing.
     rows = np.concatenate([np.zeros((height, 1), np.uint8), packed], axis=1)
-    head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     data = zlib.compress(rows.tobytes(), 9)
     return _SIGNATURE + _chunk(b"IHDR", head) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 

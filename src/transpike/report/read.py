@@ -108,7 +108,7 @@ def read_results(paths: Iterable[str | Path]) -> Results:
         files += [file for file in _inside(path) if file not in files]
     if not files:
         raise ArgumentError("report: needed at least one file or folder of results.")
-    found = [_recognised(file) for file in files]
+    found = [_recognized(file) for file in files]
     samples = {}
     for file, one in zip(files, found, strict=True):
         if one.kind == "samples":
@@ -130,7 +130,7 @@ def _inside(path: Path) -> list[Path]:
     return files
 
 
-def _recognised(file: Path) -> Found:
+def _recognized(file: Path) -> Found:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

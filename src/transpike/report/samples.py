@@ -10,7 +10,7 @@ recorded ones, `classes`, `n`, `facts`); `samples.npz` holds
     index   (M,)           which of the N samples each picture is of
 
 where (...) is (H, W) for masks and nothing for labels. Of masks every image is kept as it is; of
-labelled images at most 60 on which the two networks differ, those that differ latest first, no side
+labeled images at most 60 on which the two networks differ, those that differ latest first, no side
 longer than 96 pixels.
 """
 
@@ -43,7 +43,7 @@ FORMAT = "transpike samples"
 SCHEMA = 1
 ARRAYS_FILE, FACTS_FILE = "samples.npz", "samples.json"
 MOST_PICTURES = 60
-_PICTURE_SIDE = 96  # pixels, of pictures of labelled images
+_PICTURE_SIDE = 96  # pixels, of pictures of labeled images
 _EVERY = 32  # up to this T every timestep is recorded, beyond it 1, 2, 4, ... and T
 _BYTE = 255
 _ROUNDING = 1e-3  # by which values may leave 0..1 when mean and std are taken back
@@ -366,7 +366,7 @@ def _pictures(
     values = x.double().cpu() * scale + shift
     if not (values.min() >= -_ROUNDING and values.max() <= 1 + _ROUNDING):
         raise ArgumentError(
-            f"mean, std: needed what the data was normalised with, so that pixels are in 0..1; "
+            f"mean, std: needed what the data was normalized with, so that pixels are in 0..1; "
             f"with these they are in {values.min():.3g}..{values.max():.3g}."
         )
     values = values[torch.from_numpy(kept)]

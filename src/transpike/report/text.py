@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transpike.measure.evaluate import curve_points
-from transpike.measure.findings import PARTS
+from transpike.measure.findings import PART_LABELS, PARTS
 from transpike.report.read import (
     Evaluated,
     Found,
@@ -24,16 +24,8 @@ _PICO_PER_MICRO = 1e6
 _TRIALS = 8  # of a tuning, as many as `transpike tune` prints
 _NONE = "–"
 _LONG = 8  # entries of a mapping from which on it is one row of the settings
-PART_LABELS = {
-    "weights": "weights",
-    "propagated": "from the sites before",
-    "offset": "calibration offset",
-    "clipping": "clipping",
-    "quantization": "quantisation",
-    "unevenness": "unevenness",
-}
 _CEILING_NOTE = (
-    "The ceiling is the quantised analog network with K·t levels (differential coding: with its "
+    "The ceiling is the quantized analog network with K·t levels (differential coding: with its "
     "own levels): a reference, not an upper bound."
 )
 _OPERATIONS = (
@@ -418,8 +410,8 @@ def _alone(found: Found) -> bool:
 _KEPT = (
     "command", "model", "data", "split", "timesteps", "limit", "seed", "n", "samples", "classes",
     "max_count", "coding", "against", "neuron", "threshold", "passes", "recipe", "found",
-    "precision", "early_stopping", "normalisation", "calibration", "test", "batch_size", "device",
-    "tile", "facts", "settings", "versions",
+    "precision", "early_stopping", "normalization", "calibration", "test", "batch_size", "device",
+    "tile", "until", "normalisation", "facts", "settings", "versions",
 )  # fmt: skip
 
 
@@ -446,4 +438,4 @@ def _scalar(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-__all__ = ["PART_LABELS", "Paragraphs", "Table"]
+__all__ = ["Paragraphs", "Table"]

@@ -164,7 +164,7 @@ def _path_independent(snn: SpikingNetwork, precision: str) -> bool:
 def _in_one_pass(
     snn: SpikingNetwork, x: Tensor, timesteps: int, wanted: tuple[int, ...], time_axis: bool
 ) -> Simulation:
-    """Outputs of telescoped neurons: the quantised network on the mean input up to t."""
+    """Outputs of telescoped neurons: the quantized network on the mean input up to t."""
     with torch.inference_mode():
         means = [x[:t].mean(dim=0) if time_axis else x for t in wanted]
         flat = [

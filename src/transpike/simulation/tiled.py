@@ -1,6 +1,6 @@
 """Large images and volumes: simulation tile by tile, read from and written to disk as it goes.
 
-A tile has the size the network was captured with, and neighbouring tiles overlap. Where the overlap
+A tile has the size the network was captured with, and neighboring tiles overlap. Where the overlap
 is at least the receptive field, every pixel is taken from a tile that sees all it depends on: the
 result is that of the whole image. Where it is less, every pixel is a weighted mean of the tiles
 that cover it, an approximation without seams.
@@ -43,7 +43,7 @@ class TiledSimulation:
         timesteps: T.
         tiles: number of tiles simulated, over all samples.
         tile: size of a tile per spatial axis, pixels.
-        overlap: smallest overlap of neighbouring tiles per axis, pixels; 0 where one tile covers
+        overlap: smallest overlap of neighboring tiles per axis, pixels; 0 where one tile covers
             the axis.
         field: receptive field of the network.
         exact: whether the result equals the simulation of the whole image: the overlap is at
@@ -98,7 +98,7 @@ def simulate_tiled(
         snn: the converted network.
         image: (C, ...) or (N, C, ...), at least as large as a tile; tiles are read one at a time.
         timesteps: T >= 1, every synchronous pass counted.
-        overlap: pixels neighbouring tiles share, per axis or for all. None: the receptive field,
+        overlap: pixels neighboring tiles share, per axis or for all. None: the receptive field,
             and then the result is that of the whole image. Less is faster and an approximation.
         output_at: P timesteps whose readout to keep, which the output has in ascending order, each
             once; None: that of T alone, without an axis for them.

@@ -20,7 +20,7 @@ class SiteSearch:
     """Search step, start and offset of every channel for the least error of its mean output at T.
 
     Coordinate search for the least E[e^2] + weight E[e]^2, e = spiking output - activation, of
-    the neuron itself on the spiking network's own currents: clipping, quantisation and unevenness
+    the neuron itself on the spiking network's own currents: clipping, quantization and unevenness
     are weighed against each other as they occur. The mean is given extra weight because later
     layers average independent errors, but not a common one.
 
@@ -51,9 +51,9 @@ def searched(site: Sampled, values: Values, one: SiteSearch) -> Values:
     points = [x / (_POINTS // 2) for x in range(-_POINTS // 2, _POINTS // 2 + 1) if x != 0]
     for turn in range(one.rounds):
         for quantity in ("step", "start", "offset"):
-            centre = values
+            center = values
             for point in points:
-                candidate = _moved(centre, quantity, point / 2**turn, site.scale)
+                candidate = _moved(center, quantity, point / 2**turn, site.scale)
                 found = cost(candidate)
                 better = found < least
                 least = torch.where(better, found, least)

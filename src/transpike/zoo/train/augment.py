@@ -11,7 +11,7 @@ from torch import Tensor
 _ZOOM = 1.25  # largest factor by which an image is enlarged or reduced
 _KNOTS = 4  # per side, of the elastic displacement; interpolated between them
 _ELASTIC = 0.04  # standard deviation of a knot's displacement, of the crop's side
-_GAIN, _OFFSET, NOISE = 0.2, 0.15, 0.05  # of normalised intensities, at most; noise: std at most
+_GAIN, _OFFSET, NOISE = 0.2, 0.15, 0.05  # of normalized intensities, at most; noise: std at most
 
 
 def deform(
@@ -41,7 +41,7 @@ def vary_intensity(images: Tensor, generator: torch.Generator) -> Tensor:
     """Changes contrast and brightness of every image and adds noise.
 
     Args:
-        images: normalised, (B, C, H, W).
+        images: normalized, (B, C, H, W).
         generator: of every random number.
     """
     gain, offset, noise = _uniform((3, len(images), 1, 1, 1), generator)

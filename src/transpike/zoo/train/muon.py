@@ -27,7 +27,7 @@ class Muon(Optimizer):
         groups: parameter groups; each may set `lr`, `momentum`, `weight_decay` (for the groups
             that are not orthogonal) and `orthogonal`.
 
-    Source: Jordan et al., 2024; differs: three iterations, and the weight is normalised, both as
+    Source: Jordan et al., 2024; differs: three iterations, and the weight is normalized, both as
     in Jordan's CIFAR-10 recipe of that year.
     """
 

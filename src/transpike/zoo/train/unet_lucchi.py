@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from transpike.data.lucchi import VolumeDataset, VolumeSplit
 from transpike.errors import ArgumentError
+from transpike.segment import PixelCounts
 from transpike.zoo.models.unet import DIVISOR, UNet
 from transpike.zoo.models.weights import load_weights
 from transpike.zoo.train.augment import deform, vary_intensity
@@ -54,34 +55,6 @@ class UNetSettings:
     muon_rate: float = 0.1
     rate: float = 0.1
     precision: str | None = None
-
-
-@dataclass
-class PixelCounts:
-    """Pixels by prediction and label, and the scores that follow from them."""
-
-    true_positive: int = 0
-    false_positive: int = 0
-    false_negative: int = 0
-    true_negative: int = 0
-
-    def add(self, predicted: Tensor, labelled: Tensor) -> None:
-        """Counts two masks of one shape, bool."""
-        self.true_positive += int((predicted & labelled).sum())
-        self.false_positive += int((predicted & ~labelled).sum())
-        self.false_negative += int((~predicted & labelled).sum())
-        self.true_negative += int((~predicted & ~labelled).sum())
-
-    def scores(self) -> dict[str, float]:
-        """F1, Jaccard index and pixel accuracy; F1 and Jaccard 0 without any positive pixel."""
-        wrong = self.false_positive + self.false_negative
-        right = self.true_positive
-        return {
-            "f1": 2 * right / max(1, 2 * right + wrong),
-            "jaccard": right / max(1, right + wrong),
-            "pixel_accuracy": (right + self.true_negative)
-            / max(1, right + wrong + self.true_negative),
-        }
 
 
 class UNetTask(pl.LightningModule):
@@ -145,7 +118,7 @@ class UNetTask(pl.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Counts pixels."""
         images, masks = batch
-        self._counts.add(self.network(images) > 0, masks > 0)
+        self._counts += _pixels(self.network(images), masks)
 
     def on_validation_epoch_end(self) -> None:
         """Writes the epoch into `history`."""
@@ -160,7 +133,7 @@ class UNetTask(pl.LightningModule):
         convolutions: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, weight in self.network.named_parameters():
-            # The last one has no BatchNorm behind it, which Muon's normalisation relies on.
+            # The last one has no BatchNorm behind it, which Muon's normalization relies on.
             inner = name.startswith("conv") and not name.startswith("conv10")
             (convolutions if inner and weight.dim() == 4 else others).append(weight)
         settings = self.settings
@@ -240,6 +213,11 @@ def whole_slices(split: VolumeSplit) -> Iterator[tuple[Tensor, Tensor]]:
         yield images[..., :height, :width], masks[..., :height, :width]
 
 
+def _pixels(logits: Tensor, masks: Tensor) -> PixelCounts:
+    """Counts of the mask at logit > 0 against the labels."""
+    return PixelCounts.of((logits > 0).cpu().numpy(), (masks > 0).cpu().numpy())
+
+
 def segmentation_scores(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[str, float]:
@@ -251,7 +229,7 @@ def segmentation_scores(
     counts = PixelCounts()
     with torch.inference_mode():
         for images, masks in batches:
-            counts.add(model(images) > 0, masks > 0)
+            counts += _pixels(model(images), masks)
     return counts.scores()
 
 
@@ -307,7 +285,7 @@ def train_unet_lucchi(
     test = segmentation_scores(written, whole_slices(data.test))
     result: dict[str, Any] = {
         "data": data.name,
-        "normalisation": data.normalisation.to_dict(),
+        "normalization": data.normalization.to_dict(),
         "settings": asdict(settings),
         "best_epoch": max(task.history, key=lambda entry: entry["validation_f1"])["epoch"],
         "n_train_slices": len(data.train.slices),
@@ -325,14 +303,14 @@ def _facts(
     name: str, data: VolumeDataset, settings: UNetSettings, result: dict[str, Any]
 ) -> dict[str, str]:
     height, width = data.test.slice_shape
-    mean, std = data.normalisation.mean, data.normalisation.std
+    mean, std = data.normalization.mean, data.normalization.std
     scores = {
         part: ", ".join(
             f"{label} {result[f'{part}_{key}']:.4f}"
             for label, key in (
                 ("F1", "f1"),
                 ("Jaccard", "jaccard"),
-                ("pixel accuracy", "pixel_accuracy"),
+                ("pixel accuracy", "accuracy"),
             )
         )
         for part in ("validation", "test")
@@ -356,12 +334,11 @@ def _facts(
         "test": f"{scores['test']}, n = {len(data.test.slices)} slices, over all pixels at logit "
         "> 0, of these half precision weights run in single precision; read once",
         "versions": f"torch {torch.__version__}, lightning {lightning.__version__}",
-        "licence": "Apache-2.0",
+        "license": "Apache-2.0",
     }
 
 
 __all__ = [
-    "PixelCounts",
     "UNetSettings",
     "UNetTask",
     "balanced_loss",

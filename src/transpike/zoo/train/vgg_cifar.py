@@ -260,7 +260,7 @@ def train_vgg_cifar(
     test = accuracy(written, data.test.batches(_EVALUATION_BATCH))
     result = {
         "data": data.name,
-        "normalisation": data.normalisation.to_dict(),
+        "normalization": data.normalization.to_dict(),
         "settings": asdict(settings),
         "n_train": len(data.train) - settings.validation,
         "n_validation": settings.validation,
@@ -285,7 +285,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> floa
 
 
 def _facts(data: Dataset, settings: VGGSettings, result: dict[str, Any]) -> dict[str, str]:
-    mean, std = data.normalisation.mean, data.normalisation.std
+    mean, std = data.normalization.mean, data.normalization.std
     return {
         "network": f"whitening stem, conv-BatchNorm-ReLU, max-pooling, widths {settings.widths}",
         "build": f'`build_model("{NAME}", weights="zoo/{NAME}.safetensors")`',
@@ -300,7 +300,7 @@ def _facts(data: Dataset, settings: VGGSettings, result: dict[str, Any]) -> dict
         "test accuracy": f"{result['test_accuracy']:.2%}, n = {result['n_test']}, of these half "
         "precision weights run in single precision; no test-time augmentation",
         "versions": f"torch {torch.__version__}, lightning {lightning.__version__}",
-        "licence": "Apache-2.0",
+        "license": "Apache-2.0",
     }
 
 
@@ -309,7 +309,7 @@ def whiten(convolution: nn.Conv2d, images: Tensor) -> None:
 
     Args:
         convolution: 2 x (C k k) output channels over k x k patches; its weight is frozen.
-        images: normalised, (N, C, H, W).
+        images: normalized, (N, C, H, W).
 
     Source: Jordan, 2024, section 3.1, after Page, 2019, "How to train your ResNet".
     """

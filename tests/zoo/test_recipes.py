@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from transpike.cli import app
-from transpike.data import Dataset, Normalisation, Split, open_lucchi
+from transpike.data import Dataset, Normalization, Split, open_lucchi
 from transpike.data.images import ArrayImages
 from transpike.data.lucchi import VolumeDataset, VolumeSplit
 from transpike.data.volumes import ArrayVolume
 from transpike.errors import ArgumentError, DataError, FileError
+from transpike.segment import PixelCounts
 from transpike.zoo.models import build_model
 from transpike.zoo.models.vgg_cifar import VGGCifar
 from transpike.zoo.train import run
@@ -33,7 +34,6 @@ from transpike.zoo.train.muon import Muon, orthogonal
 pytest.importorskip("lightning")
 
 from transpike.zoo.train.unet_lucchi import (
-    PixelCounts,
     UNetSettings,
     balanced_loss,
     crops,
@@ -53,14 +53,14 @@ UNET = UNetSettings(epochs=3, steps=4, batch_size=4, crop=32, width=2)
 
 
 def _images(n: int = 160) -> Dataset:
-    """Three classes of coloured noise."""
+    """Three classes of colored noise."""
     random = np.random.RandomState(0)
     labels = random.randint(0, 3, n)
     pixels = random.randint(0, 128, (n, 32, 32, 3))
     pixels[np.arange(n), :, :, labels] += 100
     source = ArrayImages(pixels.astype(np.uint8))
-    normalisation = Normalisation((0.5,) * 3, (0.25,) * 3)
-    train = Split(source, labels.astype(np.int64), normalisation)
+    normalization = Normalization((0.5,) * 3, (0.25,) * 3)
+    train = Split(source, labels.astype(np.int64), normalization)
     return Dataset("noise", ("r", "g", "b"), train, train.subset(64, 1))
 
 
@@ -292,13 +292,12 @@ def test_loss_is_zero_for_the_right_answer_and_balances_the_classes() -> None:
 
 
 def test_pixel_counts() -> None:
-    counts = PixelCounts()
     predicted = torch.tensor([1, 1, 0, 0, 1]).bool()
-    labelled = torch.tensor([1, 0, 1, 0, 1]).bool()
-    counts.add(predicted, labelled)
+    labeled = torch.tensor([1, 0, 1, 0, 1]).bool()
+    counts = PixelCounts() + PixelCounts.of(predicted.numpy(), labeled.numpy())
     assert counts == PixelCounts(2, 1, 1, 1)
-    assert counts.scores() == {"f1": 4 / 6, "jaccard": 2 / 4, "pixel_accuracy": 3 / 5}
-    assert PixelCounts().scores() == {"f1": 0, "jaccard": 0, "pixel_accuracy": 0}
+    assert counts.scores() == {"f1": 4 / 6, "jaccard": 2 / 4, "accuracy": 3 / 5}
+    assert PixelCounts().scores() == {"f1": 0, "jaccard": 0, "accuracy": 0}
 
 
 def test_crops_depend_on_seed_and_epoch_alone() -> None:
