@@ -1,7 +1,9 @@
 """The engine: portions, progress, interrupts, precision, memory, plan, and changed networks."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import transpike as tp
 from transpike.simulation.engine.memory import portion
 from transpike.simulation.engine.plan import plan
 from transpike.simulation.engine.precision import arithmetic, tf32_terms
+from transpike.simulation.engine.prepared import prepared
 
 
 def test_portions_do_not_change_results():
@@ -194,6 +197,24 @@ def test_one_pass_of_telescoped_neurons_equals_the_stepwise_reference(name, time
 def test_neurons_that_depend_on_the_way_are_simulated_even_without_spikes():
     snn, x = nets.classifier()
     nets.same_simulation(tp.simulate(snn, x, 5, spikes=False), tp.simulate(snn, x, 5))
+
+
+def test_an_engine_lives_no_longer_than_its_network():
+    snn, x = nets.classifier()
+    tp.simulate(snn, x, 4)
+    engine = weakref.ref(prepared(snn, "exact"))
+    assert engine() is prepared(snn, "exact")
+    assert "_prepared" not in vars(snn)
+    del snn
+    gc.collect()
+    assert engine() is None
+
+
+def test_a_network_that_ran_is_copied_and_pickled():
+    snn, x = nets.classifier()
+    found = tp.simulate(snn, x, 4)
+    for copied in (copy.deepcopy(snn), pickle.loads(pickle.dumps(snn))):
+        nets.same_simulation(tp.simulate(copied, x, 4), found)
 
 
 @pytest.mark.parametrize("part", ["weight", "step", "start", "neuron"])

@@ -15,8 +15,9 @@ from transpike.conversion.calibrate import pairs_of
 from transpike.errors import ArgumentError, DataError
 from transpike.graph.outputs import cut_of, prediction
 from transpike.simulation.early_stopping import EarlyStopping
+from transpike.simulation.engine.prepared import prepared
 from transpike.simulation.engine.run import Engine, Outcome, Request
-from transpike.simulation.simulate import check_portion, prepared
+from transpike.simulation.simulate import check_portion
 from transpike.spiking.spiking_network import SpikingNetwork, quantized_ann
 
 Interval = tuple[float, float]

@@ -11,11 +11,10 @@ from torch.utils import _pytree as pytree
 from transpike.errors import ArgumentError
 from transpike.simulation.early_stopping import EarlyStopping
 from transpike.simulation.engine.memory import DEFAULT_CHUNK as DEFAULT_CHUNK
-from transpike.simulation.engine.run import Engine, Request
+from transpike.simulation.engine.prepared import prepared
+from transpike.simulation.engine.run import Request
 from transpike.simulation.result import Simulation, check_request
 from transpike.spiking.spiking_network import SpikingNetwork, quantized_ann
-
-_SAMPLED = 4096  # numbers of a weight that are looked at for changes
 
 
 def simulate(
@@ -122,37 +121,6 @@ def simulate(
         decided_at=outcome.decided_at if early_stopping is not None else None,
         computed=outcome.computed if early_stopping is not None else None,
     )
-
-
-def prepared(snn: SpikingNetwork, precision: str) -> Engine:
-    """The engine of a network, made anew only where something of the network has changed.
-
-    A change is seen by torch's count of changes. Behind its back (`tensor.data`, shared memory) any
-    change of up to 4096 numbers (steps, starts, offsets) is seen, and one of a larger weight where
-    it touches an even sample of 4096.
-    """
-    numbers = [
-        (name, *_fingerprint(tensor))
-        for name, tensor in snn.named_buffers()
-        if tensor.is_floating_point()
-    ]
-    state = (precision, snn.coding, snn.readout_start, tuple(snn.neurons.items()), tuple(numbers))
-    held = snn.__dict__.get("_prepared")
-    if held is None or held[0] != state:
-        held = (state, Engine(snn, precision))
-        snn.__dict__["_prepared"] = held
-    engine: Engine = held[1]
-    return engine
-
-
-def _fingerprint(tensor: Tensor) -> tuple[object, ...]:
-    alone = tensor.untyped_storage().nbytes() == tensor.nbytes
-    if tensor.is_inference() or not alone:  # counts no changes, or is a view
-        return tensor.data_ptr(), tensor.dtype, float(tensor.sum()), float(tensor.norm())
-    step = -(-tensor.numel() // _SAMPLED) or 1
-    sample = tensor.as_strided((-(-tensor.numel() // step),), (step,))
-    seen = hash(sample.cpu().numpy().tobytes())
-    return tensor.data_ptr(), tensor.dtype, tensor._version, seen
 
 
 def _path_independent(snn: SpikingNetwork, precision: str) -> bool:

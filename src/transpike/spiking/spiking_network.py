@@ -135,10 +135,6 @@ class SpikingNetwork(nn.Module):
         }
         return SpikingNetwork(self.network, **{**kept, **values})
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but what the engine prepared, which is made anew where it is needed."""
-        return {name: value for name, value in self.__dict__.items() if name != "_prepared"}
-
     def forward(self, *_: object) -> Tensor:
         """Refused: a spiking network needs a number of timesteps."""
         raise TranspikeError(

@@ -79,7 +79,9 @@ class Engine:
     """
 
     def __init__(self, snn: SpikingNetwork, precision: str) -> None:
-        self.snn = snn
+        # Not the network itself: an engine is held as long as its network lives, and no longer.
+        self.neurons, self.steps = dict(snn.neurons), dict(snn.steps)
+        self.first_output, self.readout_start = snn.first_output, snn.readout_start
         self.differential = snn.coding == "differential"
         network = snn.network
         self.arithmetic = arithmetic(precision, network)
@@ -105,7 +107,7 @@ class Engine:
         if (
             request.early_stopping is not None
         ):  # before the first output there is nothing to be clear about
-            least = max(request.early_stopping.least, self.snn.first_output)
+            least = max(request.early_stopping.least, self.first_output)
             request = replace(request, early_stopping=replace(request.early_stopping, least=least))
         free = request.chunk is None and request.memory_budget is None
         size = portion(
@@ -326,7 +328,7 @@ class _Portion:
         """Whether a site is silent for the whole chunk, and nobody looks at it."""
         if step.site is None or self.request.totals or step.site.name in self.request.record:
             return False
-        neuron = self.engine.snn.neurons[step.site.name]
+        neuron = self.engine.neurons[step.site.name]
         fires = any(neuron.schedule.fires_at(t) for t in range(done + 1, done + length + 1))
         return done > 0 and not fires and step.node.name not in self.plan.readout
 
@@ -420,8 +422,8 @@ class _Portion:
     def observe(self, site: Site, chunk: Chunk, out: Tensor, membranes: Tensor | None) -> None:
         """Keep counts, membranes and sums of one chunk, if asked for."""
         length = len(chunk.out)
-        d = site.along_channels(self.engine.snn.steps[site.name])
-        neuron = self.engine.snn.neurons[site.name]
+        d = site.along_channels(self.engine.steps[site.name])
+        neuron = self.engine.neurons[site.name]
         finer = [neuron.finer_at(chunk.first + index + 1) for index in range(length)]
         steps = torch.stack([d / fine for fine in finer])
         counts = torch.round(_split_time(out, length).to(d.dtype) / steps)
@@ -470,7 +472,7 @@ class _Portion:
             series = self.by_time(name, values, length)
             for index, t in enumerate(every):
                 value = (series[index] if name in values else series).to(kept)
-                fresh = name not in self.readout or t == self.engine.snn.readout_start + 1
+                fresh = name not in self.readout or t == self.engine.readout_start + 1
                 total = value.clone() if fresh else self.readout[name].add_(value)
                 self.readout[name] = total
                 if t in asked:
@@ -491,7 +493,7 @@ class _Portion:
         """What is read out at t of a sum since the readout's start."""
         if self.engine.differential:
             return total.clone()
-        start = self.engine.snn.readout_start
+        start = self.engine.readout_start
         return mean_of(total, t - start if t > start else t)
 
     def stop(
