@@ -89,3 +89,4 @@ def test_cost_figure_holds_the_numbers() -> None:
     assert heights == pytest.approx(macs + sum(row.accumulates for row in rows))
     snn_bars = [bar.get_height() for bar in right.containers[0]]
     assert snn_bars == pytest.approx([row.snn_pj / row.ann_pj for row in cost.energy])
+    assert right.get_title().startswith("at T = 4: the networks agree in ")

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transpike.conversion.calibrate import inputs_of
+from transpike.conversion.calibrate import pairs_of
 from transpike.errors import DataError
 from transpike.graph.network import INPUT, Network, Node, check_timesteps
 from transpike.measure.fanout import Activity, Counts, Operation, count_operations, is_copy
+from transpike.measure.quality import Quality, QualityTally
 from transpike.simulation.readout import frontier
 from transpike.simulation.result import Simulation, bits_set
 from transpike.simulation.simulate import simulate
@@ -136,6 +137,7 @@ class Cost:
         memory_bytes: state per sample by kind, in the network's own type.
         not_counted: what the numbers leave out.
         settings: how the network was made.
+        quality: predictions at T on the same samples; None where the output holds no classes.
     """
 
     n: int
@@ -149,6 +151,7 @@ class Cost:
     memory_bytes: dict[str, int]
     not_counted: tuple[str, ...]
     settings: dict[str, Any]
+    quality: Quality | None
 
     @property
     def total(self) -> Counts:
@@ -243,6 +246,8 @@ class Cost:
                 f"{row.table:<12} {snn:>10.3f} {again:>12.3f} {ann:>10.3f} {quantized:>12.3f} "
                 f"{snn / ann:>8.2f} {snn / quantized:>11.2f}"
             )
+        if self.quality is not None:
+            lines.append(f"at T={self.timesteps}: {self.quality}")
         lines += [
             "SNN: first layer once; input again: at every timestep; bit-matched: ANN with "
             f"activations of {_bits_text(self.sites)} bits",
@@ -291,7 +296,7 @@ def measure_cost(
     Args:
         snn: the converted network.
         batches: tensors (B, ...) or (tensor, label) pairs; the input is the same at every
-            timestep.
+            timestep. With class indices as labels the result states both accuracies.
         timesteps: T >= 1.
         progress: called with (samples done, None).
 
@@ -307,8 +312,8 @@ def measure_cost(
     """
     check_timesteps(timesteps)
     tally = _Tally(snn, timesteps)
-    for x in inputs_of(batches):
-        tally.add(x.to(snn.network.device))
+    for x, labels in pairs_of(batches):
+        tally.add(x.to(snn.network.device), labels)
         if progress is not None:
             progress(tally.samples, None)
     return tally.result()
@@ -320,12 +325,13 @@ class _Tally:
     def __init__(self, snn: SpikingNetwork, timesteps: int) -> None:
         self.snn, self.network, self.timesteps = snn, snn.network, timesteps
         self.samples = 0
+        self.quality = QualityTally(snn.network)
         self.spikes: dict[str, Tensor] = {}
         self.changes: dict[str, Tensor] = {}
         self.pools = {node.name: node for node in self.network.nodes if passes_counts(snn, node)}
         self.feeding = sorted({s for node in self.pools.values() for s in sources(snn, node)})
 
-    def add(self, x: Tensor) -> None:
+    def add(self, x: Tensor, labels: Any) -> None:
         sizes = {site.name: site.neurons for site in self.network.sites}
         per_sample = 2 * self.timesteps * sum(sizes[name] for name in self.feeding)
         per_sample *= self.network.dtype.itemsize
@@ -341,6 +347,8 @@ class _Tally:
                 totals=True,
             )
             self._take(run)
+            some = labels[first : first + rows] if isinstance(labels, Tensor) else None
+            self.quality.add(part, some, run.output)
         self.samples += len(x)
 
     def _take(self, run: Simulation) -> None:
@@ -416,6 +424,7 @@ class _Tally:
             memory_bytes=_memory(snn),
             not_counted=NOT_COUNTED,
             settings=dict(snn.settings),
+            quality=self.quality.result(),
         )
 
     def _site(self, name: str, neurons: int, bits: int) -> SiteActivity:

@@ -218,6 +218,9 @@ def cost_figure(cost: Cost, title: str = "") -> Figure:
     left.grid(alpha=0.3, axis="y")
     left.legend(fontsize="small", loc="upper right", ncols=2)
     _draw_energy(right, cost)
+    if cost.quality is not None:
+        quality = str(cost.quality).replace("; ", "\n").replace(" of ", "\nof ")
+        right.set_title(f"at T = {cost.timesteps}: {quality}", fontsize="small")
     settings = f"T = {cost.timesteps}, K = {cost.max_count}, n = {cost.n}"
     spikes_per_neuron = f"{cost.spikes_per_neuron:.2f} spikes per neuron"
     figure.suptitle(title or f"cost of one inference, {settings}, {spikes_per_neuron}")
