@@ -276,7 +276,8 @@ def key(recipe: tp.Recipe, pooling: str) -> str:
     if not any(content["neuron"][field] for field in later):  # nor windows
         for field in later:
             del content["neuron"][field]
-    for one in content.get("passes", content.get("calibrate")):
+    content["calibrate"] = content.pop("passes")  # names were given under the old key
+    for one in content["calibrate"]:
         if one.get("mean_count", 0) is None:  # nor a budget of levels
             del one["mean_count"]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
