@@ -136,3 +136,15 @@ def test_settings_are_recorded():
 def test_what_was_not_called_is_refused_with_the_call(settings, remedy):
     with pytest.raises(tp.ArgumentError, match=f"itself. Call it: {remedy}"):
         tp.convert(nets.conv_net(), [torch.rand(4, 3, 8, 8)], **settings)
+
+
+def test_passes_from_an_iterator_are_applied():
+    x = torch.randn(32, 3)
+    network = tp.capture(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), x)
+    calibration = tp.calibrate(network, [x])
+    one = tp.BiasCorrection()
+    settings = {"neuron": tp.Signed(1), "timesteps": 4, "batches": [x]}
+    listed = tp.convert(network, calibration, passes=[one], **settings)
+    found = tp.convert(network, calibration, passes=iter([one]), **settings)
+    assert [note["pass"] for note in found.settings["passes"]] == ["BiasCorrection"]
+    assert all(torch.equal(found.offsets[name], listed.offsets[name]) for name in listed.offsets)

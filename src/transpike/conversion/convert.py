@@ -76,10 +76,10 @@ def convert(
         calibration = list(inputs_of(calibration))
         batches = calibration
     network, statistics = _captured_and_calibrated(model, calibration)
-    levels = neuron.levels if neuron.schedule.ratio == 1 else None
+    levels = None if neuron.schedule.shrinks else neuron.levels
     if levels is None and timesteps is not None:
         levels = neuron.levels_at(timesteps)
-        if neuron.schedule.ratio > 1:
+        if neuron.schedule.shrinks:
             levels = min(levels, _MOST_LEVELS)
     steps: dict[str, Tensor] = {}
     silent: dict[str, int] = {}
@@ -139,14 +139,15 @@ def _got(value: object) -> str:
 def _checked_passes(
     passes: Sequence[CalibrationPass], timesteps: int | None
 ) -> list[CalibrationPass]:
-    for one in passes:
+    applied = list(passes)  # first of all: an iterator can be read only once
+    for one in applied:
         if not isinstance(one, CalibrationPass):
             raise ArgumentError(f"passes: needed passes such as BiasCorrection(), {_got(one)}.")
-    if passes and timesteps is None:
+    if applied and timesteps is None:
         raise ArgumentError(
             "passes: a pass is for one number of timesteps. Give convert(..., timesteps=...)."
         )
-    return list(passes)
+    return applied
 
 
 def _captured_and_calibrated(
