@@ -13,7 +13,12 @@ from torch import Tensor, nn
 import transpike as tp
 from transpike.cli.options import Choices
 from transpike.cli.output import progress_bar, provenance
-from transpike.conversion.specs import parse_neuron, parse_passes, parse_threshold, parse_until
+from transpike.conversion.specs import (
+    parse_early_stopping,
+    parse_neuron,
+    parse_passes,
+    parse_threshold,
+)
 from transpike.data import Normalization, Split, VolumeSplit, open_data, open_volumes
 from transpike.graph.receptive_field import receptive_field
 from transpike.segment import resized
@@ -197,7 +202,7 @@ class Run:
                 "--early-stopping: early stopping is for classification, and these data are "
                 "volumes. Leave the option out."
             )
-        rule, threshold = parse_until(text)
+        rule, threshold = parse_early_stopping(text)
         if threshold is not None:
             return tp.EarlyStopping(rule, threshold)
         images = self.batches(self.calibration_images(choices))

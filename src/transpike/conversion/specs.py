@@ -42,7 +42,7 @@ NEURON_FORMS = (
     "refining:4, refining:4:2:6:1, staggered:2, staggered:2:2:4:1:3, "
     "staggered:K=2,window=4,lag=1, telescoped:8"
 )
-UNTIL_FORMS = "margin, margin:0.9, entropy, entropy:0.1"
+EARLY_STOPPING_FORMS = "margin, margin:0.9, entropy, entropy:0.1"
 THRESHOLD_FORMS = "percentile:99.9, max, lsq, lsq:16, gauss, gauss:16, ltb, ltb:1000"
 PASS_FORMS = (
     "bias, membrane, search, distill, distill:values, delay, allocate:2.5, allocate:counts:3"
@@ -278,7 +278,7 @@ def _number(text: str, number: str) -> float:
         raise ArgumentError(f"{text!r}: needed a number, got {number!r}.") from None
 
 
-def parse_until(text: str) -> tuple[Literal["margin", "entropy"], float | None]:
+def parse_early_stopping(text: str) -> tuple[Literal["margin", "entropy"], float | None]:
     """Reads a stopping rule.
 
     Args:
@@ -295,4 +295,6 @@ def parse_until(text: str) -> tuple[Literal["margin", "entropy"], float | None]:
         if rule in ("margin", "entropy") and len(settings) <= 1:
             threshold = float(settings[0]) if settings else None
             return ("margin" if rule == "margin" else "entropy"), threshold
-    raise ArgumentError(f"unknown stopping rule {text!r}: needed a form like {UNTIL_FORMS}.")
+    raise ArgumentError(
+        f"unknown stopping rule {text!r}: needed a form like {EARLY_STOPPING_FORMS}."
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 
-import torch
 from torch import Tensor
 
 from transpike.graph.network import INPUT, Argument, Node, Weight
@@ -50,8 +49,9 @@ def _node_macs(
     if not name.startswith(_LAYERS) or not isinstance(node.args[1], Weight):
         return 0
     weight = tensors[node.args[1].name].shape
-    if "transpose" in name:
-        return _transposed_macs(node, weight)
+    if "transpose" in name:  # every input position meets the taps of its group's output channels
+        source = _operand_shape(node.args[0], tensors, shapes)
+        return prod(source[2:]) * max(1, -source[0]) * prod(weight)
     return outputs * prod(weight[1:])
 
 
@@ -61,30 +61,3 @@ def _operand_shape(
     if isinstance(operand, Weight):
         return tuple(tensors[operand.name].shape)
     return shapes[operand.name]
-
-
-def _transposed_macs(node: Node, weight: torch.Size) -> int:
-    """Every input position meets all kernel taps of its group's output channels.
-
-    The size of the input follows from the size of the output:
-    (out + 2 pad - dilation (k-1) - outpad - 1) / stride + 1.
-    """
-    dims = len(weight) - 2
-    names = ("stride", "padding", "output_padding", "groups", "dilation")
-    given = dict(zip(names, node.args[3:], strict=False))
-
-    def spread(name: str, default: int) -> tuple[int, ...]:
-        value = given.get(name, default)
-        value = value if isinstance(value, tuple) else (value,)
-        return value * dims if len(value) == 1 else value
-
-    strides, pads = spread("stride", 1), spread("padding", 0)
-    extras, dilations = spread("output_padding", 0), spread("dilation", 1)
-    assert node.shape is not None
-    positions = 1
-    for axis in range(dims):
-        out = node.shape[2 + axis]
-        kernel = weight[2 + axis]
-        free = out + 2 * pads[axis] - dilations[axis] * (kernel - 1) - extras[axis] - 1
-        positions *= free // strides[axis] + 1
-    return positions * prod(weight)

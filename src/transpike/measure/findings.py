@@ -268,7 +268,7 @@ def advice(sites: tuple[SiteDiagnosis, ...], neurons: Iterable[Neuron], timestep
         helps = "a longer window; with few levels LeastSquares(levels=...)"
     elif largest == "unevenness" and any(neuron.schedule.window is not None for neuron in used):
         helps = "a larger lag, so that layers know more of their input before they fire"
-    elif largest == "unevenness" and any(neuron.schedule.ratio > 1 for neuron in used):
+    elif largest == "unevenness" and any(neuron.schedule.shrinks for neuron in used):
         helps = "a larger K, or a step that shrinks later: a smaller ratio or a longer period"
     elif largest == "unevenness" and all(neuron.signed for neuron in used):
         helps = "a larger K, or more timesteps"

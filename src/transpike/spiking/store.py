@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -63,25 +63,13 @@ def save(snn: SpikingNetwork, folder: str | Path) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-            folder / TENSORS,
-        )
-        _give_usual_permissions(folder / TENSORS)
+        plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+        # As bytes: save_file would make a file that its owner alone can read.
+        (folder / TENSORS).write_bytes(to_bytes(plain))
         config["sha256"] = _digest(folder / TENSORS)
         (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise FileError(f"cannot write to '{folder}': {error}") from error
-
-
-def _give_usual_permissions(path: Path) -> None:
-    """Give a file the permissions of any new file: safetensors makes it for the owner alone."""
-    probe = path.with_name(f".{path.name}.{os.getpid()}.part")
-    probe.touch()
-    try:
-        path.chmod(probe.stat().st_mode & 0o777)
-    finally:
-        probe.unlink()
 
 
 def load(folder: str | Path) -> SpikingNetwork:

@@ -230,7 +230,7 @@ class _Student:
             level = self.scale * (z / step + spread(self.offset(name))) + start
             most = torch.full_like(step, neuron.reach_at(self.timesteps))
             if site.upper_bound is not None:  # c/d: with the derivative that keeps the output at c
-                own = start if neuron.schedule.ratio == 1 else v0 / finer
+                own = v0 / finer if neuron.schedule.shrinks else start
                 reach = (self.scale * site.upper_bound / step + own).clamp(min=0)
                 most = torch.minimum(reach, most)
             level = torch.minimum(level.clamp(min=0), most)

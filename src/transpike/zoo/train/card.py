@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from transpike.errors import FileError
@@ -33,7 +33,8 @@ def save_weights(model: nn.Module, file: Path) -> None:
         tensors[name] = half.contiguous()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, file)
+        # As bytes: save_file would make a file that its owner alone can read.
+        file.write_bytes(to_bytes(tensors))
     except OSError as error:
         raise FileError(f"cannot write {str(file)!r}: {error}.") from error
 
