@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 # demo's tensors are so small that more threads only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test test-slow lint types docs clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/transpike demo -o demo-output
@@ -26,6 +26,10 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# The site comes to lie in build/site; a warning is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 $(STAMP): requirements/dev.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
@@ -33,4 +37,4 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf demo-output dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo-output dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
