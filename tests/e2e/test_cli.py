@@ -89,7 +89,7 @@ def test_evaluate_writes_the_promised_keys(tmp_path: Path) -> None:
     assert content["n"] == 40 and content["max_count"] == 5 and content["precision"] == "exact"
     assert len(content["accuracy"]) == len(content["spikes_per_neuron"]) == 4
     assert all(0 <= value <= 1 for value in [content["ann_accuracy"], *content["accuracy"]])
-    assert list(content["ceiling"]) == ["1", "2", "4"]
+    assert list(content["quantized"]) == ["1", "2", "4"]
     assert content["spikes_per_neuron"] == sorted(content["spikes_per_neuron"])
     assert content["seed"] == 3 and content["calibration"]["seed"] == 3
     assert set(content["versions"]) == {"transpike", "torch", "python"}
@@ -105,7 +105,7 @@ def test_saved_folder_gives_the_same_numbers(tmp_path: Path) -> None:
     ok("convert", "digits_cnn", *chosen, "-o", tmp_path / "snn")
     ok("evaluate", tmp_path / "snn", "--batch-size", "32", *common, tmp_path / "b.json")
     a, b = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
-    for key in ("accuracy", "ann_accuracy", "ceiling", "spikes_per_neuron", "n"):
+    for key in ("accuracy", "ann_accuracy", "quantized", "spikes_per_neuron", "n"):
         assert a[key] == b[key]
 
 
@@ -176,7 +176,7 @@ def test_a_recipe_decides_evaluate_and_convert(tuned: Path, tmp_path: Path) -> N
     assert a["timesteps"] == 3  # the recipe's, as none is given
     assert a["settings"]["threshold"]["rule"] == type(recipe.threshold).__name__
     assert len(a["settings"].get("passes", [])) == len(recipe.passes)
-    for key in ("accuracy", "ann_accuracy", "ceiling", "spikes_per_neuron", "settings"):
+    for key in ("accuracy", "ann_accuracy", "quantized", "spikes_per_neuron", "settings"):
         assert a[key] == b[key]
     longer = ok("evaluate", "digits_cnn", *given, "--limit", "30", "--timesteps", "4")
     assert longer.stdout.splitlines()[-1].split()[0] == "4"

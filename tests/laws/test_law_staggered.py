@@ -362,17 +362,17 @@ def test_with_values_of_several_first_steps_counts_are_less_rare():
     assert float((counts != 0).double().mean()) == pytest.approx(0.47, abs=0.01)
 
 
-def test_no_ceiling_before_the_last_layer_has_fired():
+def test_no_quantized_ann_before_the_last_layer_has_fired():
     """There the quantized network would hold the biases only; from there on it is as usual."""
     torch.manual_seed(4)
     x, labels = torch.randn(24, 2, 8, 8), torch.randint(0, 5, (24,))
     snn = tp.convert(nets.conv_net(), [x], neuron=tp.Staggered(2, lag=3))
     result = tp.evaluate(snn, [(x, labels)], 9)
-    assert snn.first_output == 4 and list(result.ceiling) == ["4", "8", "9"]
+    assert snn.first_output == 4 and list(result.quantized) == ["4", "8", "9"]
     right = tp.quantized_ann(snn, x, 8).argmax(dim=1) == labels
-    assert result.ceiling["8"] == float(right.double().mean())
+    assert result.quantized["8"] == float(right.double().mean())
     printed = str(result).splitlines()
-    assert [line.split()[0] for line in printed[3:]] == list(result.ceiling)
+    assert [line.split()[0] for line in printed[3:]] == list(result.quantized)
 
 
 def test_the_quantized_ann_sends_nothing_before_its_window():

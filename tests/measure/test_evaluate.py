@@ -1,4 +1,4 @@
-"""Evaluation: the whole curve, with n, intervals, agreement and ceiling."""
+"""Evaluation: the whole curve, with n, intervals, agreement and quantized ANN."""
 
 import json
 
@@ -77,14 +77,14 @@ def test_loss_is_the_difference_to_the_ann_with_a_paired_interval(case):
     ("timesteps", "keys"),
     [(1, ["1"]), (8, ["1", "2", "4", "8"]), (5, ["1", "2", "4", "5"])],
 )
-def test_ceiling_keys(case, timesteps, keys):
+def test_quantized_keys(case, timesteps, keys):
     _, snn, x, y = case
     result = tp.evaluate(snn, _loader(x, y), timesteps=timesteps)
-    assert [k for k in result.ceiling if k in keys or int(k) & (int(k) - 1)] == [
-        k for k in keys if k in result.ceiling
+    assert [k for k in result.quantized if k in keys or int(k) & (int(k) - 1)] == [
+        k for k in keys if k in result.quantized
     ]
-    assert {"1", "2", "4"}.intersection(map(str, range(1, timesteps + 1))) <= set(result.ceiling)
-    for key, value in result.ceiling.items():
+    assert {"1", "2", "4"}.intersection(map(str, range(1, timesteps + 1))) <= set(result.quantized)
+    for key, value in result.quantized.items():
         right = tp.quantized_ann(snn, x, int(key)).argmax(1) == y
         assert value == pytest.approx(float(right.double().mean()), abs=1.01 / 90)
 
@@ -99,7 +99,7 @@ def test_to_dict_is_json(case):
         "n",
         "max_count",
         "spikes_per_neuron",
-        "ceiling",
+        "quantized",
         "precision",
     ):
         assert key in found

@@ -25,12 +25,12 @@ def test_figure_holds_the_numbers_of_the_result() -> None:
     assert list(lines["IF"].get_ydata()) == [100 * value for value in result.accuracy]
     ann = next(line for label, line in lines.items() if label.startswith("ANN"))
     assert ann.get_ydata()[0] == 100 * result.ann_accuracy
-    (ceiling,) = [
+    (quantized,) = [
         line for line in lines.values() if line.get_marker() == "o" and len(line.get_xdata())
     ]
-    drawn = zip(ceiling.get_xdata(), ceiling.get_ydata(), strict=True)
+    drawn = zip(quantized.get_xdata(), quantized.get_ydata(), strict=True)
     assert {str(t): value for t, value in drawn} == {
-        t: 100 * value for t, value in result.ceiling.items()
+        t: 100 * value for t, value in result.quantized.items()
     }
     assert "n = 20" in axes.get_title()
 

@@ -121,7 +121,7 @@ def test_the_page_holds_what_the_files_say(folder, tmp_path):
     content = json.loads((folder / "evaluate.json").read_text())
     assert f"{100 * content['accuracy'][-1]:.2f} %" in page.text
     assert f"{100 * content['ann_accuracy']:.2f} %" in page.text
-    assert f"{100 * content['ceiling'][str(T)]:.2f} %" in page.text
+    assert f"{100 * content['quantized'][str(T)]:.2f} %" in page.text
     assert "n = 20 samples" in page.text and "Calibrated on 32 inputs" in page.text
     for name in ("evaluate", "diagnose", "cost", "compare", "samples"):
         assert f"{name}.json" in page.text
@@ -129,36 +129,52 @@ def test_the_page_holds_what_the_files_say(folder, tmp_path):
     assert "transpike evaluate digits_cnn" in page.text
 
 
-def test_curves_are_drawn_with_interval_ceiling_and_analog_network(folder, tmp_path):
+def test_curves_are_drawn_with_interval_quantized_ann_and_analog_network(folder, tmp_path):
     content = json.loads((folder / "evaluate.json").read_text())
     traces = _page(tmp_path, folder / "evaluate.json").chart("accuracy")["data"]
-    band, line, ceiling, ann = traces
-    assert line["x"] == [1, 2, 3, 4] and ceiling["x"] == [1, 2, 4]
+    band, line, quantized, ann = traces
+    assert line["x"] == [1, 2, 3, 4] and quantized["x"] == [1, 2, 4]
     assert line["y"] == [100 * value for value in content["accuracy"]]
     low, high = (100 * value for value in content["accuracy_interval"][0])
     assert band["y"][0] == high and band["y"][-1] == low
-    assert ceiling["y"] == [100 * content["ceiling"][str(t)] for t in (1, 2, 4)]
+    assert quantized["y"] == [100 * content["quantized"][str(t)] for t in (1, 2, 4)]
     assert ann["y"] == [100 * content["ann_accuracy"]] * T
+
+
+def test_files_with_the_keys_of_earlier_versions_are_read(folder, tmp_path):
+    def earlier(value):
+        if isinstance(value, list):
+            return [earlier(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        return {"ceiling" if k == "quantized" else k: earlier(v) for k, v in value.items()}
+
+    for name in ("evaluate", "compare"):
+        content = json.loads((folder / f"{name}.json").read_text())
+        old = _write(tmp_path / f"{name}.json", earlier(content))
+        assert '"ceiling"' in old.read_text() and '"quantized"' not in old.read_text()
+        now, before = read_results([folder / f"{name}.json"]), read_results([old])
+        assert now == before and now.evaluations[0].content["quantized"]
 
 
 def test_nothing_is_drawn_before_there_is_an_output(folder, tmp_path):
     content = json.loads((folder / "evaluate.json").read_text())
-    ceiling = {t: value for t, value in content["ceiling"].items() if t != "1"}
-    file = _write(tmp_path / "late.json", {**content, "first_output": 2, "ceiling": ceiling})
+    quantized = {t: value for t, value in content["quantized"].items() if t != "1"}
+    file = _write(tmp_path / "late.json", {**content, "first_output": 2, "quantized": quantized})
     page = _page(tmp_path, file)
-    _, line, ceilings, _ = page.chart("accuracy")["data"]
-    assert line["x"] == [2, 3, 4] and ceilings["x"] == [2, 4]
+    _, line, circles, _ = page.chart("accuracy")["data"]
+    assert line["x"] == [2, 3, 4] and circles["x"] == [2, 4]
     assert line["y"] == [100 * value for value in content["accuracy"][1:]]
-    # A file that has ceilings of earlier timesteps, too.
+    # A file that has values of earlier timesteps, too.
     _write(file, {**content, "first_output": 2, "metric": [0.1, 0.2, 0.3, 0.4], "ann_metric": 1})
     page = _page(tmp_path, file)
     assert page.chart("accuracy")["data"][2]["x"] == [2, 4]
     metric = page.chart("metric")["data"][0]
     assert (metric["x"], metric["y"]) == ([2, 3, 4], [0.2, 0.3, 0.4])
     assert [row[0] for row in curve_table(read_results([file]).evaluations[0]).rows] == ["2", "4"]
-    lacks = "'ceiling' lacks one of the timesteps 1, 2, 4"
+    lacks = "'quantized' lacks one of the timesteps 1, 2, 4"
     for wrong, message in ((1, lacks), (5, "'first_out"), (0, "'first_out"), (1.5, "'first_out")):
-        _write(file, {**content, "first_output": wrong, "ceiling": ceiling})
+        _write(file, {**content, "first_output": wrong, "quantized": quantized})
         with pytest.raises(tp.FileError, match=message):
             read_results([file])
 
@@ -278,7 +294,7 @@ def test_text_has_the_contrast_of_wcag_aa_in_both_themes(folder, tmp_path):
     [
         ({"a": 1}, "is no result that a report can show"),
         ([1, 2], "is no result that a report can show"),
-        ({"timesteps": 4, "accuracy": [0.5], "ann_accuracy": 1.0, "ceiling": {}}, "'accuracy'"),
+        ({"timesteps": 4, "accuracy": [0.5], "ann_accuracy": 1.0, "quantized": {}}, "'accuracy'"),
         ({"sites": [], "output": {}, "findings": [], "advice": ""}, "it has no sites"),
         ({"sites": 3, "output": {}, "findings": [], "advice": ""}, "it has no sites"),
         (
@@ -582,7 +598,7 @@ def test_samples_and_early_stopping_are_refused_together(tmp_path):
     assert _run("evaluate", "digits_cnn", *options, *both[:2]).exit_code == 0  # the remedy
 
 
-def test_of_many_curves_intervals_and_ceilings_begin_hidden(folder, tmp_path):
+def test_of_many_curves_intervals_and_quantized_anns_begin_hidden(folder, tmp_path):
     content = json.loads((folder / "evaluate.json").read_text())
     for k in range(5):
         _write(tmp_path / f"{k}.json", {**content, "name": f"method {k}"})

@@ -172,7 +172,7 @@ def test_saved_model_evaluates_without_anything_else(tmp_path):
     _, folder = _saved(tmp_path)
     x, y = torch.randn(6, 2, 8, 8), torch.zeros(6, dtype=torch.long)
     result = tp.evaluate(tp.load(folder), [(x, y)], timesteps=2)
-    assert result.ceiling and len(result.agreement) == 2
+    assert result.quantized and len(result.agreement) == 2
 
 
 def test_a_folder_of_the_version_with_flat_fields_gives_equal_outputs():

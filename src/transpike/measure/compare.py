@@ -95,7 +95,7 @@ class Comparison:
             f"{self.calibration_n} training inputs; spikes per neuron up to T, unit and binary on "
             f"the first {self.rows[0].first_batch} samples",
             f"{'T':>4} {'K':>3} {'SNN %':>7} {'95 %':>16} {'loss':>6} {'95 %':>15} {'agree %':>8} "
-            f"{'ceiling %':>10} {'unit':>8} {'binary':>8}  method",
+            f"{'quantized %':>11} {'unit':>8} {'binary':>8}  method",
         ]
         return "\n".join([*lines, *(_line(row) for row in self.rows)])
 
@@ -107,7 +107,7 @@ def _line(row: Row) -> str:
     return (
         f"{t:>4} {e.max_count:>3} {100 * e.accuracy[-1]:7.2f} {f'[{low:.2f}, {high:.2f}]':>16} "
         f"{100 * e.loss[-1]:6.2f} {f'[{least:.2f}, {most:.2f}]':>15} "
-        f"{100 * e.agreement[-1]:8.2f} {100 * e.ceiling[str(t)]:10.2f} "
+        f"{100 * e.agreement[-1]:8.2f} {100 * e.quantized[str(t)]:11.2f} "
         f"{row.unit:8.3f} {row.binary:8.3f}  {row.name}"
     )
 

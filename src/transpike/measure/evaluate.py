@@ -1,4 +1,4 @@
-"""Accuracy against timesteps in one run, beside the analog network and its quantized ceiling."""
+"""Accuracy against timesteps in one run, beside the analog and the quantized network."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Evaluation:
         loss_interval: paired 95 % interval of the loss.
         agreement: fraction of predictions equal to the analog network's.
         spikes_per_neuron: sum of |count| up to t over all sites / neurons, mean over samples.
-        ceiling: accuracy of the quantized analog network with K t levels, by t: 1, 2, 4, ... and T,
-            from the first output on.
+        quantized: accuracy of the quantized ANN with K t levels, by t: 1, 2, 4, ... and T, from the
+            first output on.
         max_count: K, largest count per timestep over all sites.
         neurons: neurons per sample.
         precision: arithmetic used.
@@ -83,7 +83,7 @@ class Evaluation:
     loss_interval: list[Interval]
     agreement: list[float]
     spikes_per_neuron: list[float]
-    ceiling: dict[str, float]
+    quantized: dict[str, float]
     max_count: int
     neurons: int
     precision: str
@@ -107,17 +107,17 @@ class Evaluation:
             f"ANN {100 * self.ann_accuracy:.2f} % [{100 * low:.2f}, {100 * high:.2f}], "
             f"n={self.n}, K={self.max_count}, {self.neurons} neurons, {self.precision}"
             + (", interrupted" if self.interrupted else ""),
-            f"{'t':>4} {'SNN %':>7} {'95 %':>16} {'loss':>7} {'agree %':>8} {'ceiling %':>10} "
+            f"{'t':>4} {'SNN %':>7} {'95 %':>16} {'loss':>7} {'agree %':>8} {'quantized %':>12} "
             f"{'spikes/neuron':>14}",
         ]
         if self.first_output > 1:
             lines.append(f"before t={self.first_output} not every layer has fired: no output")
-        for t in map(int, self.ceiling):
+        for t in map(int, self.quantized):
             low, high = self.accuracy_interval[t - 1]
             lines.append(
                 f"{t:>4} {100 * self.accuracy[t - 1]:7.2f} "
                 f"{f'[{100 * low:.2f}, {100 * high:.2f}]':>16} {100 * self.loss[t - 1]:7.2f} "
-                f"{100 * self.agreement[t - 1]:8.2f} {100 * self.ceiling[str(t)]:10.2f} "
+                f"{100 * self.agreement[t - 1]:8.2f} {100 * self.quantized[str(t)]:12.2f} "
                 f"{self.spikes_per_neuron[t - 1]:14.3f}"
             )
         if self.decided_timesteps is not None:
@@ -171,7 +171,7 @@ def evaluate(
         progress: called with timesteps x samples done, and in all (None where unknown).
 
     Returns:
-        The curve with intervals, agreement, spikes and ceiling.
+        The curve with intervals, agreement, spikes and quantized ANN.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -251,7 +251,7 @@ class _Tally:
         self.cut = cut_of(snn.network)
         self.samples = self.n = 0
         self.sums: dict[str, Tensor] = {}
-        self.ceiling = dict.fromkeys(curve_points(self.timesteps, snn.first_output), 0)
+        self.quantized = dict.fromkeys(curve_points(self.timesteps, snn.first_output), 0)
         self.metrics = None
         if metric is not None:
             self.metrics = [copy.deepcopy(metric) for _ in range(self.timesteps + 1)]
@@ -263,15 +263,15 @@ class _Tally:
         if ann.shape[1] == 1 and target.shape == ann.shape:
             target = target.squeeze(1)  # masks with a channel axis
         self._check_target(target, ann_guess, ann)
-        ceiling = {t: self._quantized_right(x, target, t) for t in self.ceiling}
+        quantized = {t: self._quantized_right(x, target, t) for t in self.quantized}
         metrics = copy.deepcopy(self.metrics)
         found = self._simulated(x, target, ann_guess, metrics)
         found["ann_correct"] = (ann_guess == target).sum().reshape(1)
         for name, value in found.items():
             before = self.sums.get(name)
             self.sums[name] = value.cpu() if before is None else before + value.cpu()
-        for t, right in ceiling.items():
-            self.ceiling[t] += right
+        for t, right in quantized.items():
+            self.quantized[t] += right
         self.samples += len(target)
         self.n += target.numel()
         if metrics is not None:
@@ -374,7 +374,7 @@ class _Tally:
             spikes_per_neuron=(
                 sums["spikes"].cumsum(0) / (self.samples * self.engine.network.neurons)
             ).tolist(),
-            ceiling={str(t): right / n for t, right in self.ceiling.items()},
+            quantized={str(t): right / n for t, right in self.quantized.items()},
             max_count=self.snn.max_count,
             neurons=self.engine.network.neurons,
             precision=self.precision,

@@ -30,7 +30,7 @@ _ROW_PIXELS = 22  # of a site
 _LEGEND_ROW_PIXELS = 24
 _LEGEND_COLUMNS = 38  # characters
 _CURVE_PIXELS = 420
-_MANY = 3  # more curves than this begin without their ceilings and intervals
+_MANY = 3  # more curves than this begin without their quantized ANNs and intervals
 _SMALLEST_ERROR = 1e-3  # rms; parts that are smaller at every site are left out
 
 
@@ -58,7 +58,7 @@ class Chart:
 
 
 def accuracy_chart(evaluations: Sequence[Evaluated]) -> Chart:
-    """Accuracy against timesteps: every curve with its 95 % band, ceiling and analog network."""
+    """Accuracy against timesteps: every curve with its 95 % band, quantized ANN and ANN."""
     data: list[dict[str, Any]] = []
     lines: dict[tuple[float, int], None] = {}
     few = len(evaluations) <= _MANY
@@ -74,11 +74,11 @@ def accuracy_chart(evaluations: Sequence[Evaluated]) -> Chart:
     sizes = " or ".join(f"{size:,}" for size in sorted({size for _, size in lines}))
     caption = (
         f"Accuracy after t timesteps, n = {sizes}. Bands: 95 % Wilson intervals; circles: the "
-        "ceiling, the quantized analog network with K·t levels (differential coding: with its "
-        "own); dashed: the analog network."
+        "quantized ANN, the analog network with K·t activation levels (with differential coding, "
+        "its own number of levels); dashed: the analog network."
     )
     if not few:
-        caption += " Intervals and ceilings begin hidden: click their entry of the legend."
+        caption += " Intervals and quantized ANNs begin hidden: click their entry of the legend."
     rows = len(data) - sum(not trace.get("showlegend", True) for trace in data)
     layout = _layout(_time_axis(longest), {"title": {"text": "accuracy, %"}}, rows)
     return Chart("accuracy", caption, data, layout, _CURVE_PIXELS + _LEGEND_ROW_PIXELS * rows)
@@ -290,7 +290,7 @@ def finite(value: Any) -> Any:
 
 
 def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
-    """Band, line and ceiling of one evaluation."""
+    """Band, line and quantized ANN of one evaluation."""
     e = one.content
     first = first_output(e)
     times = list(range(first, e["timesteps"] + 1))
@@ -317,14 +317,14 @@ def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
     if len(times) == 1:
         line["mode"] = "markers"
     points = curve_points(e["timesteps"], first)
-    ceiling: dict[str, Any] = {
+    quantized: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers",
-        "name": _legend_name(f"{one.name}: ceiling"),
+        "name": _legend_name(f"{one.name}: quantized ANN"),
         "x": points,
-        "y": [_PERCENT * e["ceiling"][str(t)] for t in points],
+        "y": [_PERCENT * e["quantized"][str(t)] for t in points],
         "marker": {"color": color, "symbol": "circle-open", "size": 9, "line": {"width": 2}},
-        "hovertemplate": "ceiling %{y:.2f} %<extra></extra>",
+        "hovertemplate": "quantized ANN %{y:.2f} %<extra></extra>",
     }
     if not few:  # one entry of the legend shows and hides them for all curves
         hidden: dict[str, Any] = {
@@ -333,8 +333,12 @@ def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
             "showlegend": False,
         }
         band |= hidden
-        ceiling |= {**hidden, "name": "all intervals and ceilings", "showlegend": number == 0}
-    return [band, line, ceiling]
+        quantized |= {
+            **hidden,
+            "name": "all intervals and quantized ANNs",
+            "showlegend": number == 0,
+        }
+    return [band, line, quantized]
 
 
 def _line(

@@ -23,8 +23,8 @@ _PERCENT = 100.0
 def accuracy_figure(results: Mapping[str, Evaluation], title: str = "") -> Figure:
     """Draws accuracy against timesteps, one curve per result.
 
-    Each curve carries its 95 % Wilson band and, as open circles, its quantized-ANN ceiling. The
-    dashed line is the ANN of the first result.
+    Each curve has its 95 % Wilson band. Open circles show its quantized ANN. The dashed line is
+    the ANN of the first result.
 
     Args:
         results: label of the curve to result; at least one.
@@ -50,7 +50,7 @@ def accuracy_figure(results: Mapping[str, Evaluation], title: str = "") -> Figur
         linewidth=1,
         label=f"ANN {first.ann_accuracy:.2%}",
     )
-    axes.plot([], [], "o", color="gray", fillstyle="none", label="quantized-ANN ceiling")
+    axes.plot([], [], "o", color="gray", fillstyle="none", label="quantized ANN")
     _label_axes(axes, max(result.timesteps for result in results.values()))
     axes.set_title(title or f"n = {first.n}, bands: 95 % Wilson interval")
     return figure
@@ -89,8 +89,8 @@ def _draw_curve(axes: Axes, label: str, result: Evaluation) -> None:
         linewidth=0,
     )
     axes.plot(
-        [int(t) for t in result.ceiling],
-        [_PERCENT * value for value in result.ceiling.values()],
+        [int(t) for t in result.quantized],
+        [_PERCENT * value for value in result.quantized.values()],
         "o",
         color=line.get_color(),
         fillstyle="none",

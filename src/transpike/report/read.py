@@ -19,7 +19,7 @@ Kind = Literal["evaluation", "diagnosis", "cost", "comparison", "tuning", "recip
 
 # What tells a file's kind: no two kinds share all of theirs.
 _MARKS: Mapping[Kind, tuple[str, ...]] = {
-    "evaluation": ("timesteps", "accuracy", "ann_accuracy", "ceiling"),
+    "evaluation": ("timesteps", "accuracy", "ann_accuracy", "quantized"),
     "diagnosis": ("sites", "output", "findings", "advice"),
     "cost": ("sites", "operations", "energy", "energy_tables"),
     "comparison": ("rows", "calibration_n"),
@@ -132,7 +132,7 @@ def _inside(path: Path) -> list[Path]:
 
 def _recognized(file: Path) -> Found:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"), object_hook=_current_keys)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise FileError(f"cannot read {str(file)!r} as JSON: {reason}.") from error
@@ -152,6 +152,13 @@ def _recognized(file: Path) -> Found:
             "this version of transpike."
         )
     return Found(kind, file.name, content)
+
+
+def _current_keys(content: dict[str, Any]) -> dict[str, Any]:
+    """An object of a file under the keys of this version; earlier ones wrote `ceiling`."""
+    if "ceiling" not in content or "ann_accuracy" not in content or "quantized" in content:
+        return content
+    return {"quantized" if key == "ceiling" else key: value for key, value in content.items()}
 
 
 def _kind(content: Any) -> Kind | None:
@@ -235,13 +242,13 @@ def _evaluation_problem(content: Mapping[str, Any]) -> str | None:
             return f"{name!r} is {content.get(name)!r}, not a number"
     if not _is_interval(content.get("ann_accuracy_interval")):
         return "'ann_accuracy_interval' is not a pair of numbers"
-    ceiling = content["ceiling"]
+    quantized = content["quantized"]
     first = first_output(content)
     if isinstance(first, bool) or not isinstance(first, int) or not 1 <= first <= timesteps:
         return f"'first_output' is {first!r}, not one of {timesteps} timesteps"
     points = [str(t) for t in curve_points(timesteps, first)]
-    if not isinstance(ceiling, dict) or not all(_is_number(ceiling.get(t)) for t in points):
-        return f"'ceiling' lacks one of the timesteps {', '.join(points)}"
+    if not isinstance(quantized, dict) or not all(_is_number(quantized.get(t)) for t in points):
+        return f"'quantized' lacks one of the timesteps {', '.join(points)}"
     return None
 
 

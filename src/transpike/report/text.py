@@ -24,9 +24,9 @@ _PICO_PER_MICRO = 1e6
 _TRIALS = 8  # of a tuning, as many as `transpike tune` prints
 _NONE = "–"
 _LONG = 8  # entries of a mapping from which on it is one row of the settings
-_CEILING_NOTE = (
-    "The ceiling is the quantized analog network with K·t levels (differential coding: with its "
-    "own levels): a reference, not an upper bound."
+_QUANTIZED_NOTE = (
+    "The quantized ANN is the analog network with K·t activation levels (with differential coding, "
+    "its own number of levels). It is a reference, not an upper bound."
 )
 _OPERATIONS = (
     ("accumulates (spikes)", "accumulates", "ann_additions"),
@@ -106,7 +106,7 @@ def _sentences(e: Mapping[str, Any]) -> list[str]:
     neuron = neuron_name(plain_settings(e))
     what = str(e.get("model") or "The network")
     where = f" on {e['data']}" if e.get("data") else ""
-    ceiling = e["ceiling"][str(timesteps)]
+    quantized = e["quantized"][str(timesteps)]
     things = _things(e)
     return [
         f"{what}{where}, converted{f' with the neuron “{neuron}”' if neuron else ''}: {levels}.",
@@ -116,7 +116,7 @@ def _sentences(e: Mapping[str, Any]) -> list[str]:
         f"The loss is {100 * e['loss'][-1]:.2f} points (paired 95 % interval "
         f"{_points(e['loss_interval'][-1])}); {percent(e['agreement'][-1])} of the predictions "
         "are those of the analog network.",
-        f"The ceiling at T is {percent(ceiling)}. {_CEILING_NOTE}",
+        f"The quantized ANN at T is right on {percent(quantized)}. {_QUANTIZED_NOTE}",
         f"A neuron sends {number(float(e['spikes_per_neuron'][-1]))} spikes on average over all "
         f"{timesteps} timesteps ({number(e['neurons'])} neurons).",
         _metric_sentence(e),
@@ -214,13 +214,13 @@ def methods_table(evaluations: Iterable[Evaluated]) -> Table:
                 percent(e["ann_accuracy"]),
                 f"{100 * e['loss'][-1]:.2f}",
                 percent(e["agreement"][-1]),
-                percent(e["ceiling"][last]),
+                percent(e["quantized"][last]),
                 number(float(e["spikes_per_neuron"][-1])),
                 number(e["n"]),
             )
         )
     header = (
-        "method", "T", "K", "SNN", "95 % interval", "ANN", "loss, points", "agreement", "ceiling",
+        "method", "T", "K", "SNN", "95 % interval", "ANN", "loss, points", "agreement", "quantized",
         "spikes/neuron", "n",
     )  # fmt: skip
     return Table("All evaluations at their last timestep.", header, tuple(rows))
@@ -240,14 +240,14 @@ def curve_table(one: Evaluated) -> Table:
                 interval(e["accuracy_interval"][t - 1]),
                 f"{100 * e['loss'][t - 1]:.2f}",
                 percent(e["agreement"][t - 1]),
-                percent(e["ceiling"][str(t)]),
+                percent(e["quantized"][str(t)]),
                 number(float(e["spikes_per_neuron"][t - 1])),
                 *(number(metric_values(e, name)[t - 1], 4) for name in names),
                 *(number(scores["f1"], 4) for scores in masks[t - 1 : t]),
             )
         )
     header = (
-        "t", "SNN", "95 % interval", "loss, points", "agreement", "ceiling", "spikes/neuron",
+        "t", "SNN", "95 % interval", "loss, points", "agreement", "quantized", "spikes/neuron",
         *map(metric_label, names), *(["F1 to the ANN"] if masks else []),
     )  # fmt: skip
     return Table(f"{one.name}, n = {number(e['n'])}.", header, tuple(rows))

@@ -1,4 +1,4 @@
-"""The spiking network as data, and its ceiling, the quantized analog network."""
+"""The spiking network as data, and the quantized ANN that belongs to it."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def site_offsets(snn: SpikingNetwork) -> dict[str, Tensor | None]:
 
 
 def quantized_ann(snn: SpikingNetwork, x: Tensor, timesteps: int) -> Any:
-    """The quantized analog network with K T levels: the ceiling of the spiking network at T.
+    """The quantized ANN with K T levels, the reference of the spiking network at T.
 
     Every site becomes d/T clamp(floor(T (z/d + offset) + start), 0, K T) with the spiking
     network's own step d, offset, start and max count K; a bounded site stays within
