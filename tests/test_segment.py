@@ -70,6 +70,7 @@ def test_masks_are_those_of_whole_slices(neuron: tp.Neuron, outputs: int) -> Non
     found = list(segment(snn, volume, 8, normalization=HALF, curve=[1]))
     whole = resized(snn, model, (40, 48))
     assert [one.index for one in found] == [0, 1, 2]
+    assert [one.name for one in found] == ["0000", "0001", "0002"]
     assert [list(one.masks) for one in found] == [[8], [1, 2, 4, 8], [8]]
     for one in found:
         assert one.simulation.exact and one.simulation.tiles > 4
@@ -252,6 +253,7 @@ def test_every_layout_opens(tmp_path: Path) -> None:
     for name in ("slices", "mapped.tif", "packed.tiff", "array.zarr", "group.zarr/inner/images"):
         volume = open_stack(tmp_path / name)
         assert volume.shape == stack.shape and volume.maximum == 255
+        assert volume.name(2) == ("002.png" if name == "slices" else "0002")
         read = [volume.read(index, slice(None), slice(None)) for index in range(3)]
         np.testing.assert_array_equal(np.stack(read), stack)
     for name, pixels in (("one.png", stack[1]), ("one.tif", stack[1])):
@@ -319,7 +321,13 @@ def _shown(label: bool) -> list[Shown]:
     random = np.random.RandomState(0)
     masks = random.rand(2, 3, 24, 36) < 0.3
     return [
-        Shown(5 * i, random.randint(0, 256, (24, 36)).astype(np.uint8), a, s, t if label else None)
+        Shown(
+            f"00{5 * i}.png",
+            random.randint(0, 256, (24, 36)).astype(np.uint8),
+            a,
+            s,
+            t if label else None,
+        )
         for i, (a, s, t) in enumerate(masks)
     ]
 
@@ -334,7 +342,7 @@ def test_overview_shows_pixels_in_the_colors_of_its_legend(label: bool) -> None:
         assert sum(name in one for one in names) == 1
     columns = 6 if label else 4
     assert len(figure.axes) == 2 * columns
-    assert [a.get_ylabel() for a in figure.axes[::columns]] == ["slice 0", "slice 5"]
+    assert [a.get_ylabel() for a in figure.axes[::columns]] == ["slice 000.png", "slice 005.png"]
     np.testing.assert_array_equal(figure.axes[2].images[0].get_array(), shown[0].snn)
     difference = np.asarray(figure.axes[3].images[0].get_array())
     gray = (difference[..., 0] == difference[..., 1]) & (difference[..., 1] == difference[..., 2])
@@ -354,7 +362,7 @@ def test_an_error_of_one_pixel_is_seen_in_a_large_slice() -> None:
         (nothing, one, DIFFERENCE_COLORS["SNN only"]),
         (one, nothing, DIFFERENCE_COLORS["ANN only"]),
     ):
-        axes = overview_figure([Shown(0, pixels, ann, snn)]).axes[3]
+        axes = overview_figure([Shown("000.png", pixels, ann, snn)]).axes[3]
         drawn = np.asarray(axes.images[0].get_array())
         found = np.argwhere(drawn.sum(axis=2) > 0)
         assert len(found) == 1 and max(drawn.shape) < 700

@@ -100,6 +100,7 @@ class Segmented:
 
     Attributes:
         index: of the slice in its volume.
+        name: file name of the slice, or its number where the slices share one file.
         pixels: as they were read, (H, W).
         ann: mask of the analog network, (H, W), bool.
         masks: of the spiking network after t timesteps, by t; T always.
@@ -109,6 +110,7 @@ class Segmented:
     """
 
     index: int
+    name: str
     pixels: NDArray[Any] = field(repr=False)
     ann: Mask = field(repr=False)
     masks: dict[int, Mask] = field(repr=False)
@@ -177,7 +179,7 @@ def segment(
                 if progress is not None:
                     progress((before + done) * timesteps, total)
 
-            yield task.segmented(index, pixels, points[index], report)
+            yield task.segmented(index, volume.name(index), pixels, points[index], report)
 
     return made()
 
@@ -324,6 +326,7 @@ class _Task:
     def segmented(
         self,
         index: int,
+        name: str,
         pixels: NDArray[Any],
         points: Sequence[int],
         report: Callable[[int, int], None],
@@ -338,7 +341,7 @@ class _Task:
         masks = {t: self._mask(output) for t, output in zip(points, found.output, strict=True)}
         # The readout is as large as the slice, and no longer needed.
         simulation = replace(found, output=None)
-        return Segmented(index, pixels, ann, masks, simulation, ann_seconds, snn_seconds)
+        return Segmented(index, name, pixels, ann, masks, simulation, ann_seconds, snn_seconds)
 
     def _prepared(self, pixels: Any) -> Tensor:
         """A tile as the network's input, (1, H, W)."""

@@ -273,13 +273,15 @@ def segmented(root: Path, data: list[str], tmp_path_factory: pytest.TempPathFact
 
 def test_segment_writes_masks_pictures_and_scores(segmented: Path, root: Path) -> None:
     assert sorted(f.name for f in (segmented / "masks").iterdir()) == [
-        "0001.png",
-        "0003.png",
-        "0005.png",
+        "001.png",
+        "003.png",
+        "005.png",
     ]
     for name in ("overview.png", "timesteps.png"):
         assert (segmented / name).read_bytes().startswith(b"\x89PNG")
     content = loaded(segmented / "segment.json")
+    assert [row["name"] for row in content["per_slice"]] == ["001.png", "003.png", "005.png"]
+    assert content["masks"] == "masks"
     assert content["slices"] == [1, 3, 5] and content["exact"] and content["tile"] == [16, 16]
     assert content["timesteps"] == 3 and content["max_count"] == 2
     assert content["calibration"]["n"] == 6 and content["calibration"]["tile"] == [32, 32]
@@ -402,7 +404,29 @@ def test_segment_into_one_tiff_without_labels(
         np.testing.assert_array_equal(read_mask(a, index), read_mask(b, index))
     content = loaded(tmp_path / "o" / "segment.json")
     assert content["scores"] is None and content["labels"] is None
-    assert "spikes/neuron" in text and "against labels" not in text
+    assert "spikes per neuron" in text and "against labels" not in text
+    # 32 x 48 pixels in tiles of 16 that share what the network sees.
+    tiles = content["tiles_per_slice"]
+    assert tiles > 6
+    assert f"3 slices, each cut into {tiles} tiles of 16 x 16 pixels" in text
+    assert content["masks"] == "masks.tif"
+    assert [row["name"] for row in content["per_slice"]] == ["001.png", "003.png", "005.png"]
+
+
+def test_masks_keep_the_names_of_their_slices(data: list[str], tmp_path: Path) -> None:
+    random = np.random.RandomState(0)
+    (tmp_path / "slices").mkdir()
+    for name in ("z_000", "z_003", "z_006"):
+        pixels = random.randint(0, 256, SHAPE[1:]).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "slices" / f"{name}.tif")
+    text = ok("segment", tmp_path / "slices", "--model", MODEL, *data, *SMALL, "--slices", "1:",
+              "-o", tmp_path / "o").stdout  # fmt: skip
+    assert "2 slices, each cut into 1 tile of 32 x 48 pixels" in text
+    masks = sorted(file.name for file in (tmp_path / "o" / "masks").iterdir())
+    assert masks == ["z_003.png", "z_006.png"]
+    content = loaded(tmp_path / "o" / "segment.json")
+    assert [row["name"] for row in content["per_slice"]] == ["z_003.tif", "z_006.tif"]
+    assert [row["slice"] for row in content["per_slice"]] == [1, 2]
 
 
 def test_segment_with_a_saved_network(

@@ -179,6 +179,7 @@ def segment(
         "shape": list(stack.shape),
         "maximum": stack.maximum,
         "slices": chosen[: len(tally.slices)],
+        "masks": "masks.tif" if tiff else "masks",
         "interrupted": interrupted,
         "model": model,
         "calibration": calibration,
@@ -203,12 +204,12 @@ def segment(
         raise typer.Exit(INTERRUPTED)
 
 
-def _written(made: Iterator[Segmented], write: Callable[[int, Mask], None], tally: _Tally) -> bool:
+def _written(made: Iterator[Segmented], write: Callable[[str, Mask], None], tally: _Tally) -> bool:
     """Write and count every slice; whether the user interrupted it, after the first slice."""
     try:
         for one in made:
             with _undivided():
-                write(one.index, one.masks[one.simulation.timesteps])
+                write(one.name, one.masks[one.simulation.timesteps])
                 tally.add(one)
     except KeyboardInterrupt:
         if tally.last is None:
@@ -298,6 +299,7 @@ class _Tally:
         self.agreement += agreement
         row: dict[str, Any] = {
             "slice": one.index,
+            "name": one.name,
             "positive": {
                 "ann": int(one.ann.sum()),
                 "snn": int(one.masks[timesteps].sum()),
@@ -315,7 +317,7 @@ class _Tally:
         self.slices.append(row)
         self.last = one
         if one.index in self.drawn:
-            shown = Shown(one.index, one.pixels, one.ann, one.masks[timesteps], label)
+            shown = Shown(one.name, one.pixels, one.ann, one.masks[timesteps], label)
             self.rows.append(shown)
             if one.index == self.drawn[0]:
                 self.strip = (one.masks, shown)
@@ -357,10 +359,11 @@ class _Tally:
         height, width = facts["tile"]
         seconds = facts["seconds"]
         lines = [
-            f"{n} slice{'s' if n > 1 else ''} in {facts['tiles_per_slice']} tiles of {height} x "
-            f"{width} each, "
-            + ("equal to whole slices" if facts["exact"] else "an approximation of whole slices")
-            + f", {facts['spikes_per_neuron']:.3f} spikes/neuron",
+            f"{_counted(n, 'slice')}, each cut into {_counted(facts['tiles_per_slice'], 'tile')} "
+            f"of {height} x {width} pixels; the masks "
+            + ("equal" if facts["exact"] else "approximate")
+            + " those of whole slices",
+            f"{facts['spikes_per_neuron']:.3f} spikes per neuron, mean over the slices",
             f"seconds: ANN {seconds['ann']:.1f}, SNN {seconds['snn']:.1f}",
             f"SNN mask against ANN mask: {_scores_text(facts['against_ann'])}",
         ]
@@ -374,6 +377,10 @@ class _Tally:
         return "\n".join(lines)
 
 
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
 def _scores_text(scores: dict[str, float]) -> str:
     return (
         f"F1 {scores['f1']:.4f}, Jaccard {scores['jaccard']:.4f}, "
@@ -384,7 +391,7 @@ def _scores_text(scores: dict[str, float]) -> str:
 def _strip(tally: _Tally, name: str) -> Any:
     assert tally.strip is not None
     masks, shown = tally.strip
-    return timesteps_figure(masks, shown.ann, shown.label, f"{name}, slice {shown.index}")
+    return timesteps_figure(masks, shown.ann, shown.label, f"{name}, slice {shown.name}")
 
 
 def _labels(place: Path | None, stack: Volume) -> Volume | None:
@@ -450,27 +457,27 @@ def _check_output(output: Path) -> None:
 
 
 @contextmanager
-def _many_png(folder: Path) -> Iterator[Callable[[int, Mask], None]]:
+def _many_png(folder: Path) -> Iterator[Callable[[str, Mask], None]]:
     from PIL import Image
 
     place = folder / "masks"
     place.mkdir(parents=True)
     try:
-        yield lambda index, mask: Image.fromarray(_bytes(mask)).save(place / f"{index:04d}.png")
+        yield lambda name, mask: Image.fromarray(_bytes(mask)).save(place / _mask_file(name))
     finally:
         if not any(place.iterdir()):
             place.rmdir()
 
 
 @contextmanager
-def _one_tiff(folder: Path, stack: Volume, count: int) -> Iterator[Callable[[int, Mask], None]]:
+def _one_tiff(folder: Path, stack: Volume, count: int) -> Iterator[Callable[[str, Mask], None]]:
     import tifffile
 
     folder.mkdir(parents=True, exist_ok=True)
     place, written = folder / "masks.tif", False
     large = count * stack.shape[1] * stack.shape[2] > _LARGE_TIFF // 2
 
-    def write(_: int, mask: Mask) -> None:
+    def write(_: str, mask: Mask) -> None:
         nonlocal written
         opened.write(_bytes(mask), photometric="minisblack", contiguous=True)
         written = True
@@ -486,7 +493,7 @@ def _one_tiff(folder: Path, stack: Volume, count: int) -> Iterator[Callable[[int
 @contextmanager
 def _mask_writer(
     folder: Path, tiff: bool, stack: Volume, count: int
-) -> Iterator[Callable[[int, Mask], None]]:
+) -> Iterator[Callable[[str, Mask], None]]:
     """A function that writes the mask of a slice, as 0 and 255; without any, no place is left."""
     try:
         writer = _one_tiff(folder, stack, count) if tiff else _many_png(folder)
@@ -500,6 +507,11 @@ def _mask_writer(
         raise tp.FileError(
             f"cannot write to {str(folder)!r}: {error.strerror or error}."
         ) from error
+
+
+def _mask_file(name: str) -> str:
+    """The mask of slice 003.tif is 003.png."""
+    return f"{Path(name).stem}.png"
 
 
 def _bytes(mask: Mask) -> NDArray[np.uint8]:

@@ -45,6 +45,10 @@ class Volume(Protocol):
         """Where slice `index` comes from, for messages."""
         ...
 
+    def name(self, index: int) -> str:
+        """File name of slice `index`, or its number where the slices share one file."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class ArrayVolume:
@@ -52,11 +56,11 @@ class ArrayVolume:
 
     Args:
         array: (slices, height, width), unsigned integers.
-        name: of the file, for messages.
+        file: name of the file, for messages.
     """
 
     array: Any
-    name: str
+    file: str
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -75,7 +79,11 @@ class ArrayVolume:
 
     def place(self, index: int) -> str:
         """Where slice `index` comes from."""
-        return f"{self.name!r}, slice {index}"
+        return f"{self.file!r}, slice {index}"
+
+    def name(self, index: int) -> str:
+        """Number of slice `index` in the array, with four digits."""
+        return _numbered(index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +110,10 @@ class FileVolume:
     def place(self, index: int) -> str:
         """Where slice `index` comes from."""
         return repr(str(self.files[index]))
+
+    def name(self, index: int) -> str:
+        """File name of slice `index`."""
+        return self.files[index].name
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +142,10 @@ class PagedVolume:
     def place(self, index: int) -> str:
         """Where slice `index` comes from."""
         return f"{str(self.file)!r}, page {index}"
+
+    def name(self, index: int) -> str:
+        """Number of slice `index` in the file, with four digits."""
+        return _numbered(index)
 
 
 def open_stack(place: str | Path) -> Volume:
@@ -300,6 +316,10 @@ def normalized(
     mean, std = np.float32(normalization.mean[0]), np.float32(normalization.std[0])
     scaled: NDArray[np.float32] = (pixels.astype(np.float32) / maximum - mean) / std
     return scaled
+
+
+def _numbered(index: int) -> str:
+    return f"{index:04d}"
 
 
 def _maximum(dtype: np.dtype[Any]) -> int:

@@ -49,14 +49,14 @@ class Shown:
     """A slice to draw.
 
     Args:
-        index: of the slice in its volume.
+        name: the slice's, as `Volume.name` gives it.
         pixels: (H, W).
         ann: mask of the analog network, (H, W), bool.
         snn: mask of the spiking network.
         label: the true mask, if there is one.
     """
 
-    index: int
+    name: str
     pixels: NDArray[Any]
     ann: Mask
     snn: Mask
@@ -84,7 +84,7 @@ def overview_figure(shown: Sequence[Shown], title: str = "") -> Figure:
     panels = figure.subplots(len(shown), columns, squeeze=False)
     for row, one in zip(panels, shown, strict=True):
         _draw_row(row, one)
-        row[0].set_ylabel(f"slice {one.index}")
+        row[0].set_ylabel(f"slice {one.name}")
     titles = ("raw", "ANN mask", "SNN mask", "SNN against ANN", "label", "SNN against label")
     for axes, text in zip(panels[0], titles, strict=False):
         axes.set_title(text, fontsize="medium")
