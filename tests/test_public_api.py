@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +23,10 @@ NAMES = [
     "MultiThreshold",
     "Neuron",
     "Percentile",
+    "Record",
     "Signed",
     "Telescoped",
+    "Tiling",
     "TranspikeError",
     "UnsupportedError",
     "calibrate",
@@ -157,3 +160,11 @@ def test_no_pickle():
 
 def test_py_typed():
     assert (ROOT / "py.typed").exists()
+
+
+def test_no_public_function_has_more_than_ten_parameters():
+    """Those of `tp`; the command line has one parameter per option, which groups share."""
+    for name in tp._MODULE_OF:
+        value = getattr(tp, name)
+        if not isinstance(value, type):
+            assert len(inspect.signature(value).parameters) <= 10, name

@@ -51,11 +51,13 @@ _MODULE_OF = {
     "Tuning": "measure.tune",
     "tune": "measure.tune",
     "EarlyStopping": "simulation.early_stopping",
+    "Record": "simulation.record",
     "simulate_reference": "simulation.reference",
     "Simulation": "simulation.result",
     "Totals": "simulation.result",
     "simulate": "simulation.simulate",
     "TiledSimulation": "simulation.tiled",
+    "Tiling": "simulation.tiled",
     "simulate_tiled": "simulation.tiled",
     "Neuron": "spiking.neuron",
     "IF": "spiking.presets",
@@ -120,11 +122,13 @@ if TYPE_CHECKING:
     from transpike.measure.tune import Tuning as Tuning
     from transpike.measure.tune import tune as tune
     from transpike.simulation.early_stopping import EarlyStopping as EarlyStopping
+    from transpike.simulation.record import Record as Record
     from transpike.simulation.reference import simulate_reference as simulate_reference
     from transpike.simulation.result import Simulation as Simulation
     from transpike.simulation.result import Totals as Totals
     from transpike.simulation.simulate import simulate as simulate
     from transpike.simulation.tiled import TiledSimulation as TiledSimulation
+    from transpike.simulation.tiled import Tiling as Tiling
     from transpike.simulation.tiled import simulate_tiled as simulate_tiled
     from transpike.spiking.neuron import Neuron as Neuron
     from transpike.spiking.presets import IF as IF

@@ -254,7 +254,7 @@ def test_signed_errors_add_up(name: str, neuron: tp.Neuron) -> None:
     x = torch.randn(5, *network.input_shape, dtype=torch.float64)
     found = diagnose(snn, [x[:3], x[3:]], 5)
     scale = 5 if snn.coding == "rate" else 1
-    run = tp.simulate_reference(snn, x, 5, totals=True)
+    run = tp.simulate_reference(snn, x, 5, record=tp.Record(totals=True))
     analog: dict[str, Tensor] = {}
     network.run(x, lambda s, z: analog.setdefault(s.name, s.activate(z)))
     for site, row in zip(network.sites, found.sites, strict=True):

@@ -47,6 +47,7 @@ from transpike.measure.findings import (
     findings,
     verdict,
 )
+from transpike.simulation.record import Record
 from transpike.simulation.result import Simulation, Totals
 from transpike.simulation.simulate import simulate
 from transpike.spiking.neuron import Neuron, quantized
@@ -162,8 +163,8 @@ def diagnose(
         timesteps: T >= 1.
         model: the model it was made from. Without it the comparison is with the converted
             network's own folded weights, where a damaged weight cannot show.
-        simulator: what runs the network, with the arguments of `simulate` (output_at, record,
-            totals); another engine can be diagnosed this way.
+        simulator: what runs the network, with the arguments of `simulate` (such as
+            `record`); another engine can be diagnosed this way.
         progress: called with (samples done, None).
 
     Returns:
@@ -356,8 +357,8 @@ class _Tally:
     def add(self, x: Tensor) -> None:
         if self.model is not None and self.reference is None:
             self.reference = _reference(self.model, self.network, x)
-        last = [self.timesteps]
-        run = self.simulator(self.snn, x, self.timesteps, output_at=last, totals=True)
+        record = Record(output_at=[self.timesteps], totals=True)
+        run = self.simulator(self.snn, x, self.timesteps, record=record)
         with torch.inference_mode():
             analog, forced, expected, through = self._analog(x)
             for site in self.network.sites:
@@ -430,9 +431,7 @@ class _Tally:
                 self.snn,
                 x,
                 self.timesteps,
-                output_at=[self.timesteps],
-                record=names,
-                totals=True,
+                record=Record(output_at=[self.timesteps], sites=names, totals=True),
             )
             for name in names:
                 step, offset = self.steps[name], self.offsets[name]
