@@ -137,7 +137,8 @@ def simulate_tiled(
         ArgumentError: timesteps, tiling, output_at or output do not fit.
         DataError: the image does not fit the network.
     """
-    points = readout_timesteps([timesteps] if output_at is None else output_at, timesteps)
+    asked = Record(output_at=[timesteps] if output_at is None else output_at)
+    points = readout_timesteps(asked.output_at, timesteps)
     seen = receptive_field(snn.network)
     tile = snn.network.input_shape[1:]
     samples, size = _layout(snn, image, channels)
