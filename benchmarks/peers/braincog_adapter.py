@@ -7,8 +7,9 @@ import warnings
 from typing import Any
 
 import torch
-from contestants import Curve
 from torch import Tensor, nn
+
+from benchmarks.peers.contestants import Curve
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it overwrites entries of timm's registry

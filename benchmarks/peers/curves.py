@@ -1,23 +1,23 @@
 """Accuracy and spikes per image against T, of peers and of ours, on the trained ResNet-20.
 
-    python benchmarks/peers/curves.py --weights WEIGHTS --images 1000 \\
+    python -m benchmarks.peers.curves --weights WEIGHTS --images 1000 \\
         --contestants spikingjelly-single:channel-half braincog:gamma5 engine-exact
 
-One file per contestant, results/peers/NAME.json; finished parts are not run again. Test images are
-a fixed draw; calibration uses training images only. Spikes are counted at the outputs of all
-spiking neurons, a count of n as n spikes; input, pooling and readout are analog and not counted.
+Every part of a contestant's test images is a line of results/peers.jsonl and is not run again. The
+test images are a fixed draw, and calibration uses training images only. Spikes are counted at the
+outputs of all spiking neurons, a count of n as n spikes. Input, pooling and readout are analog and
+are not counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from processes import ROOT, Worker
+from benchmarks.peers.processes import ROOT, Worker
+from benchmarks.records import Record, Records
 
 ALL = (
     "ann",
@@ -27,34 +27,49 @@ ALL = (
 PARTS = 10
 
 
-def curve(setup: dict[str, Any], images: int, at: list[int], batch: int, path: Path) -> None:
-    """Run what is missing of one contestant, part by part."""
-    asked = {"images": images, "at": at, "batch": batch}
-    entry = json.loads(path.read_text()) if path.exists() else {}
-    if entry.get("asked") != asked:
-        entry = {"contestant": setup["contestant"], "asked": asked, "parts": {}}
-    missing = [part for part in range(PARTS) if str(part) not in entry["parts"]]
+def curve(setup: dict[str, Any], asked: dict[str, Any], records: Records) -> None:
+    """Run the parts of one contestant that have no record yet."""
+    about = {
+        "contestant": setup["contestant"],
+        "network": setup["network"],
+        "calibration_images": setup["calibration"],
+        "asked": asked,
+    }
+    stored = [record for record in records.all() if about.items() <= record.items()]
+    missing = set(range(PARTS)) - {record["part"] for record in stored}
     if missing:
         worker = Worker(setup)
         if not worker.ready:
             print(f"{setup['contestant']}: not available: {worker.hello['reason']}")
             return
-        entry |= {"settings": worker.hello["settings"], "versions": worker.hello["versions"]}
-        entry |= {"calibration_images": setup["calibration"], "network": setup["network"]}
-        for part in missing:
+        made = {key: worker.hello[key] for key in ("settings", "versions")}
+        for part in sorted(missing):
             answer = worker.ask({"do": "accuracy", **asked, "part": part, "parts": PARTS})
             if "failed" in answer:
                 print(f"{setup['contestant']}: {answer['failed']}")
                 break
-            entry["parts"][str(part)] = answer
-            entry |= totals(list(entry["parts"].values()), at)
-            path.write_text(json.dumps(entry, indent=1) + "\n")
+            records.append({**about, "part": part, **answer, **made})
         worker.close()
-    shares = {t: round(100 * share, 2) for t, share in entry.get("accuracy", {}).items()}
-    print(f"{setup['contestant']}: n={entry.get('n')} accuracy % {shares}", flush=True)
+    for entry in entries([record for record in records.all() if about.items() <= record.items()]):
+        shares = {t: round(100 * share, 2) for t, share in entry["accuracy"].items()}
+        print(f"{setup['contestant']}: n={entry['n']} accuracy % {shares}", flush=True)
 
 
-def totals(parts: list[dict[str, Any]], at: list[int]) -> dict[str, Any]:
+def entries(records: list[Record]) -> list[Record]:
+    """One entry per contestant and settings: its parts, and their totals."""
+    found: dict[str, Record] = {}
+    for record in records:
+        about = {key: record[key] for key in ("contestant", "network", "calibration_images")}
+        about["asked"] = record["asked"]
+        entry = found.setdefault(json.dumps(about), {**about, "parts": {}})
+        entry["parts"][record["part"]] = record
+    return [
+        entry | totals(list(entry["parts"].values()), entry["asked"]["at"])
+        for entry in found.values()
+    ]
+
+
+def totals(parts: list[Record], at: list[int]) -> Record:
     """n, accuracy and spikes per image over all parts."""
     n = sum(part["n"] for part in parts)
     return {
@@ -77,17 +92,17 @@ def main() -> None:
     parser.add_argument("--neuron", default="if", help="of transpike's contestants")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--output", type=Path, default=ROOT / "results/peers")
+    parser.add_argument("--output", type=Path, default=ROOT / "results/peers.jsonl")
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
+    records = Records(args.output)
+    asked = {"images": args.images, "at": args.timesteps, "batch": args.batch}
     for name in args.contestants:
         setup = {
             "contestant": name,
             **{key: getattr(args, key) for key in ("network", "weights", "data", "device")},
             **{key: getattr(args, key) for key in ("threads", "calibration", "neuron")},
         }
-        path = args.output / f"{name.replace(':', '-')}.json"
-        curve(setup, args.images, args.timesteps, args.batch, path)
+        curve(setup, asked, records)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import sys
 from typing import Any
 
 import torch
-from contestants import Curve
-from networks import ModuleBlock
 from torch import Tensor, nn
+
+from benchmarks.peers.contestants import Curve
+from benchmarks.peers.networks import ModuleBlock
 
 BATCH, ITERATIONS, MOMENTUM = 128, 5, 0.9  # as in its main_cal_cifar.py
 

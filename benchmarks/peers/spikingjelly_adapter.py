@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from contestants import Curve
 from spikingjelly.activation_based import ann2snn, functional, neuron
 from torch import Tensor, nn
+
+from benchmarks.peers.contestants import Curve
 
 CALIBRATION_BATCH = 64
 LTB_BATCH, LTB_PASSES = 8, 8  # its thresholds need many updates

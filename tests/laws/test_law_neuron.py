@@ -46,8 +46,7 @@ def _snn(kind, max_count, v0, bound="unbounded"):
 
 def _run(snn, x, **kw):
     (site,) = snn.network.sites
-    record = tp.Record(sites=[site.name], **kw)
-    run = tp.simulate_reference(snn, x, len(x), time_axis=True, record=record)
+    run = tp.simulate_reference(snn, x, len(x), time_axis=True, record=[site.name], **kw)
     return run, run.records[site.name]
 
 

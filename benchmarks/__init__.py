@@ -1,0 +1,1 @@
+"""Programs that measure transpike; README.md says which question each one answers."""

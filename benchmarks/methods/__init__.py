@@ -1,0 +1,1 @@
+"""Accuracy and spikes of every conversion method."""

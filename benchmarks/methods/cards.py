@@ -1,0 +1,90 @@
+"""Writes each method's rows of results/methods/resnet20.md into its card under docs/methods/.
+
+    python -m benchmarks.methods.cards
+
+A card names its rows ("Rows `bias` and ... of the table"); they come at the end of the card,
+between two marks, as they stand in the tables of their groups.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+START, END = "<!-- rows -->", "<!-- end of rows -->"
+COLUMNS = ("T", "K", "loss", "paired s.e.", "seeds: s.d.", "quantized loss", "agree %")
+SPIKES = "spikes/neuron"
+
+
+def first_part(text: str) -> str:
+    """The tables of the first calibration size of a document; the others follow it."""
+    return text.split("\n# ")[0]
+
+
+def rows_of(table: str) -> dict[str, list[dict[str, str]]]:
+    """Every row of a document's tables by its name, in order, equal ones once."""
+    found: dict[str, list[dict[str, str]]] = {}
+    heads: list[str] = []
+    neuron = ""
+    for line in table.splitlines():
+        if line.startswith("#"):
+            heads, neuron = [], line.lstrip("# ")
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not line.startswith("|") or set(line) <= set("|- "):
+            continue
+        if not heads:
+            heads = cells
+            continue
+        row = dict(zip(heads, cells, strict=True)) | {"under": neuron}
+        name = cells[0]
+        if not any(_numbers(one) == _numbers(row) for one in found.get(name, [])):
+            found.setdefault(name, []).append(row)
+    return found
+
+
+def _numbers(row: dict[str, str]) -> list[str]:
+    return [row[key] for key in (*COLUMNS, SPIKES)]
+
+
+def named(card: str) -> list[str]:
+    """The rows that a card names."""
+    sentences = re.findall(
+        r"Rows? ((?:`[^`]+`(?:, | and )?)+) of the table", " ".join(card.split())
+    )
+    return [name for sentence in sentences for name in re.findall(r"`([^`]+)`", sentence)]
+
+
+def filled(card: str, found: dict[str, list[dict[str, str]]]) -> str:
+    """The card with its rows; unchanged where the table has none of them."""
+    bare = re.sub(rf"\n*{START}.*?{END}\n*", "\n", card, flags=re.DOTALL)
+    rows = [(name, row) for name in named(bare) for row in found.get(name, [])]
+    if not rows:
+        return bare
+    heads = ["row", "table", *COLUMNS, SPIKES]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name, row in rows:
+        cells = [name, row["under"], *(row[key] for key in heads[2:])]
+        lines.append("| " + " | ".join(cells) + " |")
+    before = (
+        "ResNet-20, 10,000 CIFAR-10 test images; loss in points, mean over calibration seeds "
+        '("-": one seed).'
+    )
+    if any(row["under"] == "Parts" for _, row in rows):
+        before += " Signed neuron at T = 8, unsigned at T = 32."
+    return "\n".join([bare.rstrip("\n"), "", START, before, "", *lines, END, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", type=Path, default=ROOT / "results/methods/resnet20.md")
+    parser.add_argument("--cards", type=Path, default=ROOT / "docs/methods")
+    args = parser.parse_args()
+    found = rows_of(first_part(args.table.read_text()))
+    for file in sorted(args.cards.glob("*.md")):
+        file.write_text(filled(file.read_text(), found))
+
+
+if __name__ == "__main__":
+    main()

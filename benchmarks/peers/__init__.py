@@ -1,0 +1,1 @@
+"""Other conversion libraries, measured in the same way as transpike."""

@@ -1,0 +1,91 @@
+"""What a benchmark asks of a simulator, and transpike's own side of it.
+
+`run` is what is timed: T timesteps of one batch of static images, the mean readout at T alone.
+`curve` gives accuracy's and spikes' raw material at several T in one simulation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+import transpike as tp
+from transpike.conversion.specs import parse_neuron
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Of one batch.
+
+    Attributes:
+        outputs: mean readout over 1..t, (B, ...), by t.
+        spikes: spikes of each image up to t over all neurons, (B,), a count of n as n; by t. Empty
+            for the analog network.
+    """
+
+    outputs: dict[int, Tensor]
+    spikes: dict[int, Tensor] = field(default_factory=dict)
+
+
+class Contestant(Protocol):
+    """One way to simulate one converted network."""
+
+    def run(self, x: Tensor, timesteps: int) -> Tensor:
+        """Mean readout over 1..T, (B, ...)."""
+
+    def curve(self, x: Tensor, at: list[int]) -> Curve:
+        """Readouts and spikes at each t of `at`."""
+
+    def settings(self) -> dict[str, Any]:
+        """How it was made, JSON-ready."""
+
+
+class Analog:
+    """The user's model as it is: evaluation mode, NCHW, BatchNorm not folded, float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def run(self, x: Tensor, timesteps: int) -> Tensor:
+        del timesteps
+        with torch.inference_mode():
+            return self.model(x)
+
+    def curve(self, x: Tensor, at: list[int]) -> Curve:
+        output = self.run(x, 1)
+        return Curve(dict.fromkeys(at, output))
+
+    def settings(self) -> dict[str, Any]:
+        return {"form": "eval(), NCHW, BatchNorm unfused, torch.inference_mode, float32"}
+
+
+class Transpike:
+    """`simulate` in one precision, or `simulate_reference`."""
+
+    def __init__(
+        self, model: nn.Module, batches: list[Tensor], neuron: str, precision: str, device: str
+    ) -> None:
+        snn = tp.convert(model, batches, neuron=parse_neuron(neuron))
+        self.snn = snn.to(device)
+        self.precision = precision
+
+    def _simulate(self, x: Tensor, timesteps: int, at: list[int]) -> tp.Simulation:
+        if self.precision == "reference":
+            return tp.simulate_reference(self.snn, x, timesteps, output_at=at)
+        return tp.simulate(self.snn, x, timesteps, output_at=at, precision=self.precision)
+
+    def run(self, x: Tensor, timesteps: int) -> Tensor:
+        return self._simulate(x, timesteps, [timesteps]).output[0]
+
+    def curve(self, x: Tensor, at: list[int]) -> Curve:
+        run = self._simulate(x, max(at), at)
+        counts = torch.stack([c.double() for c in run.counts_per_timestep.values()])
+        spikes = counts.sum(dim=0).cumsum(dim=0)  # (T, B)
+        outputs = dict(zip(run.output_at, run.output, strict=True))
+        return Curve(outputs, {t: spikes[t - 1] for t in at})
+
+    def settings(self) -> dict[str, Any]:
+        return {"precision": self.precision, **self.snn.settings}

@@ -1,0 +1,1 @@
+"""Tests of the benchmark programs, apart from the tests of the library."""

@@ -1,0 +1,1 @@
+"""Time, memory and rounding of the simulator."""

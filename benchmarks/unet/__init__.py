@@ -1,0 +1,1 @@
+"""A U-Net that segments mitochondria, converted in several ways."""
