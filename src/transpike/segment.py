@@ -27,7 +27,6 @@ from transpike.measure.evaluate import curve_points
 # Tiles and weights of the analog network are those of the spiking one.
 from transpike.simulation.tiled import (
     TiledSimulation,
-    Tiling,
     axis_of,
     overlaps_of,
     places_of,
@@ -355,10 +354,11 @@ class _Task:
             self.snn,
             pixels,
             points[-1],
-            tiling=Tiling(overlap=self.overlap, memory_budget=self.memory_budget),
+            overlap=self.overlap,
             output_at=points,
             channels=False,
             prepare=self._prepared,
+            memory_budget=self.memory_budget,
             precision=self.precision,
             progress=report,
         )

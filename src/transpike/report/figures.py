@@ -175,10 +175,10 @@ def _draw_parts(axes: Axes, diagnosis: Diagnosis) -> None:
                     alpha=0.3 if first else 0.08,
                     linewidth=0,
                 )
-    verdict = list(diagnosis.verdict)
+    verdict = "healthy: no site stands out"
     if diagnosis.first is not None:
-        verdict.append(f"First wrong at {diagnosis.first.site}: {diagnosis.first.cause}.")
-    axes.set_title("\n".join(verdict), fontsize="medium")
+        verdict = f"first wrong at {diagnosis.first.site}: {diagnosis.first.cause}"
+    axes.set_title(verdict, fontsize="medium")
     axes.set_yscale("log")
     axes.set_ylabel("rms error / rms activation")
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Runs the command line, as `python -m transpike`."""
+"""Runs the command line, as `python -m transpike.cli`."""
 
 from transpike.cli import main
 
