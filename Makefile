@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 # demo's tensors are so small that more threads only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-slow lint types docs clean
+.PHONY: demo test test-slow test-benchmarks lint types docs clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/transpike demo -o demo-output
@@ -18,6 +18,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-benchmarks: $(STAMP)
+	$(PYTEST) benchmarks/tests $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
