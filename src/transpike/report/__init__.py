@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from transpike.errors import ArgumentError, FileError
-from transpike.report import charts, text
+from transpike.report import charts, segmentation, text
 from transpike.report.charts import Chart
-from transpike.report.png import data_link
+from transpike.report.png import data_link, png_link
 from transpike.report.read import Found, Results
 from transpike.report.read import read_results as read_results
 from transpike.report.samples import Samples as Samples
@@ -110,6 +110,9 @@ def _sections(results: Results) -> dict[str, Any]:
             {"name": found.stem, "table": text.tuning_table(found.content)}
             for found in results.of("tuning")
         ],
+        "segmentations": [
+            _segmentation(k, found) for k, found in enumerate(results.of("segmentation"))
+        ],
         "masks": [_masks(k, *pair) for k, pair in numbered if pair[1].kind == "segmentation"],
         "labeled": [_labeled(k, *pair) for k, pair in numbered if pair[1].kind != "segmentation"],
     }
@@ -137,6 +140,25 @@ def _cost(number: int, found: Found) -> dict[str, Any]:
         "energy": text.energy_table(content),
         "operations": text.operations_table(content),
         "assumptions": text.assumptions(content),
+    }
+
+
+def _segmentation(number: int, found: Found) -> dict[str, Any]:
+    content = found.content
+    drawn = [
+        segmentation.timesteps_chart(f"segmentation-{number}", content),
+        segmentation.slices_chart(f"slices-{number}", content),
+    ]
+    tables = [segmentation.timesteps_table(content), segmentation.slices_table(content)]
+    return {
+        "name": Path(str(content["volume"])).name,
+        "sentences": segmentation.sentences(content),
+        "charts": [chart for chart in drawn if chart is not None],
+        "tables": [table for table in tables if table is not None],
+        "pictures": [
+            {"caption": segmentation.PICTURES[name], "link": png_link(content)}
+            for name, content in found.pictures.items()
+        ],
     }
 
 
@@ -221,6 +243,7 @@ def _page_data(sections: dict[str, Any]) -> dict[str, Any]:
     drawn: list[Chart | None] = [sections["accuracy"], sections["metric"]]
     drawn += [one[key] for one in sections["diagnoses"] for key in ("errors", "rates")]
     drawn += [one["chart"] for one in (*sections["costs"], *sections["masks"])]
+    drawn += [chart for one in sections["segmentations"] for chart in one["charts"]]
     masks = [
         {key: value for key, value in one.items() if key not in ("chart", "table")}
         for one in sections["masks"]

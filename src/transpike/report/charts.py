@@ -13,7 +13,8 @@ import numpy as np
 
 from transpike.measure.evaluate import curve_points
 from transpike.measure.findings import PART_LABELS, PARTS
-from transpike.report.read import Evaluated, first_output
+from transpike.report.kinds import first_output
+from transpike.report.read import Evaluated
 from transpike.report.samples import Samples
 from transpike.report.text import (
     metric_label,
@@ -25,7 +26,7 @@ from transpike.report.text import (
 _PERCENT = 100.0
 SERIES = 8  # colors of the page's theme, @1 to @8
 _DASHES = ("solid", "dash", "dot", "dashdot")
-_INK, _MUTED, _GRID, _CLEAR = "@ink", "@muted", "@grid", "rgba(0,0,0,0)"
+INK, _MUTED, _GRID, _CLEAR = "@ink", "@muted", "@grid", "rgba(0,0,0,0)"
 _ROW_PIXELS = 22  # of a site
 _LEGEND_ROW_PIXELS = 24
 _LEGEND_COLUMNS = 38  # characters
@@ -70,7 +71,7 @@ def accuracy_chart(evaluations: Sequence[Evaluated]) -> Chart:
     for accuracy, n in lines:
         share = _PERCENT * accuracy
         name = f"ANN {share:.2f} %" + (f", n = {n:,}" if len(lines) > 1 else "")
-        data.append(_line(name, times, [share] * longest, _INK, "dash", ""))
+        data.append(line(name, times, [share] * longest, INK, "dash", ""))
     sizes = " or ".join(f"{size:,}" for size in sorted({size for _, size in lines}))
     caption = (
         f"Accuracy after t timesteps, n = {sizes}. Bands: 95 % Wilson intervals; circles: the "
@@ -80,7 +81,7 @@ def accuracy_chart(evaluations: Sequence[Evaluated]) -> Chart:
     if not few:
         caption += " Intervals and quantized ANNs begin hidden: click their entry of the legend."
     rows = len(data) - sum(not trace.get("showlegend", True) for trace in data)
-    layout = _layout(_time_axis(longest), {"title": {"text": "accuracy, %"}}, rows)
+    layout = _layout(time_axis(longest), {"title": {"text": "accuracy, %"}}, rows)
     return Chart("accuracy", caption, data, layout, _CURVE_PIXELS + _LEGEND_ROW_PIXELS * rows)
 
 
@@ -97,13 +98,13 @@ def metric_chart(evaluations: Iterable[Evaluated]) -> Chart | None:
             longest = max(longest, e["timesteps"])
             ann = metric_of_ann(e, name)
             values = [finite(value) for value in metric_values(e, name)[first - 1 :]]
-            data.append(_line(label, times, values, _series(number), "solid", ": %{y:.4f}"))
+            data.append(line(label, times, values, series(number), "solid", ": %{y:.4f}"))
             level = [finite(ann)] * len(times)
-            data.append(_line(f"{label}, ANN", times, level, _series(number), "dash", ": %{y:.4f}"))
+            data.append(line(f"{label}, ANN", times, level, series(number), "dash", ": %{y:.4f}"))
     if not data:
         return None
     caption = "Metrics after t timesteps; dashed: the analog network."
-    layout = _layout(_time_axis(longest), {"title": {"text": "metric"}}, len(data))
+    layout = _layout(time_axis(longest), {"title": {"text": "metric"}}, len(data))
     height = _CURVE_PIXELS + _LEGEND_ROW_PIXELS * len(data)
     return Chart("metric", caption, data, layout, height)
 
@@ -112,13 +113,13 @@ def mask_chart(name: str, samples: Samples, scores: Mapping[str, Any]) -> Chart:
     """F1 of recorded slices against timesteps."""
     times = list(samples.timesteps)
     data = [
-        _line("SNN against the labels", times, scores["f1"], _series(0), "solid", ": %{y:.4f}"),
-        _line("SNN against the ANN", times, scores["f1_to_ann"], _series(1), "dot", ": %{y:.4f}"),
-        _line(
+        line("SNN against the labels", times, scores["f1"], series(0), "solid", ": %{y:.4f}"),
+        line("SNN against the ANN", times, scores["f1_to_ann"], series(1), "dot", ": %{y:.4f}"),
+        line(
             "ANN against the labels",
             times,
             [scores["f1_ann"]] * len(times),
-            _INK,
+            INK,
             "dash",
             ": %{y:.4f}",
         ),
@@ -127,9 +128,16 @@ def mask_chart(name: str, samples: Samples, scores: Mapping[str, Any]) -> Chart:
         for trace in data[:2]:
             trace["mode"] = "lines+markers"
     caption = f"F1 over all pixels of the {len(samples)} recorded images, after t timesteps."
+    return f1_chart(name, caption, data, time_axis(times[-1]))
+
+
+def f1_chart(
+    name: str, caption: str, data: list[dict[str, Any]], x_axis: Mapping[str, Any]
+) -> Chart:
+    """A chart of F1 scores."""
     axis = {"title": {"text": "F1"}, "rangemode": "tozero"}
-    layout = _layout(_time_axis(times[-1]), axis, len(data))
-    return Chart(name, caption, data, layout, _CURVE_PIXELS)
+    height = _CURVE_PIXELS + _LEGEND_ROW_PIXELS * len(data)
+    return Chart(name, caption, data, _layout(x_axis, axis, len(data)), height)
 
 
 def error_chart(name: str, content: Mapping[str, Any]) -> Chart:
@@ -148,7 +156,7 @@ def error_chart(name: str, content: Mapping[str, Any]) -> Chart:
                 "name": PART_LABELS[part],
                 "y": places,
                 "x": [_PERCENT * value**2 for value in rms],
-                "marker": {"color": _series(number)},
+                "marker": {"color": series(number)},
                 "hovertemplate": "%{y}: %{x:.2f} %<extra>" + PART_LABELS[part] + "</extra>",
             }
         )
@@ -160,7 +168,7 @@ def error_chart(name: str, content: Mapping[str, Any]) -> Chart:
             "name": "whole error",
             "y": places,
             "x": [_PERCENT * value**2 for value in whole],
-            "marker": {"color": _INK, "symbol": "diamond", "size": 7},
+            "marker": {"color": INK, "symbol": "diamond", "size": 7},
             "hovertemplate": "%{y}: %{x:.2f} %<extra>whole error</extra>",
         }
     )
@@ -194,8 +202,8 @@ def rates_chart(name: str, content: Mapping[str, Any]) -> Chart:
         "ygap": 1,
         "hovertemplate": "%{y}, rate up to %{x}: %{z:.1f} % of the neurons<extra></extra>",
         "colorbar": {
-            "title": {"text": "neurons, %", "side": "right", "font": {"color": _INK}},
-            "tickfont": {"color": _INK},
+            "title": {"text": "neurons, %", "side": "right", "font": {"color": INK}},
+            "tickfont": {"color": INK},
             "thickness": 12,
             "outlinewidth": 0,
         },
@@ -222,13 +230,13 @@ def energy_chart(name: str, content: Mapping[str, Any]) -> Chart:
             "text": [f"{row[kind] / row['ann_pj']:.2f}" for row in rows],
             "customdata": [row[kind] / 1e6 for row in rows],
             "textposition": "outside",
-            "textfont": {"color": _INK},
+            "textfont": {"color": INK},
             "cliponaxis": False,
             "constraintext": "none",
             "marker": {"color": color},
             "hovertemplate": "%{x}: %{customdata:,.3f} µJ<extra>" + label + "</extra>",
         }
-        for (label, kind), color in zip(kinds, (_series(0), _MUTED, _INK), strict=True)
+        for (label, kind), color in zip(kinds, (series(0), _MUTED, INK), strict=True)
     ]
     caption = (
         f"Estimated energy of one inference, over the analog network's; T = {content['timesteps']}."
@@ -294,7 +302,7 @@ def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
     e = one.content
     first = first_output(e)
     times = list(range(first, e["timesteps"] + 1))
-    color, dash = _series(number), _DASHES[number // SERIES % len(_DASHES)]
+    color, dash = series(number), _DASHES[number // SERIES % len(_DASHES)]
     low = [_PERCENT * pair[0] for pair in e["accuracy_interval"][first - 1 :]]
     high = [_PERCENT * pair[1] for pair in e["accuracy_interval"][first - 1 :]]
     group = f"curve{number}"
@@ -312,10 +320,10 @@ def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
     }
     hover = ": %{y:.2f} % [%{customdata[0]:.2f}, %{customdata[1]:.2f}]"
     values = [_PERCENT * value for value in e["accuracy"][first - 1 :]]
-    line = _line(one.name, times, values, color, dash, hover)
-    line |= {"customdata": list(zip(low, high, strict=True)), "legendgroup": group}
+    curve = line(one.name, times, values, color, dash, hover)
+    curve |= {"customdata": list(zip(low, high, strict=True)), "legendgroup": group}
     if len(times) == 1:
-        line["mode"] = "markers"
+        curve["mode"] = "markers"
     points = curve_points(e["timesteps"], first)
     quantized: dict[str, Any] = {
         "type": "scatter",
@@ -338,10 +346,10 @@ def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
             "name": "all intervals and quantized ANNs",
             "showlegend": number == 0,
         }
-    return [band, line, quantized]
+    return [band, curve, quantized]
 
 
-def _line(
+def line(
     name: str, x: Sequence[Any], y: Sequence[Any], color: str, dash: str, hover: str
 ) -> dict[str, Any]:
     return {
@@ -362,11 +370,11 @@ def _legend_name(name: str) -> str:
     )
 
 
-def _series(number: int) -> str:
+def series(number: int) -> str:
     return f"@{number % SERIES + 1}"
 
 
-def _time_axis(timesteps: int) -> dict[str, Any]:
+def time_axis(timesteps: int) -> dict[str, Any]:
     """Timesteps, every doubling one step."""
     ticks = curve_points(timesteps)
     return {
@@ -387,12 +395,12 @@ def _layout(x: Mapping[str, Any], y: Mapping[str, Any], legend_rows: int) -> dic
     return {
         "xaxis": {**axis, **x},
         "yaxis": {**axis, **y},
-        "font": {"color": _INK, "family": "system-ui, sans-serif", "size": 13},
+        "font": {"color": INK, "family": "system-ui, sans-serif", "size": 13},
         "paper_bgcolor": _CLEAR,
         "plot_bgcolor": _CLEAR,
         "margin": {"l": 48, "r": 12, "t": 12, "b": 48},
         "hovermode": "x unified",
-        "hoverlabel": {"bgcolor": "@page", "font": {"color": _INK}, "bordercolor": _MUTED},
+        "hoverlabel": {"bgcolor": "@page", "font": {"color": INK}, "bordercolor": _MUTED},
         "dragmode": False,
         "showlegend": legend_rows > 0,
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": _CLEAR},

@@ -35,11 +35,16 @@ def png(pixels: NDArray[Any]) -> bytes:
 
 def data_link(pixels: NDArray[Any]) -> str:
     """The image as a `data:` address."""
-    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode("ascii")
+    return png_link(png(pixels))
+
+
+def png_link(content: bytes) -> str:
+    """The `data:` address of a PNG file."""
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-__all__ = ["data_link", "png"]
+__all__ = ["data_link", "png", "png_link"]

@@ -1,42 +1,24 @@
-"""Reads what the commands write, and tells by its content what a file is."""
+"""Reads the files that the commands write."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from transpike.errors import ArgumentError, FileError
-from transpike.measure.evaluate import curve_points
-from transpike.measure.findings import PARTS
-from transpike.report import samples as recorded
+from transpike.report.kinds import Kind, kind_of, problem_of
 from transpike.report.samples import Samples, read_samples
 from transpike.spiking.neuron import Neuron
 
-Kind = Literal["evaluation", "diagnosis", "cost", "comparison", "tuning", "recipe", "samples"]
-
-# What tells a file's kind: no two kinds share all of theirs.
-_MARKS: Mapping[Kind, tuple[str, ...]] = {
-    "evaluation": ("timesteps", "accuracy", "ann_accuracy", "quantized"),
-    "diagnosis": ("sites", "output", "findings", "advice"),
-    "cost": ("sites", "operations", "energy", "energy_tables"),
-    "comparison": ("rows", "calibration_n"),
-    "tuning": ("trials", "pareto", "recipe"),
-}
-_PER_TIMESTEP = (
-    "accuracy",
-    "accuracy_interval",
-    "loss",
-    "loss_interval",
-    "agreement",
-    "spikes_per_neuron",
-)
 _WRITERS = (
-    "transpike evaluate --json, compare --json, diagnose --json, cost --json, tune, demo, or "
-    "evaluate --samples"
+    "transpike evaluate --json, compare --json, diagnose --json, cost --json, tune, demo, segment, "
+    "or evaluate --samples"
 )
+_SEGMENT_FILE = "segment.json"
+_SEGMENT_PICTURES = ("overview.png", "timesteps.png")
 
 
 @dataclass(frozen=True)
@@ -44,9 +26,9 @@ class Evaluated:
     """One accuracy curve.
 
     Attributes:
-        name: what tables and charts call it; different from all others.
-        file: where it is from.
-        content: fields of `transpike.Evaluation`, and those of the command around it.
+        name: name in tables and charts; no two curves have the same.
+        file: name of the file that holds it.
+        content: the fields of `transpike.Evaluation` and what the command wrote beside them.
     """
 
     name: str
@@ -56,21 +38,23 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Found:
-    """One file.
+    """One file of results.
 
     Attributes:
-        kind: what it is.
+        kind: what it holds.
         file: its name.
-        content: as read.
+        content: its content.
+        pictures: PNG files that the same command wrote beside it, by name.
     """
 
     kind: Kind
     file: str
     content: Mapping[str, Any]
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def stem(self) -> str:
-        """The name without its ending."""
+        """Name of the file without its suffix."""
         return Path(self.file).stem
 
 
@@ -79,9 +63,9 @@ class Results:
     """Everything a report shows.
 
     Attributes:
-        files: in the order given, those of a folder by name.
-        evaluations: every accuracy curve in them.
-        samples: predictions and pictures, by the name of their folder.
+        files: in the order given; the files of a folder are sorted by name.
+        evaluations: all accuracy curves in the files.
+        samples: predictions and pictures by the name of their folder.
     """
 
     files: tuple[Found, ...]
@@ -94,14 +78,14 @@ class Results:
 
 
 def read_results(paths: Iterable[str | Path]) -> Results:
-    """Read results of other commands.
+    """Read the results that other commands wrote.
 
     Args:
-        paths: JSON files, and folders of which every `*.json` directly inside is read.
+        paths: JSON files and folders. Of a folder, every `*.json` directly inside it is read.
 
     Raises:
-        ArgumentError: no path.
-        FileError: a file is missing, damaged, or no result; or a folder holds none.
+        ArgumentError: there is no path.
+        FileError: a file is missing, damaged or not a result, or a folder holds no JSON file.
     """
     files: list[Path] = []
     for path in map(Path, paths):
@@ -124,8 +108,8 @@ def _inside(path: Path) -> list[Path]:
     files = sorted(path.glob("*.json"))
     if not files:
         raise FileError(
-            f"{str(path)!r} holds no JSON file: needed results of {_WRITERS}. Give the folder or "
-            "the files they were written to."
+            f"{str(path)!r} holds no JSON file: needed results of {_WRITERS}. Name the folder or "
+            "the files that hold the results."
         )
     return files
 
@@ -136,55 +120,41 @@ def _recognized(file: Path) -> Found:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise FileError(f"cannot read {str(file)!r} as JSON: {reason}.") from error
-    kind = _kind(content)
+    kind = kind_of(content)
     if kind is None:
         raise FileError(
-            f"{str(file)!r} is no result that a report can show: needed what {_WRITERS} write. "
-            "Name the files to show one by one, or move this one out of the folder."
+            f"{str(file)!r} is no result that a report can show: needed a file written by "
+            f"{_WRITERS}. Name the files to show one by one, or move this one out of the folder."
         )
-    try:
-        problem = _PROBLEMS[kind](content) if kind in _PROBLEMS else None
-    except (AttributeError, KeyError, TypeError) as error:  # a list where a mapping belongs
-        problem = f"is damaged ({type(error).__name__}: {error})"
+    problem = problem_of(kind, content)
     if problem:
         raise FileError(
-            f"{str(file)!r} looks like a result ('{kind}'), but {problem}. Write it again with "
-            "this version of transpike."
+            f"{str(file)!r} looks like a result of the kind '{kind}', but {problem}. Write it "
+            "again with this version of transpike."
         )
-    return Found(kind, file.name, content)
+    return Found(kind, file.name, content, _pictures(file) if kind == "segmentation" else {})
+
+
+def _pictures(file: Path) -> dict[str, bytes]:
+    """The pictures of the same run of `transpike segment`.
+
+    A result with another name was copied, and pictures beside it can be of another run.
+    """
+    if file.name != _SEGMENT_FILE:
+        return {}
+    places = [file.parent / name for name in _SEGMENT_PICTURES]
+    return {place.name: place.read_bytes() for place in places if place.is_file()}
 
 
 def _current_keys(content: dict[str, Any]) -> dict[str, Any]:
-    """An object of a file under the keys of this version; earlier ones wrote `ceiling`."""
+    """A JSON object with the keys of this version; earlier versions wrote `ceiling`."""
     if "ceiling" not in content or "ann_accuracy" not in content or "quantized" in content:
         return content
     return {"quantized" if key == "ceiling" else key: value for key, value in content.items()}
 
 
-def _kind(content: Any) -> Kind | None:
-    if not isinstance(content, dict):
-        return None
-    if content.get("format") == recorded.FORMAT:
-        return "samples"
-    if content.get("format") == "transpike recipe":
-        return "recipe"
-    for kind, marks in _MARKS.items():
-        if all(mark in content for mark in marks):
-            return kind
-    results = content.get("results")  # of the demo: one curve per neuron
-    if isinstance(results, dict) and results:
-        if all(_kind(one) == "evaluation" for one in results.values()):
-            return "comparison"
-    return None
-
-
-def first_output(evaluation: Mapping[str, Any]) -> Any:
-    """First timestep with an output; files of earlier versions do not say it and mean 1."""
-    return evaluation.get("first_output", 1)
-
-
 def curves(found: Found) -> list[tuple[str | None, Mapping[str, Any]]]:
-    """The evaluations in a file, with the name the file gives them, if it gives one."""
+    """The evaluations in a file, each with the name that the file gives it, or None."""
     content = found.content
     if found.kind == "evaluation":
         return [(content.get("name"), content)]
@@ -199,7 +169,7 @@ def curves(found: Found) -> list[tuple[str | None, Mapping[str, Any]]]:
 
 
 def neuron_name(settings: Any) -> str | None:
-    """What tables call the neuron in a network's settings; None where they hold none."""
+    """Name of the neuron in the settings of a network, or None if they hold no neuron."""
     try:
         return Neuron.from_dict(settings["neuron"]).name
     except (KeyError, TypeError, ValueError):
@@ -207,7 +177,7 @@ def neuron_name(settings: Any) -> str | None:
 
 
 def _evaluations(found: Iterable[Found]) -> tuple[Evaluated, ...]:
-    """Every curve under a name of its own."""
+    """All curves, each with a name that no other one has."""
     named = [(one, name, content) for one in found for name, content in curves(one)]
     names = [name or _label(content) or one.stem for one, name, content in named]
     twice = {name for name in names if names.count(name) > 1}
@@ -225,127 +195,10 @@ def _label(content: Mapping[str, Any]) -> str | None:
     return f"{model}, {neuron}" if model and neuron else None
 
 
-def _evaluation_problem(content: Mapping[str, Any]) -> str | None:
-    """What is missing in an evaluation, or None."""
-    timesteps = content["timesteps"]
-    if not isinstance(timesteps, int) or timesteps < 1:
-        return f"its timesteps are {timesteps!r}, not a number >= 1"
-    for name in _PER_TIMESTEP:
-        values = content.get(name)
-        if not isinstance(values, list) or len(values) != timesteps:
-            return f"{name!r} does not hold one value for each of {timesteps} timesteps"
-        good = _is_interval if name.endswith("interval") else _is_number
-        if not all(good(value) for value in values):
-            return f"{name!r} holds something that is no number"
-    for name in ("n", "samples", "neurons", "max_count", "ann_accuracy"):
-        if not _is_number(content.get(name)):
-            return f"{name!r} is {content.get(name)!r}, not a number"
-    if not _is_interval(content.get("ann_accuracy_interval")):
-        return "'ann_accuracy_interval' is not a pair of numbers"
-    quantized = content["quantized"]
-    first = first_output(content)
-    if isinstance(first, bool) or not isinstance(first, int) or not 1 <= first <= timesteps:
-        return f"'first_output' is {first!r}, not one of {timesteps} timesteps"
-    points = [str(t) for t in curve_points(timesteps, first)]
-    if not isinstance(quantized, dict) or not all(_is_number(quantized.get(t)) for t in points):
-        return f"'quantized' lacks one of the timesteps {', '.join(points)}"
-    return None
-
-
-def _comparison_problem(content: Mapping[str, Any]) -> str | None:
-    if "rows" not in content:
-        parts: list[Any] = list(content["results"].values())
-    else:
-        rows = content["rows"]
-        if not isinstance(rows, list) or not rows:
-            return "its rows are empty"
-        if not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
-            return "a row has no name"
-        parts = [row.get("evaluation") for row in rows]
-    for part in parts:
-        if _kind(part) != "evaluation":
-            return "a row holds no evaluation"
-        problem = _evaluation_problem(part)
-        if problem:
-            return f"in one of its rows {problem}"
-    return None
-
-
-def _diagnosis_problem(content: Mapping[str, Any]) -> str | None:
-    numbers = ("correlation", "relative_error", "max_count", "dead_channels", "saturated_channels")
-    if not isinstance(content["sites"], list) or not content["sites"]:
-        return "it has no sites"
-    for site in content["sites"]:
-        parts = site.get("parts") if isinstance(site, dict) else None
-        if not isinstance(parts, dict) or not isinstance(site.get("name"), str):
-            return "a site has no name or no parts"
-        if not all(_is_number(parts.get(part, {}).get("rms")) for part in PARTS):
-            return f"at site {site['name']!r} one of the parts {', '.join(PARTS)} is missing"
-        if not all(_is_number(site.get(name)) for name in numbers):
-            return f"at site {site['name']!r} one of {', '.join(numbers)} is missing"
-        rates = site.get("firing_rates")
-        if not isinstance(rates, list) or not all(_is_number(rate) for rate in rates):
-            return f"at site {site['name']!r} the firing rates are missing"
-    for found in content["findings"]:
-        if not all(isinstance(found.get(k), str) for k in ("site", "cause", "evidence", "remedy")):
-            return "a finding lacks its site, cause, evidence or remedy"
-    return None if _is_number(content.get("n")) else "it does not say how many samples"
-
-
-def _cost_problem(content: Mapping[str, Any]) -> str | None:
-    """What is missing; energy without the source of its table is not shown."""
-    tables = content["energy_tables"]
-    kinds = ("snn_pj", "snn_uncached_pj", "snn_unit_pj", "snn_binary_pj", "ann_pj")
-    for row in content["energy"]:
-        table = tables.get(row.get("table")) if isinstance(tables, dict) else None
-        if not isinstance(table, dict) or not table.get("source"):
-            return f"its energy table {row.get('table')!r} has no source"
-        if not all(_is_number(row.get(kind)) for kind in (*kinds, "quantized_ann_pj")):
-            return f"an energy under {row['table']!r} is missing"
-        if not all(_is_number(table.get(k)) for k in ("multiply_pj", "add_pj", "operand_bits")):
-            return f"its energy table {row['table']!r} lacks an energy per operation"
-    if not isinstance(content.get("total"), dict) or not isinstance(content["operations"], list):
-        return "it has no operations"
-    if not isinstance(content.get("not_counted"), list):
-        return "it does not say what is not counted"
-    if not isinstance(content.get("memory_bytes"), dict):
-        return "it has no state memory"
-    missing = [k for k in ("n", "timesteps", "spikes_per_neuron") if not _is_number(content.get(k))]
-    return f"{missing[0]!r} is missing" if missing else None
-
-
-def _tuning_problem(content: Mapping[str, Any]) -> str | None:
-    for trial in [*content["trials"], *content["pareto"]]:
-        numbers = ["divergence", "spikes_per_neuron", "n"]
-        if trial.get("agreement", "") is not None:  # None: outputs that are values, not classes
-            numbers.append("agreement")
-        if not isinstance(trial.get("name"), str) or not all(
-            _is_number(trial.get(name)) for name in numbers
-        ):
-            return "a trial lacks its name or a number"
-    return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_interval(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
-
-
 def plain_settings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """How the network was made, empty where a file does not say."""
+    """The settings of the conversion; empty if the file holds none."""
     settings = content.get("settings")
     return cast("dict[str, Any]", settings) if isinstance(settings, dict) else {}
 
 
-_PROBLEMS = {
-    "evaluation": _evaluation_problem,
-    "comparison": _comparison_problem,
-    "diagnosis": _diagnosis_problem,
-    "cost": _cost_problem,
-    "tuning": _tuning_problem,
-}
-
-__all__ = ["Evaluated", "Found", "Kind", "Results", "read_results"]
+__all__ = ["Evaluated", "Found", "Results", "read_results"]

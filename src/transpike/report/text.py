@@ -9,12 +9,12 @@ from typing import Any
 
 from transpike.measure.evaluate import curve_points
 from transpike.measure.findings import PART_LABELS, PARTS
+from transpike.report.kinds import first_output
 from transpike.report.read import (
     Evaluated,
     Found,
     Results,
     curves,
-    first_output,
     neuron_name,
     plain_settings,
 )
@@ -411,7 +411,8 @@ _KEPT = (
     "command", "model", "data", "split", "timesteps", "limit", "seed", "n", "samples", "classes",
     "max_count", "coding", "against", "neuron", "threshold", "passes", "recipe", "found",
     "precision", "early_stopping", "normalization", "calibration", "test", "batch_size", "device",
-    "tile", "until", "normalisation", "facts", "settings", "versions",
+    "tile", "volume", "labels", "masks", "voxel_size_nm", "overlap", "exact", "until",
+    "normalisation", "facts", "settings", "versions",
 )  # fmt: skip
 
 
