@@ -300,9 +300,12 @@ def _channel_axis(node: Node, by_name: dict[str, Node]) -> int:
     rank = len(node.shape or ())
     current: Node | None = node
     while current is not None and len(current.shape or ()) == rank:
-        if current.op.startswith("aten.linear") or ops.packet(current.op) in ("matmul", "mm"):
+        operation = ops.OPERATIONS.get(current.op)
+        if operation is None or current.op == "affine":
+            return 1
+        if operation.channels_last or operation.role == "product":
             return rank - 1
-        if current.kind != "site" and ops.packet(current.op) not in ("add", "sub", "mul", "div"):
+        if current.kind != "site" and operation.role not in ("sum", "scale"):
             return 1
         reads = current.reads
         current = by_name.get(reads[0]) if reads else None

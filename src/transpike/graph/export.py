@@ -35,10 +35,10 @@ _IDENTITY = frozenset(
     }
 )
 _LIKE = {
-    "zeros_like": "aten.zeros.default",
-    "new_zeros": "aten.zeros.default",
-    "ones_like": "aten.ones.default",
-    "new_ones": "aten.ones.default",
+    "zeros_like": ops.ZEROS,
+    "new_zeros": ops.ZEROS,
+    "ones_like": ops.ONES,
+    "new_ones": ops.ONES,
 }
 _BATCH_NORM = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
 
@@ -184,7 +184,7 @@ class _Walk:
         self.bound[node] = Value(node.name)
         if kind != "constant":
             self.signals.add(node.name)
-        elif op == "aten.zeros.default":
+        elif op == ops.ZEROS:
             self.zeros.add(node.name)
 
     def _signal(
@@ -225,7 +225,7 @@ class _Walk:
     def _linear(
         self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: str
     ) -> None:
-        rule = ops.LINEAR[op]
+        rule = ops.OPERATIONS[op].signals
         where = [
             any(isinstance(leaf, Value) and leaf.name in self.signals for leaf in leaves(arg))
             for arg in args
@@ -240,8 +240,8 @@ class _Walk:
         elif isinstance(value, Tensor) and value.dtype != self.dtype:
             self._refuse(op, place, *ops.DTYPE)
         kwargs.pop("memory_format", None)
-        if op in ("aten.view.default", "aten._unsafe_view.default"):
-            op = "aten.reshape.default"  # copies and channels-last strides are not kept
+        if op in ops.VIEWS:
+            op = ops.RESHAPE  # copies and channels-last strides are not kept
         self._emit(node, op, args, kwargs, "linear", place)
 
     def _batch_norm(self, node: fx.Node, name: str, args: tuple[Any, ...], place: str) -> None:
@@ -300,7 +300,7 @@ class _Walk:
     def _cumulative(
         self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: str
     ) -> None:
-        if op not in ops.WITH_INDICES:
+        if not ops.OPERATIONS[op].indices:
             self._emit(node, op, args, kwargs, "cumulative", place)
             return
         used = {user.args[1] for user in node.users if user.target is operator.getitem}

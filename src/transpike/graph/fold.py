@@ -7,19 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from transpike.graph import ops
 from transpike.graph.network import Node, Value, Weight, leaves, map_leaves
-
-# Axis of the output channels in the weight; groups are handled in `_scaled`.
-_OUT_AXIS = {
-    "conv1d": 0,
-    "conv2d": 0,
-    "conv3d": 0,
-    "linear": 0,
-    "conv_transpose1d": 1,
-    "conv_transpose2d": 1,
-    "conv_transpose3d": 1,
-}
-_GROUPS_POSITION = {"conv_transpose1d": 6, "conv_transpose2d": 6, "conv_transpose3d": 6}
 
 
 @dataclass(frozen=True)
@@ -90,14 +79,14 @@ def _renamed(node: Node, alias: dict[str, str]) -> Node:
 def _foldable(node: Node) -> bool:
     if node.op == "affine":
         return True
-    parts = node.op.split(".")
-    if parts[0] != "aten" or parts[1] not in _OUT_AXIS or not isinstance(node.args[1], Weight):
+    layer = ops.OPERATIONS[node.op]
+    if layer.role != "layer" or not isinstance(node.args[1], Weight):
         return False
     bias = node.args[2] if len(node.args) > 2 else None
     if bias is not None and not isinstance(bias, Weight):
         return False
-    # A linear layer on (B, N, C) has its channels last, BatchNorm works on axis 1.
-    return parts[1] != "linear" or (node.shape is not None and len(node.shape) == 2)
+    # BatchNorm works on axis 1, where a linear layer on (B, N, C) does not have its channels.
+    return not layer.channels_last or (node.shape is not None and len(node.shape) == 2)
 
 
 def _folded(node: Node, tensors: dict[str, Tensor], scale: Tensor, shift: Tensor) -> Node:
@@ -108,13 +97,14 @@ def _folded(node: Node, tensors: dict[str, Tensor], scale: Tensor, shift: Tensor
         tensors[f"{node.name}:shift"] = first_shift * scale + shift
         args = (node.args[0], Weight(f"{node.name}:scale"), Weight(f"{node.name}:shift"))
         return replace(node, args=args)
-    packet = node.op.split(".")[1]
+    layer = ops.OPERATIONS[node.op]
     weight = tensors[node.args[1].name].double()
     bias_ref = node.args[2] if len(node.args) > 2 else None
     bias = tensors[bias_ref.name].double() if bias_ref is not None else torch.zeros_like(shift)
-    position = _GROUPS_POSITION.get(packet)
+    position = layer.groups_at
     groups = node.args[position] if position is not None and len(node.args) > position else 1
-    tensors[f"{node.name}:weight"] = _scaled(weight, scale, _OUT_AXIS[packet], groups)
+    assert layer.output_axis is not None
+    tensors[f"{node.name}:weight"] = _scaled(weight, scale, layer.output_axis, groups)
     tensors[f"{node.name}:bias"] = bias * scale + shift
     args = (
         node.args[0],

@@ -12,10 +12,7 @@ from math import prod
 from torch import Tensor
 
 from transpike.graph.network import INPUT, Argument, Node, Weight
-from transpike.graph.ops import packet
-
-_PRODUCTS = frozenset({"matmul", "mm", "bmm"})
-_LAYERS = ("conv", "linear")
+from transpike.graph.ops import OPERATIONS
 
 
 def macs_of(
@@ -40,16 +37,17 @@ def macs_of(
 def _node_macs(
     node: Node, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> int:
-    name = packet(node.op)
-    if node.shape is None or node.kind == "constant":
+    operation = OPERATIONS.get(node.op)
+    if operation is None or node.shape is None or node.kind == "constant":
         return 0
     outputs = prod(node.shape[1:]) * max(1, -node.shape[0])
-    if name in _PRODUCTS:
+    if operation.role == "product":
         return outputs * _operand_shape(node.args[0], tensors, shapes)[-1]
-    if not name.startswith(_LAYERS) or not isinstance(node.args[1], Weight):
+    if operation.role != "layer" or not isinstance(node.args[1], Weight):
         return 0
     weight = tensors[node.args[1].name].shape
-    if "transpose" in name:  # every input position meets the taps of its group's output channels
+    if operation.groups_at is not None:
+        # In a transposed convolution every input position meets the output channels of its group.
         source = _operand_shape(node.args[0], tensors, shapes)
         return prod(source[2:]) * max(1, -source[0]) * prod(weight)
     return outputs * prod(weight[1:])

@@ -14,90 +14,161 @@ be signals is part of the table: a product of two signals is not linear.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
-Signals = Literal["any", "first", "one"]
+Kind = Literal["linear", "site", "cumulative", "readout", "constant"]
+Role = Literal["layer", "product", "sum", "scale", "copy", "pad", "mean", "window", "other"]
 
-# Jointly linear in all tensor operands.
-_ANY = (
-    "add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Scalar cat.default stack.default "
-    "slice_scatter.default select_scatter.default lift_fresh_copy.default"
-)
-# Linear in the first operand; the others must be constant.
-_FIRST = (
-    "conv1d.default conv1d.padding conv2d.default conv2d.padding conv3d.default conv3d.padding "
-    "conv_transpose1d.default conv_transpose2d.input conv_transpose3d.input linear.default "
-    "view.default _unsafe_view.default reshape.default permute.default transpose.int t.default "
-    "clone.default contiguous.default alias.default detach.default numpy_T.default "
-    "split.Tensor split_with_sizes.default chunk.default unbind.int slice.Tensor select.int "
-    "unsqueeze.default squeeze.default squeeze.dim squeeze.dims expand.default repeat.default "
-    "flatten.using_ints unflatten.int movedim.int movedim.intlist flip.default roll.default "
-    "index_select.default index.Tensor mean.dim mean.default sum.dim_IntList sum.default "
-    "avg_pool1d.default avg_pool2d.default avg_pool3d.default adaptive_avg_pool1d.default "
-    "adaptive_avg_pool2d.default adaptive_avg_pool3d.default "
-    "upsample_nearest1d.default upsample_nearest1d.vec upsample_nearest2d.default "
-    "upsample_nearest2d.vec upsample_nearest3d.default upsample_nearest3d.vec "
-    "upsample_linear1d.default upsample_linear1d.vec upsample_bilinear2d.default "
-    "upsample_bilinear2d.vec upsample_bicubic2d.default upsample_bicubic2d.vec "
-    "upsample_trilinear3d.default upsample_trilinear3d.vec pixel_shuffle.default "
-    "pixel_unshuffle.default channel_shuffle.default im2col.default "
-    "pad.default constant_pad_nd.default reflection_pad1d.default reflection_pad2d.default "
-    "reflection_pad3d.default replication_pad1d.default replication_pad2d.default "
-    "replication_pad3d.default _to_copy.default mul.Scalar div.Scalar div.Tensor neg.default"
-)
-# Linear in one operand while the other is constant.
-_ONE = "mul.Tensor matmul.default mm.default bmm.default"
 
-LINEAR: dict[str, Signals] = {
-    **{f"aten.{name}": "any" for name in _ANY.split()},
-    **{f"aten.{name}": "first" for name in _FIRST.split()},
-    **{f"aten.{name}": "one" for name in _ONE.split()},
-    "affine": "first",
-    "getitem": "first",
-}
+@dataclass(frozen=True)
+class Operation:
+    """What the rest of the package has to know about one operation.
 
-# Activations: a site where they equal clamp(x, 0) or clamp(x, 0, c); capture normalizes them.
-SITE = frozenset(
-    f"aten.{name}"
-    for name in (
+    Attributes:
+        kind: what the operation becomes in a spiking network, see the top of this file.
+        role: what a linear operation does. "layer" multiplies by a weight and adds a bias;
+            "product" is a matrix product; "sum" adds or subtracts; "scale" multiplies each element
+            by a constant; "copy" only moves, repeats or drops elements; "pad" adds a border of one
+            value; "mean" reduces axes to a mean or a sum; "window" takes weighted means of
+            neighboring elements; "other" is everything else.
+        signals: which operands may depend on the network's input. "any" allows all of them, as the
+            operation is jointly linear. "first" allows the first one only. "one" allows one of
+            two, whichever it is.
+        weight_at: position of the weight among the arguments.
+        bias_at: position of the bias among the arguments.
+        groups_at: position of the number of groups where the weight holds the output channels of
+            one group only, as that of a transposed convolution does.
+        output_axis: axis of the output channels in the weight.
+        channels_last: whether the output channels are the last axis of the output, not axis 1.
+        pad_value_at: position of the value that a border is filled with.
+        indices: whether the operation returns (values, indices).
+    """
+
+    kind: Kind
+    role: Role = "other"
+    signals: Literal["any", "first", "one"] = "first"
+    weight_at: int | None = None
+    bias_at: int | None = None
+    groups_at: int | None = None
+    output_axis: int | None = None
+    channels_last: bool = False
+    pad_value_at: int | None = None
+    indices: bool = False
+
+    @property
+    def convolves(self) -> bool:
+        """Whether the operation is a convolution, transposed or not."""
+        return self.role == "layer" and not self.channels_last
+
+
+def _all(names: str, operation: Operation) -> dict[str, Operation]:
+    """The same record for several ATen operations."""
+    return {f"aten.{name}": operation for name in names.split()}
+
+
+_LAYER = Operation("linear", "layer", weight_at=1, bias_at=2, output_axis=0)
+_TRANSPOSED = Operation("linear", "layer", weight_at=1, bias_at=2, groups_at=6, output_axis=1)
+_ACTIVATION = Operation("site")
+_SCALE = Operation("linear", "scale")
+_COPY = Operation("linear", "copy")
+_JOINT_COPY = Operation("linear", "copy", signals="any")
+_WINDOW = Operation("linear", "window")
+
+OPERATIONS: dict[str, Operation] = {
+    **_all(
+        "conv1d.default conv1d.padding conv2d.default conv2d.padding conv3d.default conv3d.padding",
+        _LAYER,
+    ),
+    **_all("conv_transpose1d.default conv_transpose2d.input conv_transpose3d.input", _TRANSPOSED),
+    "aten.linear.default": Operation(
+        "linear", "layer", weight_at=1, bias_at=2, output_axis=0, channels_last=True
+    ),
+    **_all("matmul.default mm.default bmm.default", Operation("linear", "product", signals="one")),
+    **_all(
+        "add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Scalar",
+        Operation("linear", "sum", signals="any"),
+    ),
+    **_all("mul.Scalar div.Scalar div.Tensor neg.default", _SCALE),
+    "aten.mul.Tensor": Operation("linear", "scale", signals="one"),
+    "affine": _SCALE,
+    **_all(
+        "cat.default stack.default slice_scatter.default select_scatter.default "
+        "lift_fresh_copy.default",
+        _JOINT_COPY,
+    ),
+    **_all(
+        "view.default _unsafe_view.default reshape.default permute.default transpose.int t.default "
+        "clone.default contiguous.default alias.default detach.default numpy_T.default "
+        "split.Tensor split_with_sizes.default chunk.default unbind.int slice.Tensor select.int "
+        "unsqueeze.default squeeze.default squeeze.dim squeeze.dims expand.default repeat.default "
+        "flatten.using_ints unflatten.int movedim.int movedim.intlist flip.default roll.default "
+        "index_select.default index.Tensor upsample_nearest1d.default upsample_nearest1d.vec "
+        "upsample_nearest2d.default upsample_nearest2d.vec upsample_nearest3d.default "
+        "upsample_nearest3d.vec pixel_shuffle.default pixel_unshuffle.default "
+        "channel_shuffle.default im2col.default reflection_pad1d.default reflection_pad2d.default "
+        "reflection_pad3d.default replication_pad1d.default replication_pad2d.default "
+        "replication_pad3d.default _to_copy.default",
+        _COPY,
+    ),
+    "getitem": _COPY,
+    "aten.pad.default": Operation("linear", "pad", pad_value_at=3),
+    "aten.constant_pad_nd.default": Operation("linear", "pad", pad_value_at=2),
+    **_all("mean.dim mean.default sum.dim_IntList sum.default", Operation("linear", "mean")),
+    **_all(
+        "avg_pool1d.default avg_pool2d.default avg_pool3d.default adaptive_avg_pool1d.default "
+        "adaptive_avg_pool2d.default adaptive_avg_pool3d.default upsample_linear1d.default "
+        "upsample_linear1d.vec upsample_bilinear2d.default upsample_bilinear2d.vec "
+        "upsample_bicubic2d.default upsample_bicubic2d.vec upsample_trilinear3d.default "
+        "upsample_trilinear3d.vec",
+        _WINDOW,
+    ),
+    # Activations are sites where they equal clamp(x, 0) or clamp(x, 0, c); `export` sees to it.
+    **_all(
         "relu.default relu6.default hardtanh.default clamp.default clamp_min.default "
-        "threshold.default maximum.default"
-    ).split()
-) | {"relu"}
-
-# All positively homogeneous of degree one: t f(S/t) = f(S).
-CUMULATIVE = frozenset(
-    f"aten.{name}"
-    for name in (
-        "max_pool1d.default max_pool2d.default max_pool3d.default "
+        "threshold.default maximum.default",
+        _ACTIVATION,
+    ),
+    "relu": _ACTIVATION,
+    # All of them are positively homogeneous of degree one: t f(S / t) = f(S).
+    **_all(
+        "max_pool1d.default max_pool2d.default max_pool3d.default amax.default",
+        Operation("cumulative"),
+    ),
+    **_all(
         "max_pool1d_with_indices.default max_pool2d_with_indices.default "
         "max_pool3d_with_indices.default adaptive_max_pool1d.default "
-        "adaptive_max_pool2d.default adaptive_max_pool3d.default amax.default"
-    ).split()
-)
-# Those that return (values, indices).
-WITH_INDICES = frozenset(
-    name for name in CUMULATIVE if "with_indices" in name or "adaptive_max_pool" in name
-)
-
-READOUT = frozenset(
-    f"aten.{name}"
-    for name in (
+        "adaptive_max_pool2d.default adaptive_max_pool3d.default",
+        Operation("cumulative", indices=True),
+    ),
+    **_all(
         "sigmoid.default softmax.int _softmax.default log_softmax.int _log_softmax.default "
-        "argmax.default"
-    ).split()
-)
+        "argmax.default",
+        Operation("readout"),
+    ),
+    # They make a tensor from sizes alone, such as zeros(B, 8).
+    **_all(
+        "zeros.default ones.default full.default arange.default arange.start arange.start_step "
+        "scalar_tensor.default",
+        Operation("constant"),
+    ),
+}
 
-# Operations that make a tensor from sizes alone, such as zeros(B, 8).
-CONSTANT = frozenset(
-    f"aten.{name}"
-    for name in (
-        "zeros.default ones.default full.default arange.default arange.start "
-        "arange.start_step scalar_tensor.default"
-    ).split()
-)
 
-KNOWN = frozenset(LINEAR) | SITE | CUMULATIVE | READOUT
+def _of_kind(kind: Kind) -> frozenset[str]:
+    return frozenset(name for name, operation in OPERATIONS.items() if operation.kind == kind)
+
+
+LINEAR, SITE, CUMULATIVE = _of_kind("linear"), _of_kind("site"), _of_kind("cumulative")
+READOUT, CONSTANT = _of_kind("readout"), _of_kind("constant")
+KNOWN = LINEAR | SITE | CUMULATIVE | READOUT
+
+# Operations that other modules write into a graph or look for.
+ADD, SUB, CAT = "aten.add.Tensor", "aten.sub.Tensor", "aten.cat.default"
+CONV2D = "aten.conv2d.default"
+RESHAPE, VIEWS = "aten.reshape.default", ("aten.view.default", "aten._unsafe_view.default")
+TIMES = "aten.mul.Scalar"
+ZEROS, ONES = "aten.zeros.default", "aten.ones.default"
 
 _AS_RELU = "Replace it by nn.ReLU or nn.ReLU6 before capture and fine-tune the network."
 _GATE = (

@@ -1,8 +1,8 @@
-"""What a network makes of a change of its input: the network without its constants.
+"""The network without its additive constants, for inputs given as changes.
 
-In differential coding biases and other constants enter at the first timestep only. From the second
-on, every linear operation is applied without its additive constants; they are dropped from the
-graph, not subtracted, so that nothing rounds.
+In differential coding, biases and other constants enter at the first timestep only. From the second
+timestep on, every linear operation is applied without its additive constants. They are dropped from
+the graph and not subtracted, so that nothing rounds.
 """
 
 from __future__ import annotations
@@ -15,19 +15,11 @@ from torch import Tensor
 from transpike.graph import ops
 from transpike.graph.network import Argument, Network, Node, Value, Weight, map_leaves
 
-_WITH_BIAS = frozenset(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear".split()
-)
-_SUMS = frozenset("add sub rsub".split())
-# Position of the value that is padded with.
-_PAD_VALUE_AT = {"constant_pad_nd": 2, "pad": 3}
-_TIMES = "aten.mul.Scalar"
-
 
 def increments(network: Network) -> Network:
-    """The same graph with every additive constant gone: biases, shifts, added tensors, padding.
+    """Drop every additive constant: biases, shifts, added tensors, and values of padding.
 
-    The nodes keep their names; some more hold zeros in the place of constants.
+    The nodes keep their names. Additional nodes hold zeros where a constant was added.
     """
     tensors = dict(network.tensors)
     constants = {node.name for node in network.nodes if node.kind == "constant"}
@@ -36,7 +28,7 @@ def increments(network: Network) -> Network:
         nodes.append(_linear_part(node, constants, tensors) if node.kind == "linear" else node)
         if node.kind == "constant" and node.shape is not None:
             args = (Value(node.name), 0)
-            nodes.append(replace(node, name=_zero(node.name), op=_TIMES, args=args, kwargs={}))
+            nodes.append(replace(node, name=_zero(node.name), op=ops.TIMES, args=args, kwargs={}))
     return replace(network, nodes=tuple(nodes), tensors=tensors)
 
 
@@ -55,18 +47,19 @@ def _linear_part(node: Node, constants: set[str], tensors: dict[str, Tensor]) ->
             return Weight(_zero(leaf.name))
         return leaf
 
-    name, args, kwargs = ops.packet(node.op), node.args, dict(node.kwargs)
-    if name in _WITH_BIAS:
+    operation, args, kwargs = ops.OPERATIONS[node.op], node.args, dict(node.kwargs)
+    if operation.bias_at is not None:
         kwargs.pop("bias", None)
-        return replace(node, args=(*args[:2], None, *args[3:]), kwargs=kwargs)
+        before, after = args[: operation.bias_at], args[operation.bias_at + 1 :]
+        return replace(node, args=(*before, None, *after), kwargs=kwargs)
     if node.op == "affine":
         return replace(node, args=(*args[:2], zeroed(args[2])))
-    if name in _PAD_VALUE_AT:
+    if operation.pad_value_at is not None:
         kwargs.pop("value", None)
-        return replace(node, args=args[: _PAD_VALUE_AT[name]], kwargs=kwargs)
-    if ops.LINEAR[node.op] != "any":
+        return replace(node, args=args[: operation.pad_value_at], kwargs=kwargs)
+    if operation.signals != "any":
         return node
     args = map_leaves(zeroed, args)
-    if name in _SUMS and isinstance(args[1], int | float):
+    if operation.role == "sum" and isinstance(args[1], int | float):
         args = (args[0], 0, *args[2:])
     return replace(node, args=args, kwargs=map_leaves(zeroed, kwargs))

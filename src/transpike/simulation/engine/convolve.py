@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from transpike.graph.network import INPUT, Network, Node, Value
+from transpike.graph.ops import CAT, CONV2D
 from transpike.simulation.engine import native
 from transpike.simulation.engine.plan import dense, room
 from transpike.simulation.readout import frontier
@@ -51,7 +52,7 @@ class Geometry:
 
 def geometry(network: Network, node: Node) -> Geometry | None:
     """Stride and padding of a node, or None where it has to be computed densely."""
-    if node.op != "aten.conv2d.default" or node.kwargs or not isinstance(node.args[0], Value):
+    if node.op != CONV2D or node.kwargs or not isinstance(node.args[0], Value):
         return None
     arguments: tuple[Any, ...] = (*node.args, *_DEFAULTS[len(node.args) :])
     _, weight, _, stride, padding, dilation, groups = arguments
@@ -282,7 +283,7 @@ def joinable(network: Network, node: Node) -> Node | None:
     if geometry(network, node) is None or native.convolution() is None:
         return None
     source = network.by_name.get(node.args[0].name)
-    if source is None or source.op != "aten.cat.default" or source.kwargs:
+    if source is None or source.op != CAT or source.kwargs:
         return None
     values, axis = source.args[0], source.args[1] if len(source.args) > 1 else 0
     readers = sum(other.reads.count(source.name) for other in network.nodes)

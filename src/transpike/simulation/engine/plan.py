@@ -27,16 +27,10 @@ from transpike.graph.network import (
     leaves,
     operation,
 )
-from transpike.graph.ops import packet
+from transpike.graph.ops import ADD, OPERATIONS, SUB
 from transpike.simulation.readout import frontier
 
 Values = dict[str, Any]
-# Operations on two tensors that broadcast over a leading time axis.
-_BROADCASTS = frozenset({"aten.add.Tensor", "aten.sub.Tensor"})
-# Operations whose result never shares memory with anything else.
-_FRESH = frozenset(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear add sub".split()
-)
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -112,7 +106,8 @@ def _scratch(step: Step, size: Mapping[str, int]) -> int:
     """Values' worth of memory that a step takes while it runs, beyond what it reads and writes."""
     if step.kind == "cumulative":  # running sums of what is pooled, and the pooled sums
         return size[step.reads[0]] + size[step.node.name]
-    if "conv" in packet(step.node.op):  # lists of values and their channels, or a reordered copy
+    if OPERATIONS[step.node.op].convolves:
+        # Lists of values and their channels, or a copy in another order.
         return 3 * sum(size[name] for name in step.reads) // 2
     return 0
 
@@ -190,7 +185,7 @@ def _fused(network: Network, moving: list[Node], readers: Counter[str]) -> dict[
         if node.name not in network.site_of:
             continue
         source = network.by_name.get(node.reads[0])
-        if source is None or readers[source.name] != 1 or source.op != "aten.add.Tensor":
+        if source is None or readers[source.name] != 1 or source.op != ADD:
             continue
         plain = len(source.args) == 2 and not source.kwargs
         tensors = plain and all(isinstance(arg, Value) for arg in source.args)
@@ -232,9 +227,14 @@ def _step(
         site=site,
         reads=reads,
         dead=tuple(n for n in dict.fromkeys(reads) if last.get(n) == node.name),
-        reusable=alone and source is not None and packet(source.op) in _FRESH,
-        broadcast=len(constant) == 1 and len(set(reads)) == 2 and node.op in _BROADCASTS,
+        reusable=alone and source is not None and _is_fresh(source),
+        broadcast=len(constant) == 1 and len(set(reads)) == 2 and node.op in (ADD, SUB),
     )
+
+
+def _is_fresh(node: Node) -> bool:
+    """Whether the result of an operation never shares memory with anything else."""
+    return OPERATIONS[node.op].role in ("layer", "sum")
 
 
 def bound_call(network: Network, node: Node) -> Callable[[Mapping[str, Any], int], Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from transpike.errors import ArgumentError
 from transpike.graph.network import Network, Node, operation
-from transpike.graph.ops import packet
+from transpike.graph.ops import OPERATIONS
 from transpike.simulation.engine import native
 from transpike.simulation.engine.convolve import (
     Call,
@@ -29,9 +29,6 @@ from transpike.simulation.engine.convolve import (
 from transpike.simulation.engine.plan import bound_call
 
 Precision = Literal["exact", "fast", "split"]
-_PRODUCTS = frozenset(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear".split()
-)
 _log = logging.getLogger("transpike")
 
 
@@ -68,7 +65,7 @@ class Arithmetic:
         """
         if node.kind == "cumulative":
             return bound_call(network, node)
-        product = packet(node.op) in _PRODUCTS
+        product = OPERATIONS[node.op].role == "layer"
         if self.name == "split" and product:
             return _split_product(network, node)
         wanted = self.product if product else self.signal
