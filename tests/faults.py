@@ -8,7 +8,7 @@ import torch
 
 import transpike as tp
 from transpike.graph.network import INPUT
-from transpike.simulation.result import Record
+from transpike.simulation.result import SiteRecord
 
 
 def simulate_by_module(snn, x, timesteps, *, share=True):
@@ -57,13 +57,12 @@ def _module_of(site_name):
     return stem if number.isdigit() else site_name
 
 
-def simulate_shared(snn, x, timesteps, *, output_at=None, record=(), totals=False):
+def simulate_shared(snn, x, timesteps, *, record):
     """The same fault as `transpike.simulate` would report it: counts, membranes and totals.
 
     Sites of one module share one membrane; each keeps its own step and reports the membrane it
     finds. Unsigned neurons, one output tensor.
     """
-    del totals
     network = snn.network
     key = {s.node: _module_of(s.name) for s in network.sites}
     membranes, cumulated, total = {}, {}, None
@@ -96,12 +95,12 @@ def simulate_shared(snn, x, timesteps, *, output_at=None, record=(), totals=Fals
     sums = {name: torch.stack(series).sum(dim=0) for name, series in counts.items()}
     return tp.Simulation(
         output=(total / timesteps).unsqueeze(0),
-        output_at=tuple(output_at or (timesteps,)),
+        output_at=tuple(record.output_at or (timesteps,)),
         timesteps=timesteps,
         counts_per_timestep={},
         neurons=network.neurons,
         precision="shared",
-        records={n: Record(torch.stack(counts[n]), torch.stack(kept[n])) for n in record},
+        records={n: SiteRecord(torch.stack(counts[n]), torch.stack(kept[n])) for n in record.sites},
         totals={
             name: tp.Totals(torch.stack(currents[name]).sum(dim=0), net, net, net)
             for name, net in sums.items()

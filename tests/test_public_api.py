@@ -1,6 +1,10 @@
 """The public names, and the one direction in which modules import each other."""
 
 import ast
+import importlib
+import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,8 +23,10 @@ NAMES = [
     "MultiThreshold",
     "Neuron",
     "Percentile",
+    "Record",
     "Signed",
     "Telescoped",
+    "Tiling",
     "TranspikeError",
     "UnsupportedError",
     "calibrate",
@@ -59,12 +65,39 @@ def test_name_is_public(name):
     assert getattr(tp, name).__doc__
 
 
-def test_every_public_name_is_re_exported_explicitly():
-    """`from transpike.x import Name as Name`, which type checkers and readers understand."""
-    for node in ast.parse((ROOT / "__init__.py").read_text()).body:
-        if isinstance(node, ast.ImportFrom):
+def _for_type_checkers():
+    """The module of every public name, as `__init__.py` tells it to type checkers."""
+    found = {}
+    for node in ast.walk(ast.parse((ROOT / "__init__.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("transpike."):
             for alias in node.names:
-                assert alias.asname == alias.name
+                assert alias.asname == alias.name  # an explicit re-export
+                found[alias.name] = node.module
+    return found
+
+
+def test_type_checkers_see_the_names_that_are_imported_on_use():
+    found = _for_type_checkers()
+    assert list(found) == tp.__all__
+    for name, module in found.items():
+        assert getattr(tp, name) is getattr(importlib.import_module(module), name)
+
+
+def test_names_imported_on_use_are_listed():
+    assert {*tp.__all__, "__version__"} <= set(dir(tp))
+    starred = {}
+    exec("from transpike import *", starred)
+    assert set(tp.__all__) <= set(starred)
+
+
+def test_an_unknown_name_is_no_attribute():
+    with pytest.raises(AttributeError, match="module 'transpike' has no attribute 'nonsense'"):
+        _ = tp.nonsense
+
+
+def test_import_does_not_load_torch():
+    code = "import sys, transpike; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_errors_form_one_tree():
@@ -127,3 +160,11 @@ def test_no_pickle():
 
 def test_py_typed():
     assert (ROOT / "py.typed").exists()
+
+
+def test_no_public_function_has_more_than_ten_parameters():
+    """Those of `tp`; the command line has one parameter per option, which groups share."""
+    for name in tp._MODULE_OF:
+        value = getattr(tp, name)
+        if not isinstance(value, type):
+            assert len(inspect.signature(value).parameters) <= 10, name

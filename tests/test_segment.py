@@ -340,7 +340,7 @@ def test_overview_shows_pixels_in_the_colors_of_its_legend(label: bool) -> None:
     assert len(names) == (3 if label else 2)
     for name in (*DIFFERENCE_COLORS, *(ERROR_COLORS if label else ())):
         assert sum(name in one for one in names) == 1
-    columns = 6 if label else 4
+    columns = 7 if label else 5
     assert len(figure.axes) == 2 * columns
     assert [a.get_ylabel() for a in figure.axes[::columns]] == ["slice 000.png", "slice 005.png"]
     np.testing.assert_array_equal(figure.axes[2].images[0].get_array(), shown[0].snn)
@@ -348,12 +348,12 @@ def test_overview_shows_pixels_in_the_colors_of_its_legend(label: bool) -> None:
     gray = (difference[..., 0] == difference[..., 1]) & (difference[..., 1] == difference[..., 2])
     np.testing.assert_array_equal(gray, shown[0].snn == shown[0].ann)
     if label:
-        errors = np.asarray(figure.axes[5].images[0].get_array())
+        errors = np.asarray(figure.axes[6].images[0].get_array())
         gray = (errors[..., 0] == errors[..., 1]) & (errors[..., 1] == errors[..., 2])
         np.testing.assert_array_equal(gray, ~(shown[0].snn | shown[0].label))
 
 
-def test_an_error_of_one_pixel_is_seen_in_a_large_slice() -> None:
+def test_a_difference_of_one_pixel_is_seen_in_a_large_slice() -> None:
     nothing = np.zeros((1100, 2000), bool)
     one = nothing.copy()
     one[577, 1201] = True
@@ -362,12 +362,36 @@ def test_an_error_of_one_pixel_is_seen_in_a_large_slice() -> None:
         (nothing, one, DIFFERENCE_COLORS["SNN only"]),
         (one, nothing, DIFFERENCE_COLORS["ANN only"]),
     ):
-        axes = overview_figure([Shown("000.png", pixels, ann, snn)]).axes[3]
-        drawn = np.asarray(axes.images[0].get_array())
+        whole, part = overview_figure([Shown("000.png", pixels, ann, snn)]).axes[3:5]
+        drawn = np.asarray(whole.images[0].get_array())
         found = np.argwhere(drawn.sum(axis=2) > 0)
-        assert len(found) == 1 and max(drawn.shape) < 700
-        np.testing.assert_allclose(drawn[tuple(found[0])] * 255, color)
-        np.testing.assert_allclose(found[0] / drawn.shape[:2], (577 / 1100, 1201 / 2000), atol=0.01)
+        assert max(drawn.shape) < 700
+        assert np.ptp(found, axis=0).tolist() == [6, 6]  # a square of 7 dots
+        for place in found:
+            np.testing.assert_allclose(drawn[tuple(place)] * 255, color)
+        center = found.mean(axis=0) / drawn.shape[:2]
+        np.testing.assert_allclose(center, (577 / 1100, 1201 / 2000), atol=0.01)
+        assert whole.get_xlabel() == "differing pixels: 1, 0.00 %"
+        # The enlarged part holds the pixel, one dot for one pixel, and the whole shows its place.
+        near = np.asarray(part.images[0].get_array())
+        assert near.shape == (53, 96, 3) and len(np.argwhere(near.sum(axis=2) > 0)) == 1
+        (frame,) = whole.patches
+        (left, top), size = frame.get_xy(), (frame.get_width(), frame.get_height())
+        assert left < found[:, 1].mean() < left + size[0]
+        assert top < found[:, 0].mean() < top + size[1]
+
+
+def test_a_drawn_difference_covers_no_other_one() -> None:
+    nothing = np.zeros((600, 600), bool)
+    ann, snn = nothing.copy(), nothing.copy()
+    snn[300, 300] = True
+    ann[300, 301] = True
+    figure = overview_figure([Shown("a", np.zeros(nothing.shape, np.uint8), ann, snn)])
+    drawn = np.asarray(figure.axes[3].images[0].get_array()) * 255
+    np.testing.assert_allclose(drawn[300, 300], DIFFERENCE_COLORS["SNN only"])
+    np.testing.assert_allclose(drawn[300, 301], DIFFERENCE_COLORS["ANN only"])
+    same = overview_figure([Shown("a", np.zeros(nothing.shape, np.uint8), ann, ann)])
+    assert same.axes[4].get_xlabel() == "rows 252 to 347, columns 252 to 347"
 
 
 def test_timesteps_are_drawn_in_order_and_scored() -> None:

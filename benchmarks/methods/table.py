@@ -238,7 +238,7 @@ def measured(study: Study, recipe: tp.Recipe, pooling: str, seed: int) -> dict[s
 def binary_share(snn: tp.SpikingNetwork, x: Tensor, timesteps: int) -> float:
     """Spikes in the binary code for one in the unit code."""
     x = x.to(snn.network.device)
-    run = tp.simulate(snn, x, timesteps, output_at=[timesteps], totals=True)
+    run = tp.simulate(snn, x, timesteps, record=tp.Record(output_at=[timesteps], totals=True))
     unit = sum(float(total.unit.double().sum()) for total in run.totals.values())
     return sum(float(total.binary.double().sum()) for total in run.totals.values()) / unit
 

@@ -74,8 +74,9 @@ class Transpike:
 
     def _simulate(self, x: Tensor, timesteps: int, at: list[int]) -> tp.Simulation:
         if self.precision == "reference":
-            return tp.simulate_reference(self.snn, x, timesteps, output_at=at)
-        return tp.simulate(self.snn, x, timesteps, output_at=at, precision=self.precision)
+            return tp.simulate_reference(self.snn, x, timesteps, record=tp.Record(output_at=at))
+        record = tp.Record(output_at=at)
+        return tp.simulate(self.snn, x, timesteps, record=record, precision=self.precision)
 
     def run(self, x: Tensor, timesteps: int) -> Tensor:
         return self._simulate(x, timesteps, [timesteps]).output[0]

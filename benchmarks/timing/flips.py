@@ -52,8 +52,8 @@ class Found:
     def add(self, snn: tp.SpikingNetwork, x: Tensor, timesteps: int) -> None:
         """Simulate a batch with both."""
         sites = list(snn.steps)
-        slow = tp.simulate_reference(snn, x, timesteps, record=sites)
-        fast = tp.simulate(snn, x, timesteps, record=sites)
+        slow = tp.simulate_reference(snn, x, timesteps, record=tp.Record(sites=sites))
+        fast = tp.simulate(snn, x, timesteps, record=tp.Record(sites=sites))
         # (T, B): whether a layer before differs at t or before.
         tainted = torch.zeros(timesteps, len(x), dtype=torch.bool)
         for name in sites:

@@ -72,7 +72,7 @@ def profiled(snn: tp.SpikingNetwork, x: torch.Tensor, timesteps: int, precision:
     SparseConvolution.__call__ = counted
     try:
         start = time.perf_counter()
-        tp.simulate(snn, x, timesteps, output_at=[timesteps], precision=precision)
+        tp.simulate(snn, x, timesteps, record=tp.Record(output_at=[timesteps]), precision=precision)
         clock.seconds["all"] = time.perf_counter() - start
     finally:
         SparseConvolution.__call__ = sparse

@@ -70,9 +70,8 @@ def main() -> None:
             snn,
             image,
             args.timesteps,
-            overlap=args.overlap,
             output=output,
-            memory_budget=int(args.memory_budget * 2**30),
+            tiling=tp.Tiling(overlap=args.overlap, memory_budget=int(args.memory_budget * 2**30)),
             precision=args.precision,
             progress=progress,
         )

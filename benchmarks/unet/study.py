@@ -207,7 +207,7 @@ def counts(mask: Tensor, truth: Tensor) -> list[int]:
 def measured(snn: tp.SpikingNetwork, x: Tensor, label: Tensor, points: list[int]) -> dict[str, Any]:
     """One slice, at every T."""
     start = time.perf_counter()
-    run = tp.simulate(snn, x, points[-1], output_at=points)
+    run = tp.simulate(snn, x, points[-1], record=tp.Record(output_at=points))
     seconds = time.perf_counter() - start
     with torch.inference_mode():
         analog = snn.network(x) > 0

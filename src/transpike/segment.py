@@ -27,6 +27,7 @@ from transpike.measure.evaluate import curve_points
 # Tiles and weights of the analog network are those of the spiking one.
 from transpike.simulation.tiled import (
     TiledSimulation,
+    Tiling,
     axis_of,
     overlaps_of,
     places_of,
@@ -354,11 +355,10 @@ class _Task:
             self.snn,
             pixels,
             points[-1],
-            overlap=self.overlap,
+            tiling=Tiling(overlap=self.overlap, memory_budget=self.memory_budget),
             output_at=points,
             channels=False,
             prepare=self._prepared,
-            memory_budget=self.memory_budget,
             precision=self.precision,
             progress=report,
         )

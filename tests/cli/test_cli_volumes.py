@@ -317,13 +317,13 @@ def test_segment_agrees_with_evaluate(
 def test_segment_interrupted_says_what_is_done(
     after: int, segmented: Path, root: Path, data: list[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
-    real = importlib.import_module("transpike.cli.segment").segment_slices
+    real = importlib.import_module("transpike.segment").segment
 
     def interrupted(*args: Any, **options: Any) -> Iterator[Segmented]:
         yield from itertools.islice(real(*args, **options), after)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("transpike.cli.segment.segment_slices", interrupted)
+    monkeypatch.setattr("transpike.segment.segment", interrupted)
     result = run("segment", root / "test" / "images", "--model", MODEL, *data, *SMALL,
                  "--tile", "16", "--slices", "1:6:2", "--show", "3", "-o", tmp_path / "o",
                  "--labels", root / "test" / "labels")  # fmt: skip
@@ -344,7 +344,7 @@ def test_a_slice_is_written_and_counted_as_a_whole(
     place: str, segmented: Path, root: Path, data: list[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
     """Ctrl-C while the second slice is accounted for: it comes after it."""
-    module = importlib.import_module("transpike.cli.segment")
+    module = importlib.import_module("transpike.cli.tally")
     owner, _, name = place.rpartition(".")
     target = getattr(module, owner) if owner else module
     real, calls = getattr(target, name), []
@@ -386,7 +386,7 @@ def test_segment_interrupted_before_the_first_slice(
     command = ("segment", root / "test" / "images", "--model", MODEL, *data, *SMALL,
                "--tile", "16", "--limit", "1", "-o", tmp_path / "o", *form)  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr("transpike.cli.segment.segment_slices", interrupted)
+        patch.setattr("transpike.segment.segment", interrupted)
         assert run(*command).exit_code != 0
     assert list((tmp_path / "o").iterdir()) == []
     ok(*command)  # nothing in its way

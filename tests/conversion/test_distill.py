@@ -131,7 +131,7 @@ def test_derivative_of_a_step_within_and_beyond_the_range():
     target = [torch.zeros(1, 2, dtype=torch.float64)]
     (octaves,) = student.octaves.values()
     target[0][0, 0] = 1.0
-    counts = tp.simulate(snn, x, 4, totals=True).totals[network.sites[0].name].net
+    counts = tp.simulate(snn, x, 4, record=tp.Record(totals=True)).totals[network.sites[0].name].net
     slopes = [(float(counts[0, 0]) - 4 * 0.3) / 4, 1.0]
     outputs, wanted = (v - v.mean() for v in (counts[0] * step / 4, target[0][0]))
     gap, size = outputs - wanted, float(wanted.square().mean())

@@ -37,7 +37,7 @@ def test_sweep_sees_the_currents_and_activations_of_the_networks(name, neuron, m
     snn, x = _snn(name, NEURONS[neuron])
     seen = []
     Sweep(snn, 5, lambda site, values: (seen.append(site), values)[1]).run(x)
-    run = tp.simulate_reference(snn, x, 5, totals=True)
+    run = tp.simulate_reference(snn, x, 5, record=tp.Record(totals=True))
     analog = {}
 
     def note(site, z):
@@ -56,7 +56,7 @@ def test_sweep_sees_the_currents_and_activations_of_the_networks(name, neuron, m
 
 def _mean_errors(snn, x, timesteps):
     """Per site (C,): mean spiking output minus mean activation, in units of the step."""
-    run = tp.simulate_reference(snn, x, timesteps, totals=True)
+    run = tp.simulate_reference(snn, x, timesteps, record=tp.Record(totals=True))
     means = {}
 
     def note(site, z):

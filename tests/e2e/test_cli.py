@@ -302,7 +302,7 @@ def test_json_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_quiet_when_stderr_is_not_a_terminal() -> None:
-    command = [sys.executable, "-m", "transpike.cli", "evaluate", "digits_cnn", "--timesteps", "2"]
+    command = [sys.executable, "-m", "transpike", "evaluate", "digits_cnn", "--timesteps", "2"]
     done = subprocess.run(
         [*command, "--limit", "8", *SMALL], capture_output=True, text=True, check=True
     )

@@ -82,7 +82,7 @@ def _check_identity(name, model, snn, frames):
     assert sum(node.op == "affine" for node in snn.network.nodes) == affine
     with torch.no_grad():
         assert nets.error(snn.network(frames[0]), model(frames[0])) < 1e-9
-    run = tp.simulate_reference(snn, frames, T, time_axis=True, output_at=[T])
+    run = tp.simulate_reference(snn, frames, T, time_axis=True, record=tp.Record(output_at=[T]))
     assert nets.error(_last(run.output), tp.quantized_ann(snn, frames.mean(0), T)) < 1e-9
 
 
@@ -101,7 +101,8 @@ class Forced(_Stepwise):
 def _check_flips(snn, frames):
     """With every site's input forced to the reference, fewer than 1e-5 of the counts differ."""
     names = [site.name for site in snn.network.sites]
-    exact = tp.simulate_reference(snn, frames, T, time_axis=True, output_at=[T], record=names)
+    record = tp.Record(output_at=[T], sites=names)
+    exact = tp.simulate_reference(snn, frames, T, time_axis=True, record=record)
     reference = {n: exact.records[n].counts for n in names}
     with torch.inference_mode():
         forced = Forced(snn.float(), reference).run(frames.float(), T, True, (T,))

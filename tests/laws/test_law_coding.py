@@ -41,7 +41,7 @@ def test_settled_differential_equals_the_quantized_ann(name, levels, max_count):
     torch.manual_seed(7)
     x = torch.randn(3, *nets.NETS[name][1], dtype=torch.float64)
     timesteps = 12 * levels
-    run = tp.simulate_reference(snn, x, timesteps, output_at=[timesteps])
+    run = tp.simulate_reference(snn, x, timesteps, record=tp.Record(output_at=[timesteps]))
     assert _settled(run)
     last = [leaf[-1] for leaf in nets.leaves(run.output)]
     assert nets.error(last, nets.leaves(tp.quantized_ann(snn, x, 1))) < 1e-9
@@ -105,7 +105,8 @@ def test_starts_and_offsets_against_the_oracle(kind, timesteps, seed):
     snn = _changed(plain, {name: torch.from_numpy(start)}, {name: torch.from_numpy(offset)})
     step = snn.steps[name].numpy()
     x = rng.normal(0.3, 1.0, (timesteps, 2, 3))
-    run = tp.simulate_reference(snn, torch.from_numpy(x), timesteps, time_axis=True, record=[name])
+    record = tp.Record(sites=[name])
+    run = tp.simulate_reference(snn, torch.from_numpy(x), timesteps, time_axis=True, record=record)
     for c in range(3):
         counts, _ = oracle.neuron(
             x[:, :, c] + offset[c] * step[c],
@@ -152,8 +153,8 @@ def test_multi_threshold_is_burst_whose_spikes_are_bits(signed):
     unit = tp.convert(network, calibration, neuron=burst)
     x = torch.randn(3, *nets.CONV_NET_INPUT, dtype=torch.float64)
     names = list(unit.steps)
-    a = tp.simulate_reference(binary, x, 6, record=names)
-    b = tp.simulate_reference(unit, x, 6, record=names, totals=True)
+    a = tp.simulate_reference(binary, x, 6, record=tp.Record(sites=names))
+    b = tp.simulate_reference(unit, x, 6, record=tp.Record(sites=names, totals=True))
     assert torch.equal(a.output, b.output)
     for name in names:
         counts = b.records[name].counts.numpy()

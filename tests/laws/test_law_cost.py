@@ -41,7 +41,7 @@ def converted(model, shape):
 def events_of(snn, x, binary=False):
     """Per site in execution order: the events of all samples and timesteps."""
     names = [site.name for site in snn.network.sites]
-    run = tp.simulate_reference(snn, x, TIMESTEPS, record=names)
+    run = tp.simulate_reference(snn, x, TIMESTEPS, record=tp.Record(sites=names))
     found = []
     for name in names:
         events = []
@@ -268,7 +268,11 @@ def test_max_pooling_sends_the_changes_of_its_maxima(kernel, stride, pad):
         return events
 
     for snn in snns:
-        counts = tp.simulate_reference(snn, x, TIMESTEPS, record=[first]).records[first].counts
+        counts = (
+            tp.simulate_reference(snn, x, TIMESTEPS, record=tp.Record(sites=[first]))
+            .records[first]
+            .counts
+        )
         cost = measure_cost(snn, [x], TIMESTEPS)
         for binary, total in (
             (False, cost.total.accumulates_unit),

@@ -46,7 +46,8 @@ def _snn(kind, max_count, v0, bound="unbounded"):
 
 def _run(snn, x, **kw):
     (site,) = snn.network.sites
-    run = tp.simulate_reference(snn, x, len(x), time_axis=True, record=[site.name], **kw)
+    record = tp.Record(sites=[site.name], **kw)
+    run = tp.simulate_reference(snn, x, len(x), time_axis=True, record=record)
     return run, run.records[site.name]
 
 

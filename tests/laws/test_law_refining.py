@@ -92,7 +92,7 @@ def test_a_population_alone_holds_the_finest_levels(max_count, ratio, timesteps,
     snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs())
     x = torch.full((1, 1), value / 2**20, dtype=torch.float64)
     name = network.sites[0].name
-    run = tp.simulate_reference(snn, x, timesteps, totals=True)
+    run = tp.simulate_reference(snn, x, timesteps, record=tp.Record(totals=True))
     d = float(snn.steps[name])
     fine = d / neuron.finer_at(timesteps)
     wanted = fine * min(max(math.floor(float(x) / fine + v0), 0), neuron.levels_at(timesteps))
@@ -110,7 +110,7 @@ def test_settled_it_equals_the_quantized_ann_of_its_last_step(name):
     x = torch.randn(3, *nets.NETS[name][1], dtype=torch.float64)
     timesteps = 48
     assert neuron.finer_at(timesteps) == 8**2  # 16 bits
-    run = tp.simulate_reference(snn, x, timesteps, output_at=[timesteps])
+    run = tp.simulate_reference(snn, x, timesteps, record=tp.Record(output_at=[timesteps]))
     assert all(not bool(counts[-1].any()) for counts in run.counts_per_timestep.values())
     last = [leaf[-1] for leaf in nets.leaves(run.output)]
     assert nets.error(last, nets.leaves(tp.quantized_ann(snn, x, timesteps))) < 1e-9
@@ -127,8 +127,8 @@ def test_engine_equals_reference(kind, neuron, chunk):
     """Spike for spike, with membranes and totals."""
     snn, x = nets.corrected_dyadic_snn(kind, neuron)
     names = [site.name for site in snn.network.sites]
-    slow = tp.simulate_reference(snn, x, 5, record=names, totals=True)
-    fast = tp.simulate(snn, x, 5, record=names, totals=True, chunk=chunk)
+    slow = tp.simulate_reference(snn, x, 5, record=tp.Record(sites=names, totals=True))
+    fast = tp.simulate(snn, x, 5, record=tp.Record(sites=names, totals=True), chunk=chunk)
     nets.same_counts(slow, fast)
     torch.testing.assert_close(fast.output, slow.output, rtol=1e-9, atol=1e-9)
     nets.same_observations(slow, fast)
@@ -173,7 +173,7 @@ def test_a_calibrated_start_is_a_current_and_does_not_move_the_bound(start):
     shifted = x + (start - 0.5) * d
     wanted = torch.floor(shifted / fine + 0.5).clamp(0, math.floor(6 / fine + 0.5)) * fine
     for simulate in (tp.simulate, tp.simulate_reference):
-        found = simulate(snn, x, 9, output_at=[9]).output[0]
+        found = simulate(snn, x, 9, record=tp.Record(output_at=[9])).output[0]
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
     torch.testing.assert_close(tp.quantized_ann(snn, x, 9), wanted, rtol=0, atol=1e-9)
 

@@ -124,7 +124,7 @@ def test_with_complete_inputs_it_equals_the_quantized_ann(name):
     x = torch.randn(3, *nets.NETS[name][1], dtype=torch.float64)
     timesteps = _last(snn)
     for simulate in (tp.simulate, tp.simulate_reference):
-        run = simulate(snn, x, timesteps, output_at=[timesteps])
+        run = simulate(snn, x, timesteps, record=tp.Record(output_at=[timesteps]))
         last = [leaf[-1] for leaf in nets.leaves(run.output)]
         assert nets.error(last, nets.leaves(tp.quantized_ann(snn, x, timesteps))) < 1e-9
 
@@ -140,12 +140,12 @@ def test_engine_equals_reference(kind, neuron, chunk):
     """Spike for spike, observed and not, and two timesteps beyond the last window."""
     snn, x = nets.corrected_dyadic_snn(kind, neuron)
     names, timesteps = [site.name for site in snn.network.sites], _last(snn) + 2
-    slow = tp.simulate_reference(snn, x, timesteps, record=names, totals=True)
+    slow = tp.simulate_reference(snn, x, timesteps, record=tp.Record(sites=names, totals=True))
     assert sum(float(counts.sum()) for counts in slow.counts_per_timestep.values()) > 100
     fast = tp.simulate(snn, x, timesteps, chunk=chunk)
     nets.same_counts(slow, fast)
     torch.testing.assert_close(fast.output, slow.output, rtol=1e-9, atol=1e-9)
-    seen = tp.simulate(snn, x, timesteps, record=names, totals=True, chunk=chunk)
+    seen = tp.simulate(snn, x, timesteps, record=tp.Record(sites=names, totals=True), chunk=chunk)
     nets.same_counts(slow, seen)
     nets.same_observations(slow, seen)
 
@@ -262,8 +262,8 @@ def test_silent_values_are_read_out(kind, chunk):
     model = _read_out_silent(kind).double().eval()
     snn = tp.convert(model, [x], neuron=tp.Staggered(2))
     names, timesteps = [site.name for site in snn.network.sites], _last(snn) + 2
-    slow = tp.simulate_reference(snn, x, timesteps, record=names[:1])
-    fast = tp.simulate(snn, x, timesteps, record=names[:1], chunk=chunk)  # without totals
+    slow = tp.simulate_reference(snn, x, timesteps, record=tp.Record(sites=names[:1]))
+    fast = tp.simulate(snn, x, timesteps, record=tp.Record(sites=names[:1]), chunk=chunk)
     nets.same_counts(slow, fast)
     assert torch.equal(slow.records[names[0]].counts, fast.records[names[0]].counts)
     torch.testing.assert_close(slow.records[names[0]].membrane, fast.records[names[0]].membrane)

@@ -52,7 +52,7 @@ def test_spikes_are_those_of_the_slow_reference(table, data):
     for row in table.rows:
         snn = row.recipe.convert(network, training)
         sites = [site.name for site in network.sites]
-        run = tp.simulate_reference(snn, x, T, record=sites)
+        run = tp.simulate_reference(snn, x, T, record=tp.Record(sites=sites))
         unit = binary = 0
         for name in sites:
             for count in run.records[name].counts.abs().flatten().int().tolist():

@@ -16,7 +16,7 @@ import faults
 import transpike as tp
 from nets import NETS, captured, one_site
 from transpike.measure.diagnose import Diagnosis, diagnose
-from transpike.measure.findings import LOCAL, PARTS
+from transpike.measure.findings import LOCAL, PARTS, output_is_close, verdict
 from transpike.zoo import demo
 
 NEURONS = [tp.IF(), tp.Signed(2), tp.Telescoped(2), tp.Differential(8), tp.Refining(4)]
@@ -78,7 +78,71 @@ def test_healthy(neuron: tp.Neuron, timesteps: int, settings: dict[str, object])
     assert found.output.agreement is not None and found.output.agreement > 0.9
     assert all(site.charge_error < 0.01 for site in found.sites)
     assert all(site.parts["weights"].rms < 1e-4 for site in found.sites)
-    assert "healthy: no site stands out" in str(found)
+    assert found.verdict[0].startswith("The output is close to the ANN's: ")
+    assert found.verdict[1] == "No single site stands out."
+    assert all(sentence in str(found) for sentence in found.verdict)
+    assert found.to_dict()["verdict"] == list(found.verdict)
+
+
+@pytest.mark.parametrize("neuron", [tp.IF(), tp.Signed(1)])
+def test_a_bad_output_is_called_bad_where_no_site_stands_out(neuron: tp.Neuron) -> None:
+    """One timestep is too few for every site alike."""
+    found = _diagnose(_convert(neuron), 1)
+    assert not found.findings and found.output.agreement is not None
+    assert found.output.agreement < 0.7 and found.output.relative_error > 0.8
+    assert not found.healthy and found.to_dict()["healthy"] is False
+    text = str(found)
+    assert "The output is far from the ANN's: 60.8 % of the predictions agree" in text
+    assert "and the relative error is 0.86 (needed: 0.5 or less)." in text
+    assert "No single site stands out." in text and "healthy" not in text
+    assert found.advice in text and "most would help" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("agreement", "error", "close"),
+    [
+        (0.9, 0.5, True),
+        (0.899, 0.1, False),
+        (1.0, 0.501, False),
+        (None, 0.5, True),  # a regression: there are no predictions
+        (None, 0.6, False),
+        (0.95, math.nan, True),  # class indices: there is no error
+        (0.95, None, True),
+        (0.5, math.nan, False),
+        (None, math.nan, False),
+        (None, None, False),
+    ],
+)
+def test_limits_of_the_verdict(agreement: float | None, error: float | None, close: bool) -> None:
+    assert output_is_close(agreement, error) == close
+    (sentence,) = verdict(agreement, error, found=True)
+    assert ("close to" in sentence) == close
+    assert ("cannot be judged" in sentence) == (
+        agreement is None and (error is None or math.isnan(error))
+    )
+
+
+def test_a_verdict_on_class_indices_and_on_masks() -> None:
+    class Classes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = _trained()[0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x).argmax(dim=1)
+
+    scores = _diagnose(_convert(tp.Signed(1)), 2)
+    snn = tp.convert(Classes().eval(), _trained()[2], neuron=tp.Signed(1))
+    classes = _diagnose(snn, 2)
+    assert classes.output.agreement == scores.output.agreement
+    assert math.isnan(classes.output.relative_error) and classes.output.close
+    network, calibration = captured("unet")
+    x = torch.randn(4, *network.input_shape, dtype=torch.float64)
+    snn = tp.convert(network, calibration, neuron=tp.Signed(2))
+    mask = tp.simulate(snn, x, 4).output[-1] > 0
+    assert diagnose(snn, [x], 4).output.agreement == float(
+        (mask == (network(x) > 0)).double().mean()
+    )
 
 
 @pytest.mark.parametrize(("neuron", "timesteps"), [(tp.IF(), 32), (tp.Signed(1), 8)])
@@ -190,7 +254,7 @@ def test_signed_errors_add_up(name: str, neuron: tp.Neuron) -> None:
     x = torch.randn(5, *network.input_shape, dtype=torch.float64)
     found = diagnose(snn, [x[:3], x[3:]], 5)
     scale = 5 if snn.coding == "rate" else 1
-    run = tp.simulate_reference(snn, x, 5, totals=True)
+    run = tp.simulate_reference(snn, x, 5, record=tp.Record(totals=True))
     analog: dict[str, Tensor] = {}
     network.run(x, lambda s, z: analog.setdefault(s.name, s.activate(z)))
     for site, row in zip(network.sites, found.sites, strict=True):

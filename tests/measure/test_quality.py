@@ -20,7 +20,7 @@ def test_labels_give_both_accuracies_beside_the_ratio() -> None:
     snn, x = _snn()
     labels = torch.randint(3, (40,))
     cost = tp.measure_cost(snn, [(x[:25], labels[:25]), (x[25:], labels[25:])], 3)
-    guess = tp.simulate(snn, x, 3, output_at=[3]).output[0].argmax(1)
+    guess = tp.simulate(snn, x, 3, record=tp.Record(output_at=[3])).output[0].argmax(1)
     analog = snn.network(x).argmax(1)
     assert cost.quality is not None
     assert cost.quality.predictions == 40

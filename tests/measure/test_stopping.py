@@ -40,7 +40,8 @@ def test_until_reads_only_what_is_asked_for():
     snn, x = nets.classifier()
     early_stopping = _until("margin", snn, x)
     every = tp.simulate(snn, x, 12, early_stopping=early_stopping)
-    some = tp.simulate(snn, x, 12, early_stopping=early_stopping, output_at=[2, 12])
+    record = tp.Record(output_at=[2, 12])
+    some = tp.simulate(snn, x, 12, early_stopping=early_stopping, record=record)
     assert torch.equal(some.decided_at, every.decided_at)
     torch.testing.assert_close(some.output, every.output[[1, 11]])
 
@@ -53,7 +54,8 @@ def test_until_settings_are_checked():
         tp.EarlyStopping("margin", 0.5, least=0)
     snn, x = nets.classifier()
     with pytest.raises(tp.ArgumentError, match="early_stopping"):
-        tp.simulate(snn, x, 3, early_stopping=tp.EarlyStopping("margin", 0.5), totals=True)
+        stopping, record = tp.EarlyStopping("margin", 0.5), tp.Record(totals=True)
+        tp.simulate(snn, x, 3, early_stopping=stopping, record=record)
     dense = tp.convert(nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU()), [torch.randn(2, 2, 8, 8)])
     with pytest.raises(tp.DataError, match="class scores"):
         tp.simulate(

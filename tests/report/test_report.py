@@ -113,6 +113,8 @@ def test_the_diagnosis_is_split_and_firing_rates_add_up(folder, tmp_path):
     assert bars["quantization"]["x"] == pytest.approx(
         [100 * site["parts"]["quantization"]["rms"] ** 2 for site in content["sites"]]
     )
+    assert "The output is " in page.text and "of the predictions agree" in page.text
+    assert ("No single site stands out." in page.text) == (not content["findings"])
     (rates,) = page.chart("rates-0")["data"]
     assert [sum(row) for row in rates["z"]] == pytest.approx([100] * len(names))
 

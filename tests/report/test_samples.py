@@ -65,7 +65,7 @@ def test_pictures_are_the_images_that_flip(digits):
 def test_masks_are_those_of_the_simulation(masks, tmp_path):
     snn, x, target = masks
     samples = record_samples(snn, x, target, T, mean=[0.0], std=[1.0], recorded=[1, 4])
-    run = tp.simulate(snn, x, T, output_at=[1, 4])
+    run = tp.simulate(snn, x, T, record=tp.Record(output_at=[1, 4]))
     assert samples.kind == "segmentation" and samples.timesteps == (1, 4)
     assert np.array_equal(samples.snn, (run.output[:, :, 0] > 0).numpy())
     assert np.array_equal(samples.label, target[:, 0].numpy())

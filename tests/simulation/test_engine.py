@@ -20,11 +20,12 @@ def test_portions_do_not_change_results():
     snn = nets.dyadic_snn(nets.conv_net(), (2, 8, 8), tp.Signed(2))
     x = nets.dyadic_input(7, 2, 8, 8)
     names = [s.name for s in snn.network.sites]
-    whole = tp.simulate(snn, x, 6, record=names, totals=True)
+    whole = tp.simulate(snn, x, 6, record=tp.Record(sites=names, totals=True))
     least = plan(snn.network, constant_input=True)
     one = least.bytes_per_sample(4) + least.bytes_per_timestep(4)
     for budget in (one, 2 * one, 10**9):
-        run = tp.simulate(snn, x, 6, record=names, totals=True, memory_budget=budget)
+        record = tp.Record(sites=names, totals=True)
+        run = tp.simulate(snn, x, 6, record=record, memory_budget=budget)
         nets.same_counts(whole, run)
         torch.testing.assert_close(run.output, whole.output, rtol=1e-6, atol=1e-7)
         for name in names:
@@ -185,9 +186,10 @@ def test_one_pass_of_telescoped_neurons_equals_the_stepwise_reference(name, time
     snn = tp.convert(network, calibration, neuron=tp.Telescoped(3))
     lead = (6, 3) if time_axis else (3,)
     x = torch.randn(*lead, *nets.NETS[name][1], dtype=torch.float64)
-    at = {"time_axis": time_axis, "output_at": [1, 2, 5, 6]}
-    slow = tp.simulate_reference(snn, x, 6, **at)
-    fast = tp.simulate(snn, x, 6, spikes=False, **at)
+    at = [1, 2, 5, 6]
+    slow = tp.simulate_reference(snn, x, 6, time_axis=time_axis, record=tp.Record(output_at=at))
+    record = tp.Record(output_at=at, spikes=False)
+    fast = tp.simulate(snn, x, 6, time_axis=time_axis, record=record)
     torch.testing.assert_close(fast.output, slow.output, rtol=1e-9, atol=1e-11)
     assert fast.output_at == slow.output_at and not fast.counts_per_timestep
     with pytest.raises(tp.DataError, match="spikes=True"):
@@ -196,7 +198,9 @@ def test_one_pass_of_telescoped_neurons_equals_the_stepwise_reference(name, time
 
 def test_neurons_that_depend_on_the_way_are_simulated_even_without_spikes():
     snn, x = nets.classifier()
-    nets.same_simulation(tp.simulate(snn, x, 5, spikes=False), tp.simulate(snn, x, 5))
+    nets.same_simulation(
+        tp.simulate(snn, x, 5, record=tp.Record(spikes=False)), tp.simulate(snn, x, 5)
+    )
 
 
 def test_an_engine_lives_no_longer_than_its_network():

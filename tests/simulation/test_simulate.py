@@ -49,7 +49,7 @@ def test_spikes_per_neuron_is_cumulative(simulate):
 def test_output_at_keeps_only_the_named_timesteps(simulate):
     snn, x = _snn(), _x()
     full = simulate(snn, x, 8)
-    some = simulate(snn, x, 8, output_at=[2, 8])
+    some = simulate(snn, x, 8, record=tp.Record(output_at=[2, 8]))
     assert some.output_at == (2, 8)
     assert torch.equal(some.output, full.output[[1, 7]])
     for name in full.spike_counts:
@@ -60,7 +60,21 @@ def test_output_at_keeps_only_the_named_timesteps(simulate):
 @pytest.mark.parametrize("bad", [[0], [9], [1.5], []])
 def test_output_at_out_of_range(simulate, bad):
     with pytest.raises(tp.ArgumentError, match="output_at"):
-        simulate(_snn(), _x(), 8, output_at=bad)
+        simulate(_snn(), _x(), 8, record=tp.Record(output_at=bad))
+
+
+@BOTH
+def test_record_has_to_be_a_record(simulate):
+    with pytest.raises(tp.ArgumentError, match="record: needed a tp.Record, got"):
+        simulate(_snn(), _x(), 2, record=["relu"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("output_at", 3), ("sites", "relu"), ("totals", 1), ("spikes", "no")]
+)
+def test_record_refuses_wrong_types(field, value):
+    with pytest.raises(tp.ArgumentError, match=f"{field}: needed"):
+        tp.Record(**{field: value})
 
 
 @BOTH
@@ -80,7 +94,7 @@ def test_time_axis_must_match_timesteps(simulate):
 def test_record_keeps_chosen_sites(simulate):
     snn, x = _snn(), _x()
     first = snn.network.sites[0]
-    run = simulate(snn, x, 4, record=[first.name])
+    run = simulate(snn, x, 4, record=tp.Record(sites=[first.name]))
     assert list(run.records) == [first.name]
     record = run.records[first.name]
     assert record.counts.shape == record.membrane.shape == (4, 3, *first.shape)
@@ -93,7 +107,7 @@ def test_record_keeps_chosen_sites(simulate):
 @BOTH
 def test_record_of_an_unknown_site(simulate):
     with pytest.raises(tp.ArgumentError, match="nowhere"):
-        simulate(_snn(), _x(), 2, record=["nowhere"])
+        simulate(_snn(), _x(), 2, record=tp.Record(sites=["nowhere"]))
 
 
 @BOTH
@@ -204,7 +218,7 @@ def test_engine_equals_reference_on_every_operation(name):
 def test_totals_sum_the_record(simulate, neuron):
     snn, x = _snn(neuron=neuron), _x()
     names = [site.name for site in snn.network.sites]
-    run = simulate(snn, x, 6, totals=True, record=names)
+    run = simulate(snn, x, 6, record=tp.Record(totals=True, sites=names))
     assert list(run.totals) == names
     for name in names:
         counts, totals = run.records[name].counts, run.totals[name]
@@ -217,6 +231,9 @@ def test_totals_sum_the_record(simulate, neuron):
 
 def test_totals_hold_the_current_of_the_reference():
     snn, x = _snn(), _x()
-    mine, theirs = (f(snn, x, 5, totals=True).totals for f in (tp.simulate, tp.simulate_reference))
+    record = tp.Record(totals=True)
+    mine, theirs = (
+        f(snn, x, 5, record=record).totals for f in (tp.simulate, tp.simulate_reference)
+    )
     for name in mine:
         torch.testing.assert_close(mine[name].current, theirs[name].current)

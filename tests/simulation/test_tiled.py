@@ -58,7 +58,11 @@ def pair(model, tile, whole, neuron=None):
 
 
 def untiled(snn, x, timesteps=TIMESTEPS):
-    return tp.simulate_reference(snn, x, timesteps, output_at=[timesteps]).output[0].numpy()
+    return (
+        tp.simulate_reference(snn, x, timesteps, record=tp.Record(output_at=[timesteps]))
+        .output[0]
+        .numpy()
+    )
 
 
 NEURONS = {"if": tp.IF(), "signed": tp.Signed(2), "burst": tp.Burst(3)}
@@ -69,7 +73,7 @@ NEURONS = {"if": tp.IF(), "signed": tp.Signed(2), "burst": tp.Burst(3)}
 def test_equals_the_whole_image_exactly(neuron, overlap):
     snn, large = pair(unet(), (1, 24, 32), (1, 40, 64), NEURONS[neuron])
     image = dyadic_input(1, 1, 40, 64)
-    result = tp.simulate_tiled(snn, image[0].numpy(), TIMESTEPS, overlap=overlap)
+    result = tp.simulate_tiled(snn, image[0].numpy(), TIMESTEPS, tiling=tp.Tiling(overlap=overlap))
     assert result.exact and result.tiles > 4
     assert result.output.any()
     np.testing.assert_array_equal(result.output, untiled(large, image)[0])
@@ -101,7 +105,7 @@ def test_readouts_at_several_timesteps_come_from_one_run(samples):
 def test_overlap_below_the_field_is_exact_in_the_middle_of_tiles():
     snn, large = pair(unet(), (1, 32, 32), (1, 32, 56))
     image = dyadic_input(1, 1, 32, 56)
-    result = tp.simulate_tiled(snn, image[0], TIMESTEPS, overlap=8)
+    result = tp.simulate_tiled(snn, image[0], TIMESTEPS, tiling=tp.Tiling(overlap=8))
     whole = untiled(large, image)[0]
     assert not result.exact and result.overlap == (0, 8)
     after = result.field.after[1]
@@ -156,7 +160,7 @@ def test_weights_sum_to_one_whatever_the_overlap():
     snn = tp.convert(network, tp.calibrate(network, [torch.ones(2, 1, 9, 9)]))
     snn = make_steps_dyadic(snn)
     for overlap in (0, 1, 4, 7, 8):
-        result = tp.simulate_tiled(snn, torch.ones(1, 30, 23), 4, overlap=overlap)
+        result = tp.simulate_tiled(snn, torch.ones(1, 30, 23), 4, tiling=tp.Tiling(overlap=overlap))
         assert result.exact
         np.testing.assert_array_equal(result.output, np.ones((1, 30, 23)))
 
@@ -313,7 +317,7 @@ def test_tile_too_small_for_the_field_and_the_remedy_works():
     snn, _ = pair(unet(), (1, 8, 8), (1, 8, 8))
     with pytest.raises(tp.ArgumentError, match="leave no step of 2.*at least 12 pixels"):
         tp.simulate_tiled(snn, dyadic_input(1, 24, 24), 2)
-    assert not tp.simulate_tiled(snn, dyadic_input(1, 24, 24), 2, overlap=6).exact
+    assert not tp.simulate_tiled(snn, dyadic_input(1, 24, 24), 2, tiling=tp.Tiling(overlap=6)).exact
     larger, _ = pair(unet(), (1, 12, 12), (1, 12, 12))
     assert tp.simulate_tiled(larger, dyadic_input(1, 24, 24), 2).exact
 
@@ -321,7 +325,7 @@ def test_tile_too_small_for_the_field_and_the_remedy_works():
 @pytest.mark.parametrize("overlap", [-1, True, (4,), 2.5, "all"])
 def test_overlap_is_checked(small, overlap):
     with pytest.raises(tp.ArgumentError, match="overlap: needed pixels >= 0"):
-        tp.simulate_tiled(small, dyadic_input(1, 32, 32), 2, overlap=overlap)
+        tp.simulate_tiled(small, dyadic_input(1, 32, 32), 2, tiling=tp.Tiling(overlap=overlap))
 
 
 def test_image_shape_is_checked_and_the_remedy_works(small):
@@ -359,12 +363,10 @@ def test_not_an_array(small):
         tp.simulate_tiled(small, [[0.0]], 2)
 
 
-def test_chunk_and_memory_budget_reach_the_engine(small):
+def test_memory_budget_reaches_the_engine(small):
     image = dyadic_input(1, 24, 24)
     whole = tp.simulate_tiled(small, image, 4)
-    for options in ({"chunk": 1}, {"memory_budget": 2**20}):
-        np.testing.assert_array_equal(
-            tp.simulate_tiled(small, image, 4, **options).output, whole.output
-        )
+    tight = tp.simulate_tiled(small, image, 4, tiling=tp.Tiling(memory_budget=2**20))
+    np.testing.assert_array_equal(tight.output, whole.output)
     with pytest.raises(tp.ArgumentError, match="memory_budget: one sample of this network needs"):
-        tp.simulate_tiled(small, image, 4, memory_budget=100)
+        tp.simulate_tiled(small, image, 4, tiling=tp.Tiling(memory_budget=100))

@@ -44,7 +44,6 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Converts trained PyTorch networks to spiking networks and measures them.",
 )
@@ -74,4 +73,4 @@ for _command in _COMMANDS:
 
 def main() -> None:
     """Runs the command line."""
-    app()
+    app(prog_name="transpike")

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 import transpike as tp
@@ -31,9 +30,6 @@ from transpike.cli.options import (
     WeightsOption,
 )
 from transpike.cli.output import plain, write_json
-from transpike.cli.run import data_shape, open_run
-from transpike.conversion.specs import parse_shape
-from transpike.zoo.models import build_model
 
 _DEFAULT_SHAPES: Mapping[str, tuple[int, ...]] = {
     "resnet20": (3, 32, 32),
@@ -59,6 +55,12 @@ def inspect(
     json_file: JsonOption = None,
 ) -> None:
     """Print what a conversion would do: sites, what each operation becomes, what is refused."""
+    import torch
+
+    from transpike.cli.run import data_shape
+    from transpike.conversion.specs import parse_shape
+    from transpike.zoo.models import build_model
+
     if tile is not None and (data is None or input_shape is not None):
         raise tp.ArgumentError("--tile: for volumes only. Give it with --data lucchi:PATH alone.")
     if input_shape is not None:
@@ -97,6 +99,8 @@ def convert(
     json_file: JsonOption = None,
 ) -> None:
     """Convert a model and save the spiking network in a folder."""
+    from transpike.cli.run import open_run
+
     choices = Choices(
         weights,
         num_classes,

@@ -11,7 +11,6 @@ import typer
 import transpike as tp
 from transpike.cli.options import JsonOption, SeedOption
 from transpike.cli.output import progress_bar, provenance, write_json
-from transpike.zoo import demo as demonstration
 
 
 def demo(
@@ -23,6 +22,8 @@ def demo(
     json_file: JsonOption = None,
 ) -> None:
     """Train a small network on digits, convert it, and print and draw its accuracy over time."""
+    from transpike.zoo import demo as demonstration
+
     with progress_bar("train", None) as progress:
         model, data = demonstration.train(seed, progress)
     results: dict[str, tp.Evaluation] = {}

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 import transpike as tp
-from transpike.cli.masks import MaskScores, against_ann, mask_table
 from transpike.cli.options import (
     BatchOption,
     CalibrationOption,
@@ -34,10 +33,6 @@ from transpike.cli.options import (
     WeightsOption,
 )
 from transpike.cli.output import INTERRUPTED, plain, progress_bar, write_figure, write_json
-from transpike.cli.run import is_volumes, open_run, run_length
-from transpike.cli.samples import write_samples
-from transpike.report.figures import cost_figure, diagnosis_figure
-from transpike.zoo.models import build_model
 
 _TOGETHER = 50  # images in a batch whose values are all kept
 
@@ -98,6 +93,10 @@ def evaluate(
     json_file: JsonOption = None,
 ) -> None:
     """Measure accuracy at every timestep of a model, converted now, or of a saved folder."""
+    from transpike.cli.masks import MaskScores, against_ann, mask_table
+    from transpike.cli.run import is_volumes, open_run, run_length
+    from transpike.cli.samples import write_samples
+
     choices = Choices(
         weights,
         num_classes,
@@ -170,6 +169,10 @@ def diagnose(
     json_file: JsonOption = None,
 ) -> None:
     """Compare the spiking with the analog network site by site; name what is wrong."""
+    from transpike.cli.run import open_run
+    from transpike.report.figures import diagnosis_figure
+    from transpike.zoo.models import build_model
+
     choices = Choices(
         weights, num_classes, neuron, threshold, granularity, initial_membrane, calibration_size
     )
@@ -209,6 +212,9 @@ def cost(
     json_file: JsonOption = None,
 ) -> None:
     """Count spikes, operations and memory; estimate energy beside the analog network's."""
+    from transpike.cli.run import open_run
+    from transpike.report.figures import cost_figure
+
     choices = Choices(
         weights, num_classes, neuron, threshold, granularity, initial_membrane, calibration_size
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -26,8 +26,9 @@ from transpike.cli.options import (
     WeightsOption,
 )
 from transpike.cli.output import plain, progress_bar, provenance, write_json
-from transpike.cli.run import open_run
-from transpike.graph.outputs import Reading
+
+if TYPE_CHECKING:
+    from transpike.graph.outputs import Reading
 
 
 def tune(
@@ -70,6 +71,8 @@ def tune(
     json_file: JsonOption = None,
 ) -> None:
     """Choose the recipe for a budget by fidelity on held-out training images; needs no labels."""
+    from transpike.cli.run import open_run
+
     choices = Choices(weights, num_classes, None, None, None, None, calibration_size)
     run = open_run(data, device, batch_size, seed, tile=tile)
     network, images = run.captured(model, choices)
@@ -82,7 +85,7 @@ def tune(
             spikes=spikes,
             signed=signed,
             refining=refining,
-            reading=cast(Reading, reading),
+            reading=cast("Reading", reading),
             seed=seed,
             progress=progress,
         )
@@ -118,6 +121,8 @@ def compare(
     json_file: JsonOption = None,
 ) -> None:
     """Print one table of methods on one network, all on the same test images."""
+    from transpike.cli.run import open_run
+
     choices = Choices(weights, num_classes, None, None, None, None, calibration_size)
     run = open_run(data, device, batch_size, seed, tile=tile, split=split)
     network, images = run.captured(model, choices)

@@ -11,17 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 import transpike as tp
 
 INTERRUPTED = 130
@@ -31,6 +20,8 @@ ProgressCallback = Callable[[int, int | None], None]
 
 def provenance(seed: int) -> dict[str, Any]:
     """The command, its seed and the versions: what a result carries to be repeated."""
+    import torch
+
     return {
         "command": shlex.join(["transpike", *sys.argv[1:]]),
         "seed": seed,
@@ -45,6 +36,16 @@ def provenance(seed: int) -> dict[str, Any]:
 @contextmanager
 def progress_bar(task: str, total: int | None) -> Iterator[ProgressCallback]:
     """A bar on stderr; nothing where stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from transpike.report import read_results, write_report
-
 
 def report(
     results: Annotated[
@@ -23,6 +21,8 @@ def report(
     title: Annotated[str | None, typer.Option("--title", help="Of the page.")] = None,
 ) -> None:
     """Write results as one HTML page that opens without a network: charts, tables, pictures."""
+    from transpike.report import read_results, write_report
+
     found = read_results(results)
     write_report(found, output, title=title)
     files = len(found.files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transpike.data.images import Normalization
+from transpike.data.voxel_size import (
+    DESCRIPTION,
+    RESOLUTION_UNIT,
+    X_RESOLUTION,
+    Y_RESOLUTION,
+    VoxelSize,
+    voxel_size_of,
+)
 from transpike.errors import ArgumentError, DataError, FileError
 
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF's tag, and its value
@@ -37,6 +45,11 @@ class Volume(Protocol):
         """Largest value its type can hold: 255 for 8 bit, 65535 for 16 bit."""
         ...
 
+    @property
+    def voxel_size(self) -> VoxelSize | None:
+        """Size of a voxel as the file states it, or None if it states none."""
+        ...
+
     def read(self, index: int, rows: slice, columns: slice) -> NDArray[Any]:
         """A region of slice `index`, (height, width)."""
         ...
@@ -57,10 +70,12 @@ class ArrayVolume:
     Args:
         array: (slices, height, width), unsigned integers.
         file: name of the file, for messages.
+        voxel_size: as the file states it.
     """
 
     array: Any
     file: str
+    voxel_size: VoxelSize | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -93,6 +108,7 @@ class FileVolume:
     files: tuple[Path, ...]
     shape: tuple[int, int, int]
     maximum: int
+    voxel_size: VoxelSize | None = None
 
     def read(self, index: int, rows: slice, columns: slice) -> NDArray[Any]:
         """A region of slice `index`, (height, width)."""
@@ -123,6 +139,7 @@ class PagedVolume:
     file: Path
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
+    voxel_size: VoxelSize | None = None
 
     @property
     def maximum(self) -> int:
@@ -173,7 +190,7 @@ def open_stack(place: str | Path) -> Volume:
     if suffix in (".tif", ".tiff"):
         return open_tiff(place)
     if suffix == ".png":
-        height, width, maximum = _header(place)
+        (height, width, maximum), _ = _header(place)
         return FileVolume((place,), (1, height, width), maximum)
     raise DataError(
         f"{str(place)!r}: needed a .png or .tif file, a folder of slices or a .zarr array. Save it "
@@ -199,7 +216,7 @@ def open_slices(folder: Path) -> FileVolume:
         raise DataError(f"{str(folder)!r}: needed .png or .tif slices, got none.")
     numbered = sorted((_number(file), file) for file in files)
     _check_numbers(folder, [number for number, _ in numbered])
-    headers = [_header(file) for _, file in numbered]
+    headers, sizes = zip(*(_header(file) for _, file in numbered), strict=True)
     for (_, file), header in zip(numbered, headers, strict=True):
         if header != headers[0]:
             raise DataError(
@@ -207,7 +224,10 @@ def open_slices(folder: Path) -> FileVolume:
                 f"{headers[0]}, got {header}. Crop or convert it to the same size and type."
             )
     height, width, maximum = headers[0]
-    return FileVolume(tuple(f for _, f in numbered), (len(files), height, width), maximum)
+    # Slices that contradict each other say nothing about the volume.
+    voxel_size = sizes[0] if len(set(sizes)) == 1 else None
+    shape = (len(files), height, width)
+    return FileVolume(tuple(file for _, file in numbered), shape, maximum, voxel_size)
 
 
 def open_tiff(file: Path) -> Volume:
@@ -235,6 +255,7 @@ def open_tiff(file: Path) -> Volume:
                 pages = stacked.shape[0]
             mapped = stacked.shape == (pages, *shape) and stacked.dataoffset is not None
             inverted = first.photometric == _WHITE_IS_ZERO
+            voxel_size = _voxel_size({tag.code: tag.value for tag in first.tags})
             kinds = {(tuple(page.shape), str(page.dtype)) for page in opened.pages}
     except (tifffile.TiffFileError, OSError, IndexError) as error:
         raise FileError(f"cannot read {str(file)!r} as TIFF: {error}.") from error
@@ -248,8 +269,8 @@ def open_tiff(file: Path) -> Volume:
             "without thumbnails or other pages."
         )
     if mapped:
-        return ArrayVolume(tifffile.memmap(file, mode="r"), str(file))
-    return PagedVolume(file, (pages, shape[0], shape[1]), dtype)
+        return ArrayVolume(tifffile.memmap(file, mode="r"), str(file), voxel_size)
+    return PagedVolume(file, (pages, shape[0], shape[1]), dtype, voxel_size)
 
 
 def open_zarr(place: Path, name: str) -> Volume:
@@ -362,8 +383,27 @@ def _check_numbers(folder: Path, numbers: Sequence[int]) -> None:
         )
 
 
-def _header(file: Path) -> tuple[int, int, int]:
-    """Height, width and largest value."""
+def _voxel_size(tags: Mapping[int, Any]) -> VoxelSize | None:
+    """The voxel size that the tags of a TIFF page state."""
+    x, y = (_resolution(tags.get(code)) for code in (X_RESOLUTION, Y_RESOLUTION))
+    unit, description = tags.get(RESOLUTION_UNIT), tags.get(DESCRIPTION)
+    return voxel_size_of(
+        x,
+        y,
+        None if unit is None else int(unit),
+        description if isinstance(description, str) else "",
+    )
+
+
+def _resolution(value: Any) -> float | None:
+    """A rational number: two whole numbers of tifffile, or one number of pillow."""
+    if isinstance(value, tuple):
+        return value[0] / value[1] if value[1] else None
+    return None if value is None else float(value)
+
+
+def _header(file: Path) -> tuple[tuple[int, int, int], VoxelSize | None]:
+    """Height, width and largest value of a slice, and the size of its voxels."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
@@ -374,6 +414,7 @@ def _header(file: Path) -> tuple[int, int, int]:
             frames = getattr(opened, "n_frames", 1)
             tags = getattr(opened, "tag_v2", {})
             inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+            voxel_size = _voxel_size(tags)
     except (UnidentifiedImageError, OSError) as error:
         raise FileError(f"cannot read the slice {str(file)!r}: {error}.") from error
     if mode not in _GRAY_MODES:
@@ -388,7 +429,7 @@ def _header(file: Path) -> tuple[int, int, int]:
             f"{str(file)!r}: needed one slice per file, got {frames} pages. Name the volume "
             "training.tif or testing.tif and give the folder that holds it."
         )
-    return height, width, {"1": 1, "L": 255}.get(mode, 65535)
+    return (height, width, {"1": 1, "L": 255}.get(mode, 65535)), voxel_size
 
 
 def _missing_extra(package: str) -> ArgumentError:

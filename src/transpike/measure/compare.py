@@ -23,6 +23,7 @@ from transpike.errors import ArgumentError, DataError
 from transpike.graph.capture import capture
 from transpike.graph.network import Network, check_timesteps
 from transpike.measure.evaluate import Evaluation, evaluate
+from transpike.simulation.record import Record
 from transpike.simulation.simulate import simulate
 from transpike.spiking.neuron import Neuron
 from transpike.spiking.presets import (
@@ -202,7 +203,7 @@ def compare(
 def _spikes(snn: SpikingNetwork, x: Any, timesteps: int) -> tuple[float, float]:
     """Spikes per neuron, in the unit and in the binary code."""
     x = x.to(snn.network.device)
-    run = simulate(snn, x, timesteps, output_at=[timesteps], totals=True)
+    run = simulate(snn, x, timesteps, record=Record(output_at=[timesteps], totals=True))
     neurons = snn.network.neurons * len(x)
     unit = sum(float(total.unit.double().sum()) for total in run.totals.values())
     binary = sum(float(total.binary.double().sum()) for total in run.totals.values())

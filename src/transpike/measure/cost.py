@@ -21,6 +21,7 @@ from transpike.graph.network import INPUT, Network, Node, check_timesteps
 from transpike.measure.fanout import Activity, Counts, Operation, count_operations, is_copy
 from transpike.measure.quality import Quality, QualityTally
 from transpike.simulation.readout import frontier
+from transpike.simulation.record import Record
 from transpike.simulation.result import Simulation, bits_set
 from transpike.simulation.simulate import simulate
 from transpike.spiking.neuron import Neuron
@@ -342,9 +343,7 @@ class _Tally:
                 self.snn,
                 part,
                 self.timesteps,
-                output_at=[self.timesteps],
-                record=self.feeding,
-                totals=True,
+                record=Record(output_at=[self.timesteps], sites=self.feeding, totals=True),
             )
             self._take(run)
             some = labels[first : first + rows] if isinstance(labels, Tensor) else None

@@ -37,6 +37,7 @@ from transpike.conversion.thresholds import LeastSquares, threshold
 from transpike.errors import ArgumentError, DataError
 from transpike.graph.capture import capture
 from transpike.graph.network import Network, Site, check_timesteps
+from transpike.graph.outputs import cut_of, prediction
 from transpike.measure.findings import (
     Finding,
     OutputDiagnosis,
@@ -44,7 +45,9 @@ from transpike.measure.findings import (
     SiteDiagnosis,
     advice,
     findings,
+    verdict,
 )
+from transpike.simulation.record import Record
 from transpike.simulation.result import Simulation, Totals
 from transpike.simulation.simulate import simulate
 from transpike.spiking.neuron import Neuron, quantized
@@ -69,7 +72,7 @@ class Diagnosis:
         against: "the folded network" or "the model".
         sites: in execution order.
         output: the readout.
-        findings: what is wrong, the first site first; empty for a healthy network.
+        findings: what is wrong at single sites, the first site first; empty if none stands out.
         advice: what the remaining error is made of, and what makes it smaller.
         settings: how the network was made.
     """
@@ -87,8 +90,13 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether no site stands out."""
-        return not self.findings
+        """Whether the output is close to the ANN's and no site stands out."""
+        return self.output.close and not self.findings
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """Full sentences: how close the output is, and whether no single site stands out."""
+        return verdict(self.output.agreement, self.output.relative_error, bool(self.findings))
 
     @property
     def first(self) -> Finding | None:
@@ -97,7 +105,7 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        return {**asdict(self), "healthy": self.healthy}
+        return {**asdict(self), "healthy": self.healthy, "verdict": list(self.verdict)}
 
     def __str__(self) -> str:
         """A table of the sites, the findings and what to try."""
@@ -129,8 +137,7 @@ class Diagnosis:
             "before: from the sites before; range: K d over the largest analog activation",
             "",
         ]
-        if self.healthy:
-            lines.append("healthy: no site stands out.")
+        lines += self.verdict
         for number, found in enumerate(self.findings):
             head = "first wrong at" if number == 0 else "also at"
             lines.append(f"{head} '{found.site}', {found.cause}: {found.evidence}")
@@ -156,8 +163,8 @@ def diagnose(
         timesteps: T >= 1.
         model: the model it was made from. Without it the comparison is with the converted
             network's own folded weights, where a damaged weight cannot show.
-        simulator: what runs the network, with the arguments of `simulate` (output_at, record,
-            totals); another engine can be diagnosed this way.
+        simulator: what runs the network, with the arguments of `simulate` (such as
+            `record`); another engine can be diagnosed this way.
         progress: called with (samples done, None).
 
     Returns:
@@ -343,15 +350,15 @@ class _Tally:
             site.name: _SiteTally(site, snn.neurons[site.name], timesteps, self.scale)
             for site in self.network.sites
         }
-        self.output = _Moments()
+        self.output, self.cut = _Moments(), cut_of(snn.network)
         self.agree = self.predictions = 0
         self.samples = 0
 
     def add(self, x: Tensor) -> None:
         if self.model is not None and self.reference is None:
             self.reference = _reference(self.model, self.network, x)
-        last = [self.timesteps]
-        run = self.simulator(self.snn, x, self.timesteps, output_at=last, totals=True)
+        record = Record(output_at=[self.timesteps], totals=True)
+        run = self.simulator(self.snn, x, self.timesteps, record=record)
         with torch.inference_mode():
             analog, forced, expected, through = self._analog(x)
             for site in self.network.sites:
@@ -408,10 +415,14 @@ class _Tally:
                 continue  # predictions, such as argmax, have no error
             s = spiking[-1]
             self.output.add(analog, s, {"weights": forced - analog, "propagated": s - forced})
-        if isinstance(expected, Tensor) and expected.ndim > 1 and expected.shape[1] > 1:
-            equal = run.output[-1].argmax(dim=1) == expected.argmax(dim=1)
+        if isinstance(expected, Tensor) and (expected.ndim > 1 or not expected.is_floating_point()):
+            equal = self._classes(run.output[-1]) == self._classes(expected)
             self.agree += int(equal.sum())
             self.predictions += equal.numel()
+
+    def _classes(self, output: Tensor) -> Tensor:
+        """Predictions; a model that returns integers, such as an argmax, returns them itself."""
+        return prediction(output, self.cut) if output.is_floating_point() else output
 
     def _check_charges(self, x: Tensor) -> None:
         """Membrane at T against start + currents - counts, in steps, on a few samples."""
@@ -420,9 +431,7 @@ class _Tally:
                 self.snn,
                 x,
                 self.timesteps,
-                output_at=[self.timesteps],
-                record=names,
-                totals=True,
+                record=Record(output_at=[self.timesteps], sites=names, totals=True),
             )
             for name in names:
                 step, offset = self.steps[name], self.offsets[name]

@@ -15,8 +15,11 @@ from transpike.conversion.calibrate import pairs_of
 from transpike.errors import ArgumentError, DataError
 from transpike.graph.outputs import cut_of, prediction
 from transpike.simulation.early_stopping import EarlyStopping
+from transpike.simulation.engine.engine import Engine
 from transpike.simulation.engine.prepared import prepared
-from transpike.simulation.engine.run import Engine, Outcome, Request
+from transpike.simulation.engine.request import Outcome, Request
+from transpike.simulation.engine.run import run
+from transpike.simulation.record import OUTPUT_ONLY
 from transpike.simulation.simulate import check_portion
 from transpike.spiking.spiking_network import SpikingNetwork, quantized_ann
 
@@ -191,6 +194,7 @@ def evaluate(
     request = Request(
         timesteps,
         every,
+        OUTPUT_ONLY,
         early_stopping=early_stopping,
         memory_budget=memory_budget,
         progress=report,
@@ -329,7 +333,7 @@ class _Tally:
             if self.exact is not None:
                 guesses.setdefault(t, torch.empty_like(target, dtype=guess.dtype))[rows] = guess
 
-        outcome = self.engine.run(x, self.request, count)
+        outcome = run(self.engine, x, self.request, count)
         sums["spikes"] = torch.stack([c.sum(dim=1) for c in outcome.counts.values()]).sum(dim=0)
         if self.request.early_stopping is not None:
             sums |= _stopped(outcome, self.timesteps)
@@ -345,7 +349,7 @@ class _Tally:
             exact = prediction(outputs[0], self.cut)
             equal[t - 1] += (exact == guesses[t][rows]).sum()
 
-        self.exact.run(x, replace(self.request, progress=None), count)
+        run(self.exact, x, replace(self.request, progress=None), count)
         return equal
 
     def result(self, interrupted: bool) -> Evaluation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,14 @@ PART_LABELS = {
     "quantization": "quantization",
     "unevenness": "unevenness",
 }
+
+# Limits of the verdict on the output.
+# The accuracies of the two networks differ by at most the share of predictions that differ. From
+# this limit on, the conversion can cost at most 10 points of accuracy.
+LEAST_AGREEMENT = 0.9
+# An output error of half the output's own size. Conversions of ResNet-20 (CIFAR-10) and of the
+# digits network that agree with the ANN on 90 % of the predictions stay below it.
+MOST_OUTPUT_ERROR = 0.5
 
 # Limits of the findings. Healthy conversions of trained networks (ResNet-20 on CIFAR-10, the
 # digits network; every threshold rule, K T = 8 to 64) stay at about half of each.
@@ -98,13 +107,67 @@ class OutputDiagnosis:
         correlation: of all output values.
         relative_error: rms of their difference over the rms of the analog output.
         parts: "weights" and "propagated", adding up to the difference.
-        agreement: share of equal predictions (largest along axis 1); None where that is undefined.
+        agreement: share of equal predictions, read as `evaluate` reads them. None where the model
+            returns several tensors or numbers without channels.
     """
 
     correlation: float
     relative_error: float
     parts: dict[str, Part]
     agreement: float | None
+
+    @property
+    def close(self) -> bool:
+        """Whether the output is close to the ANN's, within both limits."""
+        return output_is_close(self.agreement, self.relative_error)
+
+
+def output_is_close(agreement: float | None, relative_error: float | None) -> bool:
+    """Whether an output is close to the ANN's: `LEAST_AGREEMENT` and `MOST_OUTPUT_ERROR` hold.
+
+    Args:
+        agreement: share of equal predictions, or None where there are none.
+        relative_error: rms of the difference over the rms of the ANN's output; None or NaN where
+            the output has no error, as with a model that returns class indices.
+
+    Returns:
+        False also where neither number is known.
+    """
+    known = relative_error is not None and not math.isnan(relative_error)
+    if agreement is None and not known:
+        return False
+    agrees = agreement is None or agreement >= LEAST_AGREEMENT
+    return agrees and (relative_error is None or not relative_error > MOST_OUTPUT_ERROR)
+
+
+def verdict(agreement: float | None, relative_error: float | None, found: bool) -> tuple[str, ...]:
+    """The verdict on a conversion in full sentences: one on the output, one on the sites.
+
+    Args:
+        agreement: share of equal predictions, or None.
+        relative_error: of the output, or None.
+        found: whether a site stands out; its finding is then printed instead of the second
+            sentence.
+    """
+    numbers = []
+    if agreement is not None:
+        numbers.append(
+            f"{100 * agreement:.1f} % of the predictions agree (needed: "
+            f"{100 * LEAST_AGREEMENT:.0f} % or more)"
+        )
+    if relative_error is not None and not math.isnan(relative_error):
+        numbers.append(
+            f"the relative error is {relative_error:.2f} (needed: {MOST_OUTPUT_ERROR} or less)"
+        )
+    if not numbers:
+        first = (
+            "The output cannot be judged: it is neither class scores nor a number with an error."
+        )
+    else:
+        close = output_is_close(agreement, relative_error)
+        first = f"The output is {'close to' if close else 'far from'} the ANN's: "
+        first += " and ".join(numbers) + "."
+    return (first,) if found else (first, "No single site stands out.")
 
 
 @dataclass(frozen=True)

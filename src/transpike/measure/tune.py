@@ -33,6 +33,7 @@ from transpike.errors import ArgumentError, DataError
 from transpike.graph.capture import capture
 from transpike.graph.network import Network, check_timesteps
 from transpike.graph.outputs import Reading, check_reading, cut_of, divergence, prediction
+from transpike.simulation.record import Record
 from transpike.simulation.simulate import simulate
 from transpike.spiking.neuron import Neuron
 from transpike.spiking.presets import LONGEST_WINDOW, Burst, Refining, Signed, Staggered
@@ -418,7 +419,7 @@ def judge(
     cut = cut_of(snn.network)
     gap = size = same = rate = 0.0
     for part in _batches(images):
-        run = simulate(snn, part, timesteps, output_at=[timesteps])
+        run = simulate(snn, part, timesteps, record=Record(output_at=[timesteps]))
         with torch.inference_mode():
             analog = snn.network(part)
         if not isinstance(analog, Tensor):

@@ -123,6 +123,7 @@ def _diagnosis(number: int, found: Found) -> dict[str, Any]:
     return {
         "name": found.stem,
         "findings": content["findings"],
+        "verdict": text.diagnosis_verdict(content),
         "advice": str(content["advice"]).splitlines(),
         "errors": charts.error_chart(f"errors-{number}", content),
         "rates": charts.rates_chart(f"rates-{number}", content),

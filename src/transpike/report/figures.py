@@ -175,10 +175,10 @@ def _draw_parts(axes: Axes, diagnosis: Diagnosis) -> None:
                     alpha=0.3 if first else 0.08,
                     linewidth=0,
                 )
-    verdict = "healthy: no site stands out"
+    verdict = list(diagnosis.verdict)
     if diagnosis.first is not None:
-        verdict = f"first wrong at {diagnosis.first.site}: {diagnosis.first.cause}"
-    axes.set_title(verdict, fontsize="medium")
+        verdict.append(f"First wrong at {diagnosis.first.site}: {diagnosis.first.cause}.")
+    axes.set_title("\n".join(verdict), fontsize="medium")
     axes.set_yscale("log")
     axes.set_ylabel("rms error / rms activation")
     axes.grid(alpha=0.3)

@@ -34,6 +34,7 @@ from transpike.errors import ArgumentError, DataError, FileError
 # The rule by which `evaluate` predicts, so that a report and its pictures cannot disagree.
 from transpike.graph.outputs import cut_of, prediction
 from transpike.measure.evaluate import curve_points
+from transpike.simulation.record import Record
 from transpike.simulation.simulate import simulate
 from transpike.spiking.spiking_network import SpikingNetwork
 
@@ -168,7 +169,7 @@ def record_samples(
     with torch.inference_mode():
         output = _single(network(x))
         ann = prediction(output, cut)
-    run = simulate(snn, x, timesteps, output_at=chosen, precision=precision)
+    run = simulate(snn, x, timesteps, record=Record(output_at=chosen), precision=precision)
     count = max(2, output.shape[1])
     width = torch.uint8 if count <= _BYTE else torch.int32
     truth = _labels(target.to(x.device), ann, count)

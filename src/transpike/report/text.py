@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transpike.measure.evaluate import curve_points
-from transpike.measure.findings import PART_LABELS, PARTS
+from transpike.measure.findings import PART_LABELS, PARTS, verdict
 from transpike.report.kinds import first_output
 from transpike.report.read import (
     Evaluated,
@@ -259,6 +259,12 @@ def _mask_agreement(e: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if not isinstance(values, list) or len(values) != e["timesteps"]:
         return []
     return [one for one in values if isinstance(one, dict) and "f1" in one]
+
+
+def diagnosis_verdict(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """How close the output is to the ANN's, in sentences; files of earlier versions have it too."""
+    output, found = content["output"], bool(content["findings"])
+    return verdict(output.get("agreement"), output.get("relative_error"), found)
 
 
 def diagnosis_table(content: Mapping[str, Any]) -> Table:

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from transpike.simulation.record import Record
 from transpike.simulation.simulate import simulate
 from transpike.spiking.spiking_network import SpikingNetwork
 
 
 def output_distance(snn: SpikingNetwork, images: Tensor, timesteps: int) -> tuple[float, float]:
     """Squared distance of the output at T to the analog network's, relative; spikes per neuron."""
-    run = simulate(snn, images, timesteps, output_at=[timesteps])
+    run = simulate(snn, images, timesteps, record=Record(output_at=[timesteps]))
     with torch.inference_mode():
         analog = pytree.tree_leaves(snn.network(images))
     found = [leaf[0] for leaf in pytree.tree_leaves(run.output)]

@@ -5,7 +5,6 @@ Every faster path has to equal it. It runs in the network's own type, float32 or
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,9 +13,10 @@ from torch import Tensor
 from transpike.graph.network import INPUT, Node
 from transpike.graph.without_constants import increments
 from transpike.simulation.readout import frontier, mean_of, pooled, read_out
+from transpike.simulation.record import OUTPUT_ONLY, Record
 from transpike.simulation.result import (
-    Record,
     Simulation,
+    SiteRecord,
     Totals,
     add_totals,
     check_request,
@@ -32,9 +32,7 @@ def simulate_reference(
     timesteps: int,
     *,
     time_axis: bool = False,
-    output_at: Iterable[int] | None = None,
-    record: Iterable[str] = (),
-    totals: bool = False,
+    record: Record = OUTPUT_ONLY,
 ) -> Simulation:
     """Simulate step by step: the same result as `simulate`, slowly and obviously.
 
@@ -43,9 +41,7 @@ def simulate_reference(
         x: input (B, ...), the same at every timestep, or (T, B, ...) with `time_axis`.
         timesteps: T >= 1.
         time_axis: the input's first axis is time.
-        output_at: the timesteps to read out, 1-based; default all.
-        record: names of the sites whose counts and membranes are kept.
-        totals: whether to sum currents and counts of every neuron.
+        record: what to keep; by default the output at every timestep. Spikes are always counted.
 
     Returns:
         Outputs, counts, records and totals.
@@ -54,16 +50,15 @@ def simulate_reference(
         ArgumentError: an argument is out of range.
         DataError: the input does not fit the network.
     """
-    record = tuple(record)
-    wanted = check_request(snn, x, timesteps, time_axis, output_at, record)
+    wanted = check_request(snn, x, timesteps, time_axis, record)
     with torch.inference_mode():
-        return _Stepwise(snn, record, totals).run(x, timesteps, time_axis, wanted)
+        return _Stepwise(snn, record).run(x, timesteps, time_axis, wanted)
 
 
 class _Stepwise:
     """State of one reference run."""
 
-    def __init__(self, snn: SpikingNetwork, record: tuple[str, ...], totals: bool = False) -> None:
+    def __init__(self, snn: SpikingNetwork, record: Record) -> None:
         self.network = snn.network
         self.neurons = snn.neurons
         self.steps = {
@@ -76,8 +71,8 @@ class _Stepwise:
         self.states: dict[str, State] = {}
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, list[Tensor]] = {site.name: [] for site in self.network.sites}
-        self.recorded: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in record}
-        self.totals: dict[str, Totals] | None = {} if totals else None
+        self.recorded: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in record.sites}
+        self.totals: dict[str, Totals] | None = {} if record.totals else None
 
     def run(
         self, x: Tensor, timesteps: int, time_axis: bool, wanted: tuple[int, ...]
@@ -103,7 +98,7 @@ class _Stepwise:
             neurons=self.network.neurons,
             precision=f"reference ({str(self.network.dtype).removeprefix('torch.')})",
             records={
-                name: Record(*(torch.stack(series) for series in zip(*pairs, strict=True)))
+                name: SiteRecord(*(torch.stack(series) for series in zip(*pairs, strict=True)))
                 for name, pairs in self.recorded.items()
             },
             totals=self.totals or {},

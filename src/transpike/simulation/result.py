@@ -12,13 +12,14 @@ from torch import Tensor
 
 from transpike.errors import ArgumentError, DataError
 from transpike.graph.network import check_timesteps
+from transpike.simulation.record import Record
 from transpike.spiking.neuron import Neuron
 from transpike.spiking.spiking_network import SpikingNetwork
 
 
 @dataclass(frozen=True)
-class Record:
-    """What one site did over time, if asked for.
+class SiteRecord:
+    """What one site did over time, for the sites of `Record.sites`.
 
     Attributes:
         counts: (T, B, ...) counts per timestep.
@@ -102,7 +103,7 @@ class Simulation:
     counts_per_timestep: Mapping[str, Tensor] = field(repr=False)
     neurons: int
     precision: str
-    records: Mapping[str, Record] = field(default_factory=dict, repr=False)
+    records: Mapping[str, SiteRecord] = field(default_factory=dict, repr=False)
     totals: Mapping[str, Totals] = field(default_factory=dict, repr=False)
     decided_at: Tensor | None = field(default=None, repr=False)
     computed: Tensor | None = field(default=None, repr=False)
@@ -120,7 +121,7 @@ class Simulation:
             DataError: spikes were not counted.
         """
         if not self.counts_per_timestep:
-            raise DataError("spikes were not counted: simulate with spikes=True.")
+            raise DataError("spikes were not counted: simulate with Record(spikes=True).")
         total = torch.stack([c.double().mean(dim=1) for c in self.counts_per_timestep.values()])
         return total.sum(dim=0).cumsum(dim=0) / self.neurons
 
@@ -132,8 +133,6 @@ def readout_timesteps(output_at: Iterable[int] | None, timesteps: int) -> tuple[
         ArgumentError: timesteps or output_at are out of range.
     """
     check_timesteps(timesteps)
-    if output_at is not None and not isinstance(output_at, Iterable):
-        raise ArgumentError(f"output_at: needed a list of timesteps, got {output_at!r}.")
     wanted = tuple(range(1, timesteps + 1)) if output_at is None else tuple(output_at)
     if not wanted or not all(isinstance(t, int) and 1 <= t <= timesteps for t in wanted):
         raise ArgumentError(f"output_at: needed timesteps in 1..{timesteps}, got {wanted}.")
@@ -145,13 +144,12 @@ def check_request(
     x: Tensor,
     timesteps: int,
     time_axis: bool,
-    output_at: Iterable[int] | None,
-    record: Iterable[str],
+    record: Record,
 ) -> tuple[int, ...]:
-    """Check the arguments both simulators share; returns the timesteps to read out.
+    """Check the arguments that both simulators share and return the timesteps to read out.
 
     Raises:
-        ArgumentError: timesteps, output_at or record are out of range.
+        ArgumentError: the timesteps or a field of `record` are out of range.
         DataError: the input does not fit the network.
     """
     snn.check_timesteps(timesteps)
@@ -172,9 +170,16 @@ def check_request(
             "not at all, so its input has to stay as it is. Use Differential(levels, max_count) "
             "for inputs that change."
         )
-    wanted = readout_timesteps(output_at, timesteps)
+    if not isinstance(record, Record):
+        raise ArgumentError(
+            f"record: needed a tp.Record, got {record!r}. Use, for example, "
+            "record=tp.Record(output_at=[timesteps])."
+        )
+    wanted = readout_timesteps(record.output_at, timesteps)
     known = {site.name for site in network.sites}
-    unknown = sorted(set(record) - known)
+    unknown = sorted(set(record.sites) - known)
     if unknown:
-        raise ArgumentError(f"record: no site named {unknown}; there are {sorted(known)}.")
+        raise ArgumentError(
+            f"record.sites: needed names of sites, got {unknown}. The sites are {sorted(known)}."
+        )
     return wanted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,9 +10,10 @@ from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError
 from transpike.simulation.early_stopping import EarlyStopping
-from transpike.simulation.engine.memory import DEFAULT_CHUNK as DEFAULT_CHUNK
 from transpike.simulation.engine.prepared import prepared
-from transpike.simulation.engine.run import Request
+from transpike.simulation.engine.request import Request
+from transpike.simulation.engine.run import run
+from transpike.simulation.record import OUTPUT_ONLY, Record
 from transpike.simulation.result import Simulation, check_request
 from transpike.spiking.spiking_network import SpikingNetwork, quantized_ann
 
@@ -23,103 +24,96 @@ def simulate(
     timesteps: int,
     *,
     time_axis: bool = False,
-    output_at: Iterable[int] | None = None,
-    record: Iterable[str] = (),
-    totals: bool = False,
-    spikes: bool = True,
+    record: Record = OUTPUT_ONLY,
     early_stopping: EarlyStopping | None = None,
     chunk: int | None = None,
     memory_budget: int | None = None,
     precision: str = "exact",
     progress: Callable[[int, int], None] | None = None,
 ) -> Simulation:
-    """Simulate a spiking network; state is made anew for every call.
+    """Simulate a spiking network. Every call starts from the initial state.
 
-    Layer by layer over chunks of timesteps: linear operations see time and batch as one axis, what
-    is constant in time is computed once, and memory does not grow with T, but for the outputs
-    (`output_at`), spikes per sample and timestep, and records. On a CPU, 2-d convolutions of mostly
-    silent signals cost in proportion to their spikes; their sums are taken in another order there,
-    which is exact on dyadic numbers and may move a rare spike on others.
+    The engine computes one layer after the other over a chunk of timesteps. A linear operation
+    sees time and batch as one axis, and what is constant in time is computed once. Memory does not
+    grow with T, except for what `record` asks for and for the spike counts (T, B). On a CPU, a 2-d
+    convolution of mostly silent signals costs time in proportion to the spikes. Its sums are taken
+    in another order there. This is exact for dyadic numbers; for others it may rarely move a spike.
 
     Args:
         snn: the converted network.
         x: input (B, ...), the same at every timestep, or (T, B, ...) with `time_axis`.
-        timesteps: T >= 1, every synchronous pass counted.
-        time_axis: the input's first axis is time.
-        output_at: the timesteps to read out, 1-based; default all.
-        record: names of the sites whose counts and membranes are kept.
-        totals: whether to sum currents and counts of every neuron.
-        spikes: whether spikes have to be counted. Where not, a rate-coded network of telescoped
-            neurons takes one pass per entry of `output_at` instead of T timesteps: its output
-            depends on the cumulative input only. Other networks are simulated as ever.
-        early_stopping: stop a sample as soon as its output is settled; its output is held
-            from there on. It acts at the ends of chunks: see `Simulation.decided_at` and
-            `computed`.
-        chunk: timesteps computed together; default at most 8, and 1 where layers fire one after the
-            other, as then most layers have nothing to do. Results do not depend on it, but for
-            the rounding of sums.
-        memory_budget: bytes for values and states, next to the weights; the batch is split, and
-            the chunk lowered, or raised above 8, to fit. Default: portions that fit the caches.
-        precision: "exact": the network's own type, equal to the reference; "fast": dense linear
-            operations in bfloat16; "split": on CUDA, TF32 products that restore float32. Membranes
-            keep the network's own type.
-        progress: called with the timesteps x samples done, and in all.
+        timesteps: T >= 1; every synchronous pass is counted.
+        time_axis: whether the first axis of the input is time.
+        record: what to keep; by default the output at every timestep and the spike counts.
+        early_stopping: stop a sample as soon as its output is settled; its output is held from
+            there on. It acts at the ends of chunks: see `Simulation.decided_at` and `computed`.
+        chunk: number of timesteps that are computed together. The default is at most 8, and 1
+            where layers fire one after the other, because then most layers have nothing to do.
+            Results do not depend on it, except for the rounding of sums.
+        memory_budget: bytes for values and states, in addition to the weights. The batch is split
+            and the chunk is chosen so that they fit. By default the portions fit the caches.
+        precision: "exact" computes in the network's own type and equals the reference. "fast"
+            computes dense linear operations in bfloat16. "split" restores float32 from TF32
+            products on CUDA. Membranes keep the network's own type in all three.
+        progress: called with the number of timesteps x samples done, and with that of all.
 
     Returns:
-        Readout at every t in `output_at`, spikes, records and totals.
+        The output at every t in `record.output_at`, the spike counts, and what else was recorded.
 
     Raises:
         ArgumentError: an argument is out of range.
         DataError: the input does not fit the network.
     """
-    record = tuple(record)
-    wanted = check_request(snn, x, timesteps, time_axis, output_at, record)
+    wanted = check_request(snn, x, timesteps, time_axis, record)
     check_portion(chunk, memory_budget)
-    if early_stopping is not None and (record or totals):
+    kept = bool(record.sites) or record.totals
+    if early_stopping is not None and kept:
         raise ArgumentError(
-            "early_stopping: samples that have stopped have no record and no totals. Leave out "
-            "record and totals, or early_stopping."
+            "early_stopping: samples that have stopped have no record and no totals. Leave "
+            "Record.sites and Record.totals out, or early_stopping."
         )
-    if (
-        not spikes
-        and _path_independent(snn, precision)
-        and not (record or totals or early_stopping)
-    ):
+    in_one_pass = not (record.spikes or kept or early_stopping)
+    if in_one_pass and _path_independent(snn, precision):
         return _in_one_pass(snn, x, timesteps, wanted, time_axis)
-    engine = prepared(snn, precision)
     request = Request(
         timesteps=timesteps,
         output_at=wanted,
-        time_axis=time_axis,
         record=record,
-        totals=totals,
+        time_axis=time_axis,
         chunk=chunk,
         memory_budget=memory_budget,
         early_stopping=early_stopping,
         progress=progress,
     )
-    batch = x.shape[1] if time_axis else x.shape[0]
-    place = {t: index for index, t in enumerate(wanted)}
+    return _simulated(snn, x, request, precision)
+
+
+def _simulated(snn: SpikingNetwork, x: Tensor, request: Request, precision: str) -> Simulation:
+    """Run the engine and put its outputs together, (T', B, ...) each."""
+    engine = prepared(snn, precision)
+    batch = x.shape[1] if request.time_axis else x.shape[0]
+    place = {t: index for index, t in enumerate(request.output_at)}
     outputs: list[Tensor] = []
 
     def collect(rows: slice | Tensor, t: int, found: list[Tensor]) -> None:
         if not outputs:
-            outputs.extend(item.new_empty((len(wanted), batch, *item.shape[1:])) for item in found)
+            outputs.extend(item.new_empty((len(place), batch, *item.shape[1:])) for item in found)
         for output, item in zip(outputs, found, strict=True):
             output[place[t], rows] = item
 
-    outcome = engine.run(x, request, collect)
+    outcome = run(engine, x, request, collect)
+    stopping = request.early_stopping is not None
     return Simulation(
         output=engine.network.structured(list(outputs)),
-        output_at=wanted,
-        timesteps=timesteps,
+        output_at=request.output_at,
+        timesteps=request.timesteps,
         counts_per_timestep=outcome.counts,
         neurons=engine.network.neurons,
         precision=precision,
         records=outcome.records,
         totals=outcome.totals,
-        decided_at=outcome.decided_at if early_stopping is not None else None,
-        computed=outcome.computed if early_stopping is not None else None,
+        decided_at=outcome.decided_at if stopping else None,
+        computed=outcome.computed if stopping else None,
     )
 
 

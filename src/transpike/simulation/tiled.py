@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError, DataError
 from transpike.graph.receptive_field import ReceptiveField, receptive_field
+from transpike.simulation.record import Record
 from transpike.simulation.result import readout_timesteps
 from transpike.simulation.simulate import simulate
 from transpike.spiking.spiking_network import SpikingNetwork
@@ -30,6 +31,25 @@ from transpike.spiking.spiking_network import SpikingNetwork
 _WEIGHT_LEVELS = 256
 Array = Any
 """Anything with `shape`, `dtype` and NumPy's basic indexing: ndarray, memmap, zarr, h5py."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is cut into tiles.
+
+    Attributes:
+        overlap: pixels that neighboring tiles share, per axis or one number for all axes. None
+            means the receptive field, which makes the result equal to that of the whole image. A
+            smaller overlap is faster and gives an approximation.
+        memory_budget: bytes for the values and states of one tile, see `simulate`.
+    """
+
+    overlap: int | tuple[int, ...] | None = None
+    memory_budget: int | None = None
+
+
+WHOLE_FIELD = Tiling()
+"""Tiles that overlap by the receptive field."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +99,11 @@ def simulate_tiled(
     image: Array,
     timesteps: int,
     *,
-    overlap: int | tuple[int, ...] | None = None,
+    tiling: Tiling = WHOLE_FIELD,
     output_at: Sequence[int] | None = None,
     output: Array | None = None,
     channels: bool = True,
     prepare: Callable[[Any], Tensor] | None = None,
-    chunk: int | None = None,
-    memory_budget: int | None = None,
     precision: str = "exact",
     progress: Callable[[int, int], None] | None = None,
 ) -> TiledSimulation:
@@ -98,8 +116,7 @@ def simulate_tiled(
         snn: the converted network.
         image: (C, ...) or (N, C, ...), at least as large as a tile; tiles are read one at a time.
         timesteps: T >= 1, every synchronous pass counted.
-        overlap: pixels neighboring tiles share, per axis or for all. None: the receptive field,
-            and then the result is that of the whole image. Less is faster and an approximation.
+        tiling: how the image is cut; by default so that the result equals that of the whole image.
         output_at: P timesteps whose readout to keep, which the output has in ascending order, each
             once; None: that of T alone, without an axis for them.
         output: float32 or float64 array of the shape of the result to write into, such as a
@@ -108,8 +125,6 @@ def simulate_tiled(
             channel. The output has one in any case.
         prepare: turns what was read of one tile into the network's input (C, ...), such as
             scaling bytes to the range of the training data; None where it already is that.
-        chunk: timesteps computed together, see `simulate`.
-        memory_budget: bytes for values and states of one tile, see `simulate`.
         precision: see `simulate`.
         progress: called with (tiles done, tiles in all).
 
@@ -119,14 +134,15 @@ def simulate_tiled(
     Raises:
         UnsupportedError: the output is not dense, or depends on the whole image or on absolute
             positions, as behind a global pooling.
-        ArgumentError: timesteps, output_at, overlap or output do not fit.
+        ArgumentError: timesteps, tiling, output_at or output do not fit.
         DataError: the image does not fit the network.
     """
-    points = readout_timesteps([timesteps] if output_at is None else output_at, timesteps)
+    asked = Record(output_at=[timesteps] if output_at is None else output_at)
+    points = readout_timesteps(asked.output_at, timesteps)
     seen = receptive_field(snn.network)
     tile = snn.network.input_shape[1:]
     samples, size = _layout(snn, image, channels)
-    overlaps = overlaps_of(overlap, seen, tile, size)
+    overlaps = overlaps_of(tiling.overlap, seen, tile, size)
     sides = (seen.before, seen.after, seen.alignment)
     axes = [axis_of(*facts) for facts in zip(size, tile, overlaps, *sides, strict=True)]
     classes = _output_channels(snn)
@@ -145,9 +161,8 @@ def simulate_tiled(
                 snn,
                 x,
                 timesteps,
-                output_at=points,
-                chunk=chunk,
-                memory_budget=memory_budget,
+                record=Record(output_at=points),
+                memory_budget=tiling.memory_budget,
                 precision=precision,
             )
             (result,) = pytree.tree_leaves(run.output)

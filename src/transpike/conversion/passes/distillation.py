@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from transpike.errors import ArgumentError
 from transpike.graph.network import Network, Site
 from transpike.graph.outputs import Reading, check_reading, cut_of, divergence
+from transpike.simulation.record import Record
 from transpike.simulation.simulate import simulate
 from transpike.spiking.neuron import refined_start
 from transpike.spiking.spiking_network import SpikingNetwork
@@ -210,7 +211,7 @@ class _Student:
         with torch.no_grad():
             for start in range(0, len(images), size):
                 part = slice(start, start + size)
-                run = simulate(snn, images[part], self.timesteps, output_at=at)
+                run = simulate(snn, images[part], self.timesteps, record=Record(output_at=at))
                 found = [leaf[0] for leaf in pytree.tree_leaves(run.output)]
                 sums.append(self._distance.sums([target[part] for target in targets], found))
             return float(self._distance.joined([one.double() for one in sums]))
@@ -218,7 +219,8 @@ class _Student:
     def loss(self, x: Tensor, targets: list[Tensor]) -> Tensor:
         """Distance of the output at T; its value is the spiking network's own."""
         now = self.network()
-        totals = simulate(now, x, self.timesteps, output_at=[self.timesteps], totals=True).totals
+        record = Record(output_at=[self.timesteps], totals=True)
+        totals = simulate(now, x, self.timesteps, record=record).totals
         starts = self.snn.starts
 
         def send(site: Site, z: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from transpike.simulation.engine.run import Engine
+from transpike.simulation.engine.engine import Engine
 from transpike.spiking.spiking_network import SpikingNetwork
 
 _SAMPLED = 4096  # numbers of a weight that are looked at for changes

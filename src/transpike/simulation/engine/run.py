@@ -1,180 +1,50 @@
-"""Runs a plan: portions of the batch, chunks of timesteps, readout, early stopping."""
+"""Runs an engine: portions of the batch, chunks of timesteps, readout and early stopping."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from transpike.graph.network import INPUT, Network, Node, Site
-from transpike.graph.without_constants import increments
+from transpike.graph.network import INPUT, Network, Site
 from transpike.simulation.early_stopping import EarlyStopping
-from transpike.simulation.engine.convolve import Call
+from transpike.simulation.engine.engine import Engine, Phase
 from transpike.simulation.engine.memory import portion
-from transpike.simulation.engine.plan import Plan, Step, dense, flat, plan, room
-from transpike.simulation.engine.precision import Arithmetic, arithmetic, tensor_cores
-from transpike.simulation.engine.scan import Chunk, Constants, Population, charge, scan
+from transpike.simulation.engine.plan import Step, dense, flat, room
+from transpike.simulation.engine.precision import tensor_cores
+from transpike.simulation.engine.request import Outcome, Output, Request
+from transpike.simulation.engine.scan import Chunk, Population, charge, scan
 from transpike.simulation.readout import mean_of, read_out
-from transpike.simulation.result import Record, Totals, add_totals
-from transpike.spiking.spiking_network import SpikingNetwork, site_bounds, site_offsets, site_starts
-
-Output = Callable[[slice | Tensor, int, list[Tensor]], None]
-"""Receives the flat outputs (rows, ...) at a timestep of some rows of the batch."""
+from transpike.simulation.result import SiteRecord, Totals, add_totals
 
 
-@dataclass(frozen=True)
-class Request:
-    """What one simulation is asked for.
-
-    Attributes:
-        timesteps: T.
-        output_at: timesteps to read out, ascending.
-        time_axis: the input's first axis is time.
-        record: names of sites whose counts and membranes are kept.
-        totals: whether currents and counts are summed.
-        chunk: timesteps computed together, or None.
-        memory_budget: bytes, or None.
-        early_stopping: stopping rule, or None.
-        progress: called with timesteps x samples done, and in all.
-    """
-
-    timesteps: int
-    output_at: tuple[int, ...]
-    time_axis: bool = False
-    record: tuple[str, ...] = ()
-    totals: bool = False
-    chunk: int | None = None
-    memory_budget: int | None = None
-    early_stopping: EarlyStopping | None = None
-    progress: Callable[[int, int], None] | None = None
-
-
-@dataclass
-class Outcome:
-    """What a simulation leaves besides its outputs.
-
-    Attributes:
-        counts: per site, (T, B) spikes.
-        records: per recorded site.
-        totals: per site.
-        decided_at: (B,) timestep at which each sample's output was settled, T if never.
-        computed: (B,) timesteps computed for each sample.
-    """
-
-    counts: dict[str, Tensor]
-    records: dict[str, Record]
-    totals: dict[str, Totals]
-    decided_at: Tensor
-    computed: Tensor
-
-
-class Engine:
-    """A spiking network made ready to run; keeps nothing of a run.
-
-    In differential coding the network of t = 1 differs from that of all later timesteps, which has
-    no biases.
-    """
-
-    def __init__(self, snn: SpikingNetwork, precision: str) -> None:
-        # Not the network itself: an engine is held as long as its network lives, and no longer.
-        self.neurons, self.steps = dict(snn.neurons), dict(snn.steps)
-        self.first_output, self.readout_start = snn.first_output, snn.readout_start
-        self.differential = snn.coding == "differential"
-        network = snn.network
-        self.arithmetic = arithmetic(precision, network)
-        self.constants = _constants(snn, network)
-        # Layers that fire in some timesteps only leave the others nothing to compute.
-        self.windows = any(
-            n.schedule.window is not None or n.schedule.delay for n in snn.neurons.values()
-        )
-        self.first = _Phase(network, self.arithmetic)
-        self.later = (
-            _Phase(increments(network), self.arithmetic) if self.differential else self.first
-        )
-
-    @property
-    def network(self) -> Network:
-        """The folded analog network."""
-        return self.first.network
-
-    def run(self, x: Tensor, request: Request, output: Output) -> Outcome:
-        """Simulate; outputs go to `output` as they come, timestep by timestep, rows by rows."""
-        moving = request.time_axis
-        batch = x.shape[1] if moving else x.shape[0]
-        if (
-            request.early_stopping is not None
-        ):  # before the first output there is nothing to be clear about
-            least = max(request.early_stopping.least, self.first_output)
-            request = replace(request, early_stopping=replace(request.early_stopping, least=least))
-        free = request.chunk is None and request.memory_budget is None
-        size = portion(
-            self.first.plan(moving),
-            request.timesteps,
-            batch,
-            x.device,
-            itemsize=x.element_size(),
-            chunk=1 if free and self.windows and not request.totals else request.chunk,
-            budget=request.memory_budget,
-        )
-        ledger = _Ledger(request, self.network, batch)
-        with torch.inference_mode(), tensor_cores(self.arithmetic, x.device):
-            for low in range(0, batch, size.samples):
-                part = x[:, low : low + size.samples] if moving else x[low : low + size.samples]
-                _Portion(self, part, request, low, ledger).run(size.timesteps, output)
-        return ledger.outcome()
-
-
-class _Phase:
-    """A network with its plans and calls."""
-
-    def __init__(self, network: Network, arithmetic: Arithmetic) -> None:
-        self.network, self.arithmetic = network, arithmetic
-        self.weights = arithmetic.weights(network)
-        self.joins = arithmetic.joins(network)
-        self._plans: dict[bool, Plan] = {}
-        self._calls: dict[str, Call] = {}
-
-    def plan(self, moving_input: bool) -> Plan:
-        """The plan for an input that changes in time, or not."""
-        if moving_input not in self._plans:
-            self._plans[moving_input] = plan(
-                self.network, constant_input=not moving_input, joins=self.joins
-            )
-        return self._plans[moving_input]
-
-    def call(self, node: Node) -> Call:
-        """How a node that is not a site is computed."""
-        if node.name not in self._calls:
-            joined = self.joins.get(node.name)
-            call = self.arithmetic.call(self.network, self.weights, node, joined)
-            self._calls[node.name] = call
-        return self._calls[node.name]
-
-
-def _constants(snn: SpikingNetwork, network: Network) -> dict[str, Constants]:
-    """Step, start, offset and bound of every site for every neuron of a sample, in memory order."""
-    bounds, starts, offsets, steps = (
-        site_bounds(snn),
-        site_starts(snn),
-        site_offsets(snn),
-        snn.steps,
+def run(engine: Engine, x: Tensor, request: Request, output: Output) -> Outcome:
+    """Simulate; outputs go to `output` as they come, timestep by timestep and rows by rows."""
+    moving = request.time_axis
+    batch = x.shape[1] if moving else x.shape[0]
+    if request.early_stopping is not None:
+        # Before the first output there is nothing that could be settled.
+        least = max(request.early_stopping.least, engine.first_output)
+        request = replace(request, early_stopping=replace(request.early_stopping, least=least))
+    free = request.chunk is None and request.memory_budget is None
+    size = portion(
+        engine.first.plan(moving),
+        request.timesteps,
+        batch,
+        x.device,
+        itemsize=x.element_size(),
+        chunk=1 if free and engine.windows and not request.record.totals else request.chunk,
+        budget=request.memory_budget,
     )
-    result = {}
-    for site in network.sites:
-
-        def spread(values: Tensor | None, shape: tuple[int, ...] = site.shape) -> Tensor | None:
-            if values is None:
-                return None
-            return flat(dense(values.expand(1, *shape)), 1).reshape(-1)
-
-        step, start = spread(site.along_channels(steps[site.name])), spread(starts[site.name])
-        assert step is not None and start is not None
-        bound, offset = spread(bounds[site.name]), spread(offsets[site.name])
-        result[site.name] = Constants(snn.neurons[site.name], step, start, offset, bound)
-    return result
+    ledger = _Ledger(request, engine.network, batch)
+    with torch.inference_mode(), tensor_cores(engine.arithmetic, x.device):
+        for low in range(0, batch, size.samples):
+            part = x[:, low : low + size.samples] if moving else x[low : low + size.samples]
+            _Portion(engine, part, request, low, ledger).run(size.timesteps, output)
+    return ledger.outcome()
 
 
 class _Ledger:
@@ -188,7 +58,7 @@ class _Ledger:
             site.name: torch.zeros(shape, dtype=torch.float64, device=device)
             for site in network.sites
         }
-        self.records: dict[str, list[Record]] = {name: [] for name in request.record}
+        self.records: dict[str, list[SiteRecord]] = {name: [] for name in request.record.sites}
         self.totals: dict[str, list[Totals]] = {}
         self.decided_at = torch.full((batch,), request.timesteps, device=device)
         self.computed = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -205,7 +75,7 @@ class _Ledger:
         return Outcome(
             counts=self.counts,
             records={
-                name: Record(*(torch.cat(parts, dim=1) for parts in _columns(found)))
+                name: SiteRecord(*(torch.cat(parts, dim=1) for parts in _columns(found)))
                 for name, found in self.records.items()
             },
             totals={
@@ -217,7 +87,7 @@ class _Ledger:
         )
 
 
-def _columns(found: Sequence[Record | Totals]) -> Iterator[tuple[Tensor, ...]]:
+def _columns(found: Sequence[SiteRecord | Totals]) -> Iterator[tuple[Tensor, ...]]:
     """The first field of all, the second of all, ..."""
     return zip(*(vars(one).values() for one in found), strict=True)
 
@@ -249,7 +119,7 @@ class _Portion:
         self.static: dict[str, Any] = {}
         self.enter(self.engine.first)
 
-    def enter(self, phase: _Phase) -> None:
+    def enter(self, phase: Phase) -> None:
         """Compute what is the same at every timestep of a phase."""
         self.phase, self.plan = phase, phase.plan(self.request.time_axis)
         values: dict[str, Any] = {}
@@ -281,7 +151,7 @@ class _Portion:
     def close(self) -> None:
         for name, parts in self.recorded.items():
             counts, membrane = (torch.cat(series) for series in zip(*parts, strict=True))
-            self.ledger.records[name].append(Record(counts, membrane))
+            self.ledger.records[name].append(SiteRecord(counts, membrane))
         for name, totals in self.site_totals.items():
             self.ledger.totals.setdefault(name, []).append(totals)
 
@@ -326,7 +196,11 @@ class _Portion:
 
     def nothing_goes(self, step: Step, done: int, length: int) -> bool:
         """Whether a site is silent for the whole chunk, and nobody looks at it."""
-        if step.site is None or self.request.totals or step.site.name in self.request.record:
+        if (
+            step.site is None
+            or self.request.record.totals
+            or step.site.name in self.request.record.sites
+        ):
             return False
         neuron = self.engine.neurons[step.site.name]
         fires = any(neuron.schedule.fires_at(t) for t in range(done + 1, done + length + 1))
@@ -397,8 +271,8 @@ class _Portion:
             self.populations[name] = Population.at_rest(constants, self.batch)
         value, current = self.currents(step.reads[0], values, length)
         other = self.currents(step.reads[1], values, length)[1] if len(step.reads) > 1 else None
-        signal, recorded = self.engine.arithmetic.signal, name in self.request.record
-        observed = recorded or self.request.totals
+        signal, recorded = self.engine.arithmetic.signal, name in self.request.record.sites
+        observed = recorded or self.request.record.totals
         moving = step.reads[0] in values
         if moving and step.reusable and not observed and value.dtype == signal:
             out = value
@@ -430,7 +304,7 @@ class _Portion:
         if membranes is not None:
             parts = self.recorded.setdefault(site.name, [])
             parts.append((counts, _split_time(membranes, length) * d))
-        if self.request.totals:
+        if self.request.record.totals:
             drive = chunk.current if chunk.other is None else chunk.current + chunk.other
             current = room(len(out), out, d.dtype)
             flat(current, length).copy_(drive)

@@ -1,4 +1,4 @@
-"""Runs the command line, as `python -m transpike.cli`."""
+"""Runs the command line, as `python -m transpike`."""
 
 from transpike.cli import main
 

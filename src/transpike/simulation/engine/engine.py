@@ -1,0 +1,93 @@
+"""A spiking network made ready to run: its plans, its calls and the constants of its sites."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from transpike.graph.network import Network, Node
+from transpike.graph.without_constants import increments
+from transpike.simulation.engine.convolve import Call
+from transpike.simulation.engine.plan import Plan, dense, flat, plan
+from transpike.simulation.engine.precision import Arithmetic, arithmetic
+from transpike.simulation.engine.scan import Constants
+from transpike.spiking.spiking_network import SpikingNetwork, site_bounds, site_offsets, site_starts
+
+
+class Engine:
+    """A spiking network made ready to run; keeps nothing of a run.
+
+    In differential coding the network of t = 1 differs from that of all later timesteps, which has
+    no biases.
+    """
+
+    def __init__(self, snn: SpikingNetwork, precision: str) -> None:
+        # Not the network itself: an engine is held as long as its network lives, and no longer.
+        self.neurons, self.steps = dict(snn.neurons), dict(snn.steps)
+        self.first_output, self.readout_start = snn.first_output, snn.readout_start
+        self.differential = snn.coding == "differential"
+        network = snn.network
+        self.arithmetic = arithmetic(precision, network)
+        self.constants = _constants(snn, network)
+        # Layers that fire in some timesteps only leave the others nothing to compute.
+        self.windows = any(
+            n.schedule.window is not None or n.schedule.delay for n in snn.neurons.values()
+        )
+        self.first = Phase(network, self.arithmetic)
+        self.later = (
+            Phase(increments(network), self.arithmetic) if self.differential else self.first
+        )
+
+    @property
+    def network(self) -> Network:
+        """The folded analog network."""
+        return self.first.network
+
+
+class Phase:
+    """A network with its plans and calls."""
+
+    def __init__(self, network: Network, arithmetic: Arithmetic) -> None:
+        self.network, self.arithmetic = network, arithmetic
+        self.weights = arithmetic.weights(network)
+        self.joins = arithmetic.joins(network)
+        self._plans: dict[bool, Plan] = {}
+        self._calls: dict[str, Call] = {}
+
+    def plan(self, moving_input: bool) -> Plan:
+        """The plan for an input that changes in time, or not."""
+        if moving_input not in self._plans:
+            self._plans[moving_input] = plan(
+                self.network, constant_input=not moving_input, joins=self.joins
+            )
+        return self._plans[moving_input]
+
+    def call(self, node: Node) -> Call:
+        """How a node that is not a site is computed."""
+        if node.name not in self._calls:
+            joined = self.joins.get(node.name)
+            call = self.arithmetic.call(self.network, self.weights, node, joined)
+            self._calls[node.name] = call
+        return self._calls[node.name]
+
+
+def _constants(snn: SpikingNetwork, network: Network) -> dict[str, Constants]:
+    """Step, start, offset and bound of every site for every neuron of a sample, in memory order."""
+    bounds, starts, offsets, steps = (
+        site_bounds(snn),
+        site_starts(snn),
+        site_offsets(snn),
+        snn.steps,
+    )
+    result = {}
+    for site in network.sites:
+
+        def spread(values: Tensor | None, shape: tuple[int, ...] = site.shape) -> Tensor | None:
+            if values is None:
+                return None
+            return flat(dense(values.expand(1, *shape)), 1).reshape(-1)
+
+        step, start = spread(site.along_channels(steps[site.name])), spread(starts[site.name])
+        assert step is not None and start is not None
+        bound, offset = spread(bounds[site.name]), spread(offsets[site.name])
+        result[site.name] = Constants(snn.neurons[site.name], step, start, offset, bound)
+    return result
