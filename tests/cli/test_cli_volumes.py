@@ -209,11 +209,12 @@ def test_diagnose_and_cost(saved: Path, data: list[str], tmp_path: Path) -> None
 
 def test_tune_and_compare(data: list[str], tmp_path: Path) -> None:
     recipe = tmp_path / "r.json"
-    text = ok("tune", MODEL, *data[:2], "--tile", "16", "-o", recipe, "--timesteps", "2",
-              "--signed", "--calibration-size", "9").stdout  # fmt: skip
-    assert "--tile 16" in text.splitlines()[-1]
-    values = ok("tune", MODEL, *data[:2], "--tile", "16", "-o", tmp_path / "v.json", "--timesteps",
-                "2", "--signed", "--calibration-size", "9", "--reading", "values",
+    text = ok("tune", MODEL, *data[:2], "--tile", "8", "-o", recipe, "--timesteps", "2",
+              "--signed", "--calibration-size", "104").stdout  # fmt: skip
+    assert "--tile 8" in text.splitlines()[-1]
+    assert "95 % interval" in text and "runner-up" in text
+    values = ok("tune", MODEL, *data[:2], "--tile", "8", "-o", tmp_path / "v.json", "--timesteps",
+                "2", "--signed", "--calibration-size", "104", "--reading", "values",
                 "--json", tmp_path / "t.json").stdout  # fmt: skip
     assert " - " in values and loaded(tmp_path / "t.json")["trials"][0]["agreement"] is None
     assert "reading: needed 'scores' or 'values'" in refused(

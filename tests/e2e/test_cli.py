@@ -147,7 +147,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(build_model("digits_cnn").state_dict(), folder / "w.pt")
     result = ok("tune", "digits_cnn", "-o", folder / "r.json", "--timesteps", "3", "--signed",
                 "--weights", folder / "w.pt", "--json", folder / "t.json", "--seed", "1",
-                "--calibration-size", "12", "--batch-size", "12")  # fmt: skip
+                "--calibration-size", "104", "--batch-size", "52")  # fmt: skip
     (folder / "stdout.txt").write_text(result.stdout)
     return folder
 
@@ -191,8 +191,15 @@ def test_a_recipe_cannot_be_changed(tuned: Path) -> None:
 
 def test_tune_keeps_a_budget_or_refuses(tmp_path: Path) -> None:
     message = refused("tune", "digits_cnn", "-o", tmp_path / "r.json", "--timesteps", "1",
-                      "--spikes", "1e-9", "--unsigned", "--calibration-size", "6")  # fmt: skip
+                      "--spikes", "1e-9", "--unsigned", "--calibration-size", "104")  # fmt: skip
     assert "no candidate keeps 1e-09 spikes" in message and not (tmp_path / "r.json").exists()
+
+
+def test_tune_refuses_too_few_images(tmp_path: Path) -> None:
+    message = refused("tune", "digits_cnn", "-o", tmp_path / "r.json", "--timesteps", "1",
+                      "--calibration-size", "33")  # fmt: skip
+    assert "needed at least 104 inputs, of which 35 are held out" in message
+    assert "got 33" in message and "(--calibration-size 104)" in message
 
 
 def test_passes_by_name_reach_the_network(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Tuning: what it promises about the recipe it returns."""
 
-import importlib
 import json
 import math
 
@@ -12,9 +11,14 @@ from torch import nn
 import nets
 import transpike as tp
 from transpike.graph.outputs import divergence
+from transpike.measure import candidates as listed
+from transpike.measure import trials as judged_by
+from transpike.measure import tune as tuning
+from transpike.measure.evaluate import wilson_interval
+from transpike.measure.findings import LEAST_AGREEMENT
 
-# `tp.tune` is the function, which hides the module of the same name.
-tuning = importlib.import_module("transpike.measure.tune")
+COUNT = 120  # inputs; 40 of them are held out
+
 FEW = (tp.Percentile(99.9), tp.LeastSquares())
 SHORT = ((), (tp.BiasCorrection(),))
 
@@ -22,11 +26,11 @@ SHORT = ((), (tp.BiasCorrection(),))
 @pytest.fixture
 def few(monkeypatch):
     """Fewer candidates, so that a test takes no time; the whole list has its own tests."""
-    monkeypatch.setattr(tuning, "_RULES", FEW)
-    monkeypatch.setattr(tuning, "_PASSES", SHORT)
+    monkeypatch.setattr(listed, "RULES", FEW)
+    monkeypatch.setattr(listed, "PASSES", SHORT)
 
 
-def _inputs(name="linear", count=30):
+def _inputs(name="linear", count=COUNT):
     torch.manual_seed(5)
     return torch.randn(count, *nets.NETS[name][1], dtype=torch.float64)
 
@@ -35,20 +39,21 @@ def _network(name="linear"):
     return nets.captured(name)[0]
 
 
-def test_the_whole_list_of_candidates_is_tried_and_ranked():
+def test_the_whole_list_of_candidates_is_tried_and_ranked(monkeypatch):
+    monkeypatch.setattr(tuning, "_ROUNDS", (COUNT,))
     x = _inputs()
     seen = []
     result = tp.tune(
         _network(), [x], timesteps=3, progress=lambda done, total: seen.append((done, total))
     )
-    count = 2 * len(tuning._RULES) * len(tuning._PASSES)
+    count = 2 * len(listed.RULES) * len(listed.PASSES)
     assert len(result.trials) == len({trial.recipe for trial in result.trials}) <= count + 2
     kinds = [{type(one) for one in trial.recipe.passes} for trial in result.trials]
     distilled = [kind for kind in kinds if tp.Distillation in kind]
     assert 1 <= len(distilled) <= 2  # one that changes nothing is left out
     without = [kind for kind in kinds if tp.DelayedReadout not in kind and kind not in distilled]
     assert len(without) == count * 5 // 6  # a readout delayed by nothing is no recipe of its own
-    assert seen[-1][0] == seen[-1][1] == len(seen) == count + 2  # 30 inputs: one round
+    assert seen[-1][0] == seen[-1][1] == len(seen) == count + 2
     divergences = [trial.divergence for trial in result.trials]
     assert divergences == sorted(divergences)
     assert result.recipe == result.trials[0].recipe
@@ -61,8 +66,8 @@ def test_what_was_found_is_what_the_recipe_gives(few):
     """By hand, with the slow reference, on the inputs that were held out."""
     network, x = _network(), _inputs()
     result = tp.tune(network, [x], timesteps=3, seed=7)
-    order = _order(30, 7)
-    held, used = x[order[:10]], x[order[10:]]
+    order = _order(COUNT, 7)
+    held, used = x[order[:40]], x[order[40:]]
     run = tp.simulate_reference(result.recipe.convert(network, [used]), held, 3)
     wanted = network(held).softmax(1)
     found = run.output[-1].softmax(1)
@@ -72,8 +77,8 @@ def test_what_was_found_is_what_the_recipe_gives(few):
     counts = sum(float(count.sum()) for count in run.spike_counts.values())
     assert result.recipe.found["divergence"] == pytest.approx(divergence, rel=1e-6)
     assert result.recipe.found["agreement"] == agreement
-    assert result.recipe.found["spikes_per_neuron"] == pytest.approx(counts / 10 / network.neurons)
-    assert (result.recipe.found["held_out"], result.recipe.found["calibration_inputs"]) == (10, 20)
+    assert result.recipe.found["spikes_per_neuron"] == pytest.approx(counts / 40 / network.neurons)
+    assert (result.recipe.found["held_out"], result.recipe.found["calibration_inputs"]) == (40, 80)
 
 
 def test_inputs_that_judge_are_never_calibrated_on(few, monkeypatch):
@@ -82,7 +87,7 @@ def test_inputs_that_judge_are_never_calibrated_on(few, monkeypatch):
     def rows(images):
         return {tuple(row.flatten().tolist()) for row in images}
 
-    calibrate, judge, apply_pass = tuning.calibrate, tuning.judge, tuning.apply_pass
+    calibrate, judge, apply_pass = judged_by.calibrate, judged_by.judge, judged_by.apply_pass
 
     def calibrating(network, batches):
         calibrated.update(*map(rows, batches))
@@ -96,30 +101,26 @@ def test_inputs_that_judge_are_never_calibrated_on(few, monkeypatch):
         judged.update(rows(images))
         return judge(snn, images, timesteps, reading)
 
-    monkeypatch.setattr(tuning, "calibrate", calibrating)
-    monkeypatch.setattr(tuning, "judge", judging)
-    monkeypatch.setattr(tuning, "apply_pass", applying)
+    monkeypatch.setattr(judged_by, "calibrate", calibrating)
+    monkeypatch.setattr(judged_by, "judge", judging)
+    monkeypatch.setattr(judged_by, "apply_pass", applying)
     x = _inputs()
     tp.tune(_network(), [x], timesteps=2)
     assert not calibrated & judged
-    assert calibrated | judged == rows(x) and len(judged) == 10
+    assert calibrated | judged == rows(x) and len(judged) == 40
 
 
 def test_what_is_done_once_is_what_the_recipe_does(monkeypatch):
     """Recipes that begin alike share their beginning, and still are as if alone."""
     network, x = _network("residual"), _inputs("residual")
     together = (), (tp.BiasCorrection(),), (tp.BiasCorrection(), tp.DelayedReadout())
-    monkeypatch.setattr(tuning, "_RULES", (tp.Percentile(99),))
-    monkeypatch.setattr(tuning, "_PASSES", together)
+    monkeypatch.setattr(listed, "RULES", (tp.Percentile(99),))
+    monkeypatch.setattr(listed, "PASSES", together)
     result = tp.tune(network, [x], timesteps=4, signed=False)
-    held, used = x[(order := _order(30, 0))[:10]], x[order[10:]]
+    held, used = x[(order := _order(COUNT, 0))[:40]], x[order[40:]]
     for trial in result.trials:
-        snn = trial.recipe.convert(network, tuning._batches(used))
-        assert tuning.judge(snn, held, 4) == (
-            trial.divergence,
-            trial.agreement,
-            trial.spikes_per_neuron,
-        )
+        snn = trial.recipe.convert(network, judged_by.in_batches(used))
+        assert judged_by.judge(snn, held, 4) == trial.judgment
 
 
 def _order(count, seed):
@@ -128,7 +129,7 @@ def _order(count, seed):
 
 def test_labels_are_not_used(few):
     x = _inputs()
-    labels = torch.arange(30) % 4
+    labels = torch.arange(COUNT) % 4
     one = tp.tune(_network(), [(x, labels)], timesteps=2)
     other = tp.tune(_network(), [(x, labels.flip(0))], timesteps=2)
     assert one == other == tp.tune(_network(), [x], timesteps=2)
@@ -148,17 +149,15 @@ def test_repeatable_by_seed_and_leaves_the_random_state(few):
 def test_rounds_grow_and_the_last_one_decides(monkeypatch, few):
     monkeypatch.setattr(tuning, "_ROUNDS", (6, 12, 500))
     seen = []
-    result = tp.tune(
-        _network(), [_inputs(count=60)], timesteps=2, progress=lambda *now: seen.append(now)
-    )
+    result = tp.tune(_network(), [_inputs()], timesteps=2, progress=lambda *now: seen.append(now))
     assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
     assert seen[-1][0] == seen[-1][1] and seen[0][1] == 8 + 3 + 2 + 2
     counts = [trial.n for trial in result.trials]
     # 8, then 3, then 2, and these two with distillation where it changes something.
     assert counts[-6:] == [12] * 1 + [6] * 5
-    assert counts[:-6] in ([20] * 3, [20] * 4)
-    assert result.recipe.found["held_out"] == 20
-    assert all(trial.n == 20 for trial in result.pareto)
+    assert counts[:-6] in ([40] * 3, [40] * 4)
+    assert result.recipe.found["held_out"] == 40
+    assert all(trial.n == 40 for trial in result.pareto)
 
 
 @pytest.mark.parametrize("available, rounds", [(6, 1), (48, 1), (49, 2), (128, 2), (5000, 3)])
@@ -194,7 +193,7 @@ def test_refining_neurons_are_candidates_where_asked_for(few, max_count):
 
 
 def test_counts_of_any_size_are_tuned_without_refining():
-    assert len(tuning._candidates(4, 2**15, None, True, False, 0)) == 24
+    assert len(listed.candidates(listed.Space(4, 2**15, signed=True), 0)) == 24
 
 
 def test_single_spikes_refine_layer_after_layer_only(few):
@@ -209,9 +208,11 @@ def test_single_spikes_refine_layer_after_layer_only(few):
 
 
 def test_a_single_layer_has_one_lag_and_windows_no_longer_than_help():
-    found = tuning._staggered(40, 2, 1)
+    found = listed.staggered_neurons(40, 2, 1)
     assert len({(n.schedule.window, n.levels) for n in found}) == len(found) == 2
-    assert {n.schedule.window for n in tuning._staggered(40, 2, 3)} == {tuning.LONGEST_WINDOW}
+    assert {n.schedule.window for n in listed.staggered_neurons(40, 2, 3)} == {
+        listed.LONGEST_WINDOW
+    }
 
 
 @pytest.mark.parametrize("max_count", [1, 4])
@@ -229,7 +230,8 @@ def test_budget_of_spikes_is_kept_or_refused(few, max_count):
         tp.tune(network, [x], timesteps=4, max_count=max_count, spikes=1e-9)
 
 
-def test_front_is_what_nothing_beats(few):
+def test_front_is_what_nothing_beats(few, monkeypatch):
+    monkeypatch.setattr(tuning, "_ROUNDS", (COUNT,))
     result = tp.tune(_network(), [_inputs()], timesteps=4)
 
     def beats(a, b):
@@ -249,8 +251,8 @@ def test_front_is_what_nothing_beats(few):
 def test_a_distilled_trial_is_the_recipe_before_it_and_one_pass_more():
     delayed = tp.Recipe(4, tp.Signed(1), tp.LeastSquares(), (tp.SiteSearch(), tp.DelayedReadout()))
     plain = tp.Recipe(4, tp.Signed(1), tp.LeastSquares())
-    assert tuning._with_pass(plain, tp.Distillation()).passes == (tp.Distillation(),)
-    passes = tuning._with_pass(delayed, tp.Distillation()).passes
+    assert listed.with_pass(plain, tp.Distillation()).passes == (tp.Distillation(),)
+    passes = listed.with_pass(delayed, tp.Distillation()).passes
     assert passes == (tp.SiteSearch(), tp.Distillation(), tp.DelayedReadout())
 
 
@@ -258,7 +260,8 @@ def test_a_mask_is_judged_by_the_divergence_of_its_probability():
     network, calibration = nets.captured("unet")
     snn = tp.convert(network, calibration, neuron=tp.Signed(2))
     x = _inputs("unet", 70)
-    gap, agreement, rate = tuning.judge(snn, x, 4)
+    found = judged_by.judge(snn, x, 4)
+    gap, agreement, rate = found.divergence, found.agreement, found.spikes_per_neuron
     p, q = network(x).sigmoid(), tp.simulate_reference(snn, x, 4).output[-1].sigmoid()
     wanted = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
     assert gap == pytest.approx(float(wanted.mean()))
@@ -284,18 +287,20 @@ def test_a_network_with_a_sigmoid_is_judged_by_its_probabilities():
     network, calibration = nets.captured("unet", tail=(nn.Sigmoid(),))
     sigmoid = tp.convert(network, calibration, neuron=tp.Signed(2))
     x = _inputs("unet", 20)
-    wanted, found = tuning.judge(plain, x, 4), tuning.judge(sigmoid, x, 4)
-    assert found[0] == pytest.approx(wanted[0], rel=1e-4) and found[1:] == wanted[1:]
+    wanted, found = judged_by.judge(plain, x, 4), judged_by.judge(sigmoid, x, 4)
+    assert found.divergence == pytest.approx(wanted.divergence, rel=1e-4)
+    assert found.agreement == wanted.agreement
+    assert found.spikes_per_neuron == wanted.spikes_per_neuron
 
 
 def test_a_distillation_that_changes_nothing_is_no_recipe_of_its_own(few, monkeypatch):
-    apply_pass = tuning.apply_pass
+    apply_pass = judged_by.apply_pass
 
     def applying(one, snn, images, timesteps):
         kept = isinstance(one, tp.Distillation)
         return snn.changed() if kept else apply_pass(one, snn, images, timesteps)
 
-    monkeypatch.setattr(tuning, "apply_pass", applying)
+    monkeypatch.setattr(judged_by, "apply_pass", applying)
     result = tp.tune(_network(), [_inputs()], timesteps=2)
     kinds = {type(one) for trial in result.trials for one in trial.recipe.passes}
     assert kinds == {tp.BiasCorrection} and len(result.trials) == 8
@@ -305,7 +310,7 @@ def test_the_two_that_are_distilled_measure_differently():
     recipes = [tp.Recipe(2, neuron, rule) for neuron in (tp.IF(), tp.Signed(1)) for rule in FEW]
     gaps = [(0.1, 1.0), (0.1, 1.0), (0.2, 1.0), (0.2, 0.5)]
     trials = [
-        tuning.Trial(recipe, gap, 1.0, spikes, 5, True)
+        judged_by.Trial(recipe, judged_by.Judgment(gap, 1.0, spikes), 5, True)
         for recipe, (gap, spikes) in zip(recipes, gaps, strict=True)
     ]
     assert tuning._different(trials) == [trials[0], trials[2], trials[3]]
@@ -325,7 +330,9 @@ def test_values_are_judged_by_their_distance(few):
     network, calibration = nets.captured("unet")
     snn = tp.convert(network, calibration, neuron=tp.Signed(2))
     x = _inputs("unet", 70)
-    gap, agreement, _ = tuning.judge(snn, x, 4, "values")
+    judgment = judged_by.judge(snn, x, 4, "values")
+    gap, agreement = judgment.divergence, judgment.agreement
+    assert sum(judgment.per_input) / 70 == pytest.approx(gap)
     analog, found = network(x), tp.simulate_reference(snn, x, 4).output[-1]
     assert gap == pytest.approx(float(F.mse_loss(found, analog) / analog.square().mean()))
     assert agreement is None
@@ -340,7 +347,7 @@ def test_values_are_judged_by_their_distance(few):
 
 def test_an_output_without_classes_needs_to_be_read_as_values(few):
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1), nn.Flatten(0))
-    x = torch.randn(12, 4)
+    x = torch.randn(COUNT, 4)
     with pytest.raises(tp.ArgumentError, match="shape .* Pass reading='values'"):
         tp.tune(model, [x], timesteps=2)
     assert tp.tune(model, [x], timesteps=2, reading="values").recipe.found["divergence"] >= 0
@@ -373,9 +380,77 @@ def test_bad_arguments_are_refused(few):
         tp.tune(_network(), [x], timesteps=0)
     with pytest.raises(tp.ArgumentError, match="max_count"):
         tp.tune(_network(), [x], timesteps=2, max_count=0)
-    with pytest.raises(tp.DataError, match="needed at least 6 inputs, got 5"):
-        tp.tune(_network(), [x[:5]], timesteps=2)
-    assert tp.tune(_network(), [x[:6]], timesteps=2)
+
+
+def test_too_few_inputs_are_refused_with_the_number_that_is_enough(few):
+    message = r"needed at least 104 inputs, .* got 103. Give 104 .*\(--calibration-size 104\)"
+    with pytest.raises(tp.DataError, match=message):
+        tp.tune(_network(), [_inputs(count=103)], timesteps=2)
+    assert tp.tune(_network(), [_inputs(count=104)], timesteps=2).trials[0].n == 35
+
+
+def test_the_least_number_of_inputs_can_show_the_limit_of_diagnose():
+    least = tuning._LEAST_HELD_OUT
+    assert wilson_interval(least, least)[0] >= LEAST_AGREEMENT
+    assert wilson_interval(least - 1, least - 1)[0] < LEAST_AGREEMENT
+    assert tuning._LEAST_INPUTS == min(n for n in range(500) if round(n / 3) >= least)
+
+
+def test_an_interval_is_beside_the_agreement_of_the_best(few):
+    result = tp.tune(_network(), [_inputs()], timesteps=2)
+    best = result.trials[0]
+    low, high = wilson_interval(round(best.agreement * 40), 40)
+    assert best.agreement_interval == pytest.approx((low, high))
+    text = f"for 40 held-out inputs (95 % interval {100 * low:.2f} to {100 * high:.2f} %)."
+    assert f"on {100 * best.agreement:.2f} % of the predictions {text}" in str(result)
+    assert result.recipe.found["agreement_interval"] == list(best.agreement_interval)
+    assert result.to_dict()["trials"][0]["agreement_interval"] == list(best.agreement_interval)
+
+
+def _trial(per_input, spikes=1.0):
+    divergence = sum(per_input) / len(per_input)
+    judgment = judged_by.Judgment(divergence, 1.0, spikes, tuple(per_input))
+    return judged_by.Trial(tp.Recipe(2, tp.Signed(1), tp.MaxAbs()), judgment, len(per_input), True)
+
+
+def test_a_runner_up_that_may_be_as_good_is_named_as_such():
+    torch.manual_seed(1)
+    hard = torch.rand(50, dtype=torch.float64)  # what both find hard does not blur the difference
+    noise = 0.01 * torch.randn(50, dtype=torch.float64)
+    best = _trial(hard.tolist())
+    near = judged_by.lead(best, _trial((hard + noise).tolist()))
+    assert not near.told_apart and near.interval[0] < 0 < near.interval[1]
+    assert "cannot be told apart on 50 held-out inputs" in str(near)
+    assert "(--calibration-size)" in str(near)
+    far = judged_by.lead(best, _trial((hard + noise + 0.01).tolist()))
+    gaps = noise + 0.01
+    spread = 1.959964 * float(gaps.std()) / math.sqrt(50)
+    assert far.difference == pytest.approx(float(gaps.mean()))
+    assert far.interval == pytest.approx((far.difference - spread, far.difference + spread))
+    assert far.told_apart and "is larger by" in str(far) and "told apart" not in str(far)
+    same = judged_by.lead(best, _trial(hard.tolist(), spikes=2.0))
+    assert not same.told_apart and same.interval == (0.0, 0.0)
+
+
+def test_the_lead_over_the_runner_up_is_in_the_result(few):
+    result = tp.tune(_network(), [_inputs()], timesteps=2)
+    lead = result.lead
+    best, second = result.trials[0], lead.runner_up
+    assert lead.difference == pytest.approx(second.divergence - best.divergence)
+    assert second.divergence == min(
+        t.divergence for t in result.trials if t.n == best.n and t.divergence > best.divergence
+    )
+    assert str(lead) in str(result) and result.to_dict()["lead"] == lead.to_dict()
+    assert result.recipe.found["told_apart"] == lead.told_apart
+    worst = max(result.trials, key=lambda trial: trial.divergence)
+    assert judged_by.lead(best, worst).difference > 0
+
+
+def test_what_was_dropped_early_is_listed_behind_what_was_kept(few):
+    """Both rounds see all 40 held-out inputs, but calibrate on 48 and on 80."""
+    result = tp.tune(_network(), [_inputs()], timesteps=2)
+    assert {trial.n for trial in result.trials} == {40}
+    assert result.recipe == result.trials[0].recipe
 
 
 def test_several_outputs_are_refused(few):

@@ -48,7 +48,7 @@ def test_foreign_and_damaged_files_are_refused_by_name(tmp_path, content, reason
 @pytest.mark.parametrize("reading, agreement", [("scores", "%"), ("values", "–")])
 def test_a_tuning_is_shown_with_what_it_measured(tmp_path, reading, agreement):
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
-    result = tp.tune(model, [torch.randn(12, 4)], timesteps=2, signed=True, reading=reading)
+    result = tp.tune(model, [torch.randn(104, 4)], timesteps=2, signed=True, reading=reading)
     file = write(tmp_path / "t.json", result.to_dict())
     (found,) = read_results([file]).of("tuning")
     table = text.tuning_table(found.content)

@@ -163,4 +163,4 @@ def test_evaluation_diagnosis_cost_and_tuning_run_on_cuda():
     assert result.n == 48 and result.accuracy[-1] > 0.8
     assert tp.diagnose(snn, images.split(16), 8).sites
     assert tp.measure_cost(snn, images.split(16), 8).sites
-    assert tp.tune(network, images.split(16), timesteps=4, max_count=2).recipe
+    assert tp.tune(network, images.repeat(3, 1, 1, 1).split(16), timesteps=4, max_count=2).recipe

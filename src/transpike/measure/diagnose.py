@@ -47,6 +47,7 @@ from transpike.measure.findings import (
     findings,
     verdict,
 )
+from transpike.simulation.fidelity import squared_distance
 from transpike.simulation.record import Record
 from transpike.simulation.result import Simulation, Totals
 from transpike.simulation.simulate import simulate
@@ -194,11 +195,10 @@ class _Moments:
     def add(self, analog: Tensor, spiking: Tensor, parts: Mapping[str, Tensor]) -> None:
         a, s = analog.double(), spiking.double()
         self.count += a.numel()
-        for name, value in (
-            ("a", a), ("s", s), ("aa", a * a), ("ss", s * s), ("as", a * s),
-            ("ee", (s - a).square()),
-        ):  # fmt: skip
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.sum())
+        gap, size = squared_distance(s, a)
+        sums = {"a": a.sum(), "s": s.sum(), "aa": size, "ss": (s * s).sum(), "as": (a * s).sum()}
+        for name, value in (sums | {"ee": gap}).items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
         for name, part in parts.items():
             mean, square = self.parts.get(name, (0.0, 0.0))
             value = part.double()
@@ -415,7 +415,7 @@ class _Tally:
                 continue  # predictions, such as argmax, have no error
             s = spiking[-1]
             self.output.add(analog, s, {"weights": forced - analog, "propagated": s - forced})
-        if isinstance(expected, Tensor) and (expected.ndim > 1 or not expected.is_floating_point()):
+        if isinstance(expected, Tensor) and _has_predictions(expected):
             equal = self._classes(run.output[-1]) == self._classes(expected)
             self.agree += int(equal.sum())
             self.predictions += equal.numel()
@@ -481,6 +481,13 @@ class _Tally:
             advice=advice(sites, self.snn.neurons.values(), self.timesteps),
             settings=dict(self.snn.settings),
         )
+
+
+def _has_predictions(output: Tensor) -> bool:
+    """Whether an output holds classes, or is a mask; one number per sample may be a regression."""
+    if not output.is_floating_point():
+        return True
+    return output.ndim > 2 or (output.ndim == 2 and output.shape[1] > 1)
 
 
 def _reference(model: nn.Module | Network, network: Network, x: Tensor) -> Network:

@@ -423,7 +423,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, Tensor) else value
 
 
-def wilson_interval(successes: int, n: int) -> Interval:
+def wilson_interval(successes: float, n: int) -> Interval:
     """Wilson's 95 % score interval of a fraction.
 
     Source: Wilson 1927.

@@ -108,7 +108,7 @@ class OutputDiagnosis:
         relative_error: rms of their difference over the rms of the analog output.
         parts: "weights" and "propagated", adding up to the difference.
         agreement: share of equal predictions, read as `evaluate` reads them. None where the model
-            returns several tensors or numbers without channels.
+            returns several tensors, or one number per sample, which may be a regression.
     """
 
     correlation: float

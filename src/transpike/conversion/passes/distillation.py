@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from transpike.errors import ArgumentError
 from transpike.graph.network import Network, Site
 from transpike.graph.outputs import Reading, check_reading, cut_of, divergence
+from transpike.simulation.fidelity import squared_distance
 from transpike.simulation.record import Record
 from transpike.simulation.simulate import simulate
 from transpike.spiking.neuron import refined_start
@@ -174,7 +175,7 @@ class _Distance:
             return torch.stack([gaps.sum(), gaps.new_tensor(gaps.numel())])
         if self.reading == "scores" and channels > 1:
             analog, spiking = (x - x.mean(dim=1, keepdim=True) for x in (analog, spiking))
-        return torch.stack([(spiking - analog).square().sum(), analog.square().sum()])
+        return torch.stack(squared_distance(spiking, analog))
 
 
 class _Student:
