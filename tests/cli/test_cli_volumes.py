@@ -21,8 +21,10 @@ from typer.testing import CliRunner, Result
 
 import transpike as tp
 from transpike.cli import app
+from transpike.cli.mask_files import mask_writer
 from transpike.data import open_volumes
-from transpike.data.volumes import open_stack, read_mask
+from transpike.data.volumes import ArrayVolume, open_stack, read_mask
+from transpike.data.voxel_size import VoxelSize
 from transpike.segment import Segmented
 from transpike.zoo.models import build_model
 
@@ -428,6 +430,47 @@ def test_masks_keep_the_names_of_their_slices(data: list[str], tmp_path: Path) -
     content = loaded(tmp_path / "o" / "segment.json")
     assert [row["name"] for row in content["per_slice"]] == ["z_003.tif", "z_006.tif"]
     assert [row["slice"] for row in content["per_slice"]] == [1, 2]
+
+
+def test_masks_of_one_tiff_state_the_size_of_a_voxel(
+    root: Path, data: list[str], tmp_path: Path
+) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    common = ["--model", MODEL, *data, *SMALL, "--tiff"]
+    images = root / "test" / "images"
+    ok("segment", images, *common, "--limit", "1", "-o", tmp_path / "a")
+    assert loaded(tmp_path / "a" / "segment.json")["voxel_size_nm"] is None
+    assert open_stack(tmp_path / "a" / "masks.tif").voxel_size is None  # never invented
+    ok("segment", images, *common, "--slices", "1:6:2", "--voxel-size", "50,4.6,4.5",
+       "-o", tmp_path / "b")  # fmt: skip
+    assert loaded(tmp_path / "b" / "segment.json")["voxel_size_nm"] == [50, 4.6, 4.5]
+    masks = open_stack(tmp_path / "b" / "masks.tif")
+    assert masks.shape == (3, 32, 48) and masks.voxel_size is not None
+    # Every second slice: their masks are twice as far from each other.
+    assert masks.voxel_size.to_list() == pytest.approx([100, 4.6, 4.5])
+    # The size that a file states, without the option.
+    stack = np.random.RandomState(0).randint(0, 256, SHAPE).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "v.tif", stack, imagej=True, resolution=(200, 100),
+                     metadata={"unit": "um", "spacing": 0.03, "axes": "ZYX"})  # fmt: skip
+    ok("segment", tmp_path / "v.tif", *common, "--limit", "2", "-o", tmp_path / "c")
+    masks = open_stack(tmp_path / "c" / "masks.tif")
+    assert masks.voxel_size is not None
+    assert masks.voxel_size.to_list() == pytest.approx([30, 10, 5])
+    with tifffile.TiffFile(tmp_path / "c" / "masks.tif") as file:
+        assert file.imagej_metadata["slices"] == 2 and file.series[0].axes == "ZYX"
+    message = refused("segment", images, *common, "--voxel-size", "5", "-o", tmp_path / "d")
+    assert "voxel size: needed Z,Y,X or Y,X in nanometers, got '5'" in message
+
+
+def test_an_interrupted_tiff_states_how_many_masks_it_holds(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    volume = ArrayVolume(np.zeros((3, 8, 12), np.uint8), "v")
+    with mask_writer(tmp_path, True, volume, [0, 1, 2], VoxelSize(50.0, 4.6, 4.5)) as write:
+        write("0000", np.eye(8, 12, dtype=bool))
+        write("0001", np.eye(8, 12, dtype=bool))
+    with tifffile.TiffFile(tmp_path / "masks.tif") as file:
+        assert file.imagej_metadata["slices"] == file.imagej_metadata["images"] == 2
+        assert file.series[0].shape == (2, 8, 12)
 
 
 def test_segment_with_a_saved_network(

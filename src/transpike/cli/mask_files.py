@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import transpike as tp
 from transpike.data.volumes import Volume
+from transpike.data.voxel_size import VoxelSize
 from transpike.segment import Mask
 
 _WHITE = 255
 _LARGE_TIFF = 2**32  # bytes that a TIFF with 32-bit offsets cannot hold
+_NANOMETERS = 1000.0  # in a micrometer
 
 
 def check_output(output: Path) -> None:
@@ -40,21 +43,27 @@ def _many_png(folder: Path) -> Iterator[Callable[[str, Mask], None]]:
 
 
 @contextmanager
-def _one_tiff(folder: Path, stack: Volume, count: int) -> Iterator[Callable[[str, Mask], None]]:
+def _one_tiff(
+    folder: Path, stack: Volume, chosen: Sequence[int], size: VoxelSize | None
+) -> Iterator[Callable[[str, Mask], None]]:
     import tifffile
 
     folder.mkdir(parents=True, exist_ok=True)
-    place, written = folder / "masks.tif", False
-    large = count * stack.shape[1] * stack.shape[2] > _LARGE_TIFF // 2
+    place, written = folder / "masks.tif", 0
+    large = len(chosen) * stack.shape[1] * stack.shape[2] > _LARGE_TIFF // 2
+    size = None if size is None else VoxelSize(_distance(size, chosen), size.y, size.x)
+    tags = {} if size is None else _size_tags(size, len(chosen))
 
     def write(_: str, mask: Mask) -> None:
         nonlocal written
-        opened.write(_bytes(mask), photometric="minisblack", contiguous=True)
-        written = True
+        opened.write(_bytes(mask), photometric="minisblack", contiguous=True, **tags)
+        written += 1
 
     try:
         with tifffile.TiffWriter(place, bigtiff=large) as opened:
             yield write
+            if size is not None and 0 < written < len(chosen):  # after an interrupt
+                opened.overwrite_description(_size_tags(size, written)["description"])
     finally:
         if not written:
             place.unlink(missing_ok=True)
@@ -62,11 +71,19 @@ def _one_tiff(folder: Path, stack: Volume, count: int) -> Iterator[Callable[[str
 
 @contextmanager
 def mask_writer(
-    folder: Path, tiff: bool, stack: Volume, count: int
+    folder: Path, tiff: bool, stack: Volume, chosen: Sequence[int], size: VoxelSize | None
 ) -> Iterator[Callable[[str, Mask], None]]:
-    """A function that writes the mask of a slice, as 0 and 255; without any, no place is left."""
+    """A function that writes the mask of a slice, as 0 and 255; without any, no place is left.
+
+    Args:
+        folder: made if it does not exist.
+        tiff: write one TIFF file; otherwise one PNG file per slice.
+        stack: the volume.
+        chosen: its slices in the order in which their masks are written.
+        size: size of a voxel of the volume, for the TIFF file.
+    """
     try:
-        writer = _one_tiff(folder, stack, count) if tiff else _many_png(folder)
+        writer = _one_tiff(folder, stack, chosen, size) if tiff else _many_png(folder)
         with writer as write:
             yield write
     except ImportError as error:
@@ -77,6 +94,27 @@ def mask_writer(
         raise tp.FileError(
             f"cannot write to {str(folder)!r}: {error.strerror or error}."
         ) from error
+
+
+def _distance(size: VoxelSize, chosen: Sequence[int]) -> float | None:
+    """Distance between neighboring masks in nanometers; None if it is unknown or changes."""
+    steps = set(np.diff(chosen).tolist())
+    if size.z is None or len(steps) > 1:
+        return None
+    return size.z * (steps.pop() if steps else 1)
+
+
+def _size_tags(size: VoxelSize, count: int) -> dict[str, Any]:
+    """What makes tifffile write the size of a voxel; the description is that of ImageJ."""
+    lines = ["ImageJ=1.11a", f"images={count}", f"slices={count}", "unit=um"]
+    if size.z is not None:
+        lines.append(f"spacing={size.z / _NANOMETERS:.9g}")
+    return {
+        "resolution": (_NANOMETERS / size.x, _NANOMETERS / size.y),
+        "resolutionunit": "NONE",
+        "metadata": None,
+        "description": "\n".join(lines) + "\n",
+    }
 
 
 def _mask_file(name: str) -> str:

@@ -100,6 +100,15 @@ def segment(
     tiff: Annotated[
         bool, typer.Option("--tiff", help="Write masks.tif instead of a folder of .png files.")
     ] = False,
+    voxel_size: Annotated[
+        str | None,
+        typer.Option(
+            "--voxel-size",
+            metavar="Z,Y,X",
+            help="Size of a voxel in nanometers, or Y,X without the distance between slices. It is "
+            "written into masks.tif (default: what the TIFF files of VOLUME state, if they do).",
+        ),
+    ] = None,
     mean: Annotated[
         float, typer.Option("--mean", help="Taken from pixel values in 0..1, as in training.")
     ] = 0.5,
@@ -122,6 +131,7 @@ def segment(
     from transpike.cli.tally import Tally, strip_figure
     from transpike.data import Normalization
     from transpike.data.volumes import open_stack
+    from transpike.data.voxel_size import VoxelSize
     from transpike.report.figures import blank_figure
     from transpike.report.pictures import overview_figure
     from transpike.segment import segment as segment_slices
@@ -142,13 +152,14 @@ def segment(
     truth = open_labels(labels, stack)
     chosen = chosen_slices(slices, limit, stack.shape[0])
     drawn = shown_slices(show, chosen)
+    size = stack.voxel_size if voxel_size is None else VoxelSize.parse(voxel_size)
     check_output(output)
     blank_figure((1, 1))  # where matplotlib is missing it says so now, not after the work
     source = Source(model, choices, data, Normalization((mean,), (std,)), device, seed)
     snn, calibration = source.network(timesteps, stack.shape[1:], tile, overlap)
     tally = Tally(truth, drawn)
     with (
-        mask_writer(output, tiff, stack, len(chosen)) as write,
+        mask_writer(output, tiff, stack, chosen, size) as write,
         progress_bar("segment (tiles x timesteps)", None) as progress,
     ):
         made = segment_slices(
@@ -169,6 +180,7 @@ def segment(
         "labels": None if labels is None else str(labels),
         "shape": list(stack.shape),
         "maximum": stack.maximum,
+        "voxel_size_nm": None if size is None else size.to_list(),
         "slices": chosen[: len(tally.slices)],
         "masks": "masks.tif" if tiff else "masks",
         "interrupted": interrupted,
