@@ -1,4 +1,4 @@
-"""Peak memory of this process, from Linux's own counters."""
+"""Peak memory of this process, from the counters of Linux."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def base_memory() -> int:
-    """Bytes resident now, after giving back what is free; the peak counter starts anew."""
+    """Give back free memory, reset the peak counter, and return the resident bytes."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)

@@ -1,4 +1,4 @@
-"""Which images two networks got right, as text; the error of their difference over the same."""
+"""Which images a network got right, and the error of a difference over the same images."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ Flags = NDArray[np.bool_]
 
 
 def packed(flags: Flags) -> str:
-    """Flags (N,) as hexadecimal digits, four to a digit."""
+    """Flags (N,) as hexadecimal digits, four flags to a digit."""
     return np.packbits(flags).tobytes().hex()
 
 
 def unpacked(text: str, n: int) -> Flags:
-    """The n flags of a text that `packed` made."""
+    """The n flags (N,) of a text that `packed` made."""
     return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:n].astype(bool)
 
 
 def paired_error(one: Flags, other: Flags) -> float:
-    """Standard error of the difference of two shares of the same images (N,)."""
+    """Standard error of the difference of two accuracies on the same images (N,)."""
     return float(np.std(one.astype(float) - other, ddof=1)) / math.sqrt(len(one))
 
 
 class Right:
-    """Which predictions are right, in the order of the images: a metric for `transpike.evaluate`.
+    """A metric for `transpike.evaluate`: which predictions are right, in the order of the images.
 
-    Immutable inside, so that the copies `evaluate` makes of a metric cost nothing.
+    `evaluate` copies a metric often. The flags are immutable bytes, so that a copy costs nothing.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
-"""Writes each method's rows of results/methods/resnet20.md into its card under docs/methods/.
+"""Writes the rows of every method in results/methods/resnet20.md into its card.
 
     python -m benchmarks.methods.cards
 
-A card names its rows ("Rows `bias` and ... of the table"); they come at the end of the card,
-between two marks, as they stand in the tables of their groups.
+The cards are the files of docs/methods/. A card names its rows in a sentence such as "Rows
+`bias` and `membrane` of the table". The rows are copied to the end of the card, between two marks.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 START, END = "<!-- rows -->", "<!-- end of rows -->"
-COLUMNS = ("T", "K", "loss", "paired s.e.", "seeds: s.d.", "quantized loss", "agree %")
+COLUMNS = ("T", "K", "loss", "paired s.e.", "s.d. over seeds", "quantized loss", "agree %")
 SPIKES = "spikes/neuron"
 
 
 def first_part(text: str) -> str:
-    """The tables of the first calibration size of a document; the others follow it."""
+    """The part of a document with the smallest calibration size; the others follow it."""
     return text.split("\n# ")[0]
 
 
 def rows_of(table: str) -> dict[str, list[dict[str, str]]]:
-    """Every row of a document's tables by its name, in order, equal ones once."""
+    """The rows of all tables by name, in order. Equal rows appear once."""
     found: dict[str, list[dict[str, str]]] = {}
     heads: list[str] = []
     neuron = ""
@@ -49,7 +49,7 @@ def _numbers(row: dict[str, str]) -> list[str]:
 
 
 def named(card: str) -> list[str]:
-    """The rows that a card names."""
+    """The names of the rows that a card asks for."""
     sentences = re.findall(
         r"Rows? ((?:`[^`]+`(?:, | and )?)+) of the table", " ".join(card.split())
     )
@@ -57,7 +57,7 @@ def named(card: str) -> list[str]:
 
 
 def filled(card: str, found: dict[str, list[dict[str, str]]]) -> str:
-    """The card with its rows; unchanged where the table has none of them."""
+    """The card with its rows. It has no marks if the table has none of its rows."""
     bare = re.sub(rf"\n*{START}.*?{END}\n*", "\n", card, flags=re.DOTALL)
     rows = [(name, row) for name in named(bare) for row in found.get(name, [])]
     if not rows:
@@ -68,16 +68,18 @@ def filled(card: str, found: dict[str, list[dict[str, str]]]) -> str:
         cells = [name, row["under"], *(row[key] for key in heads[2:])]
         lines.append("| " + " | ".join(cells) + " |")
     before = (
-        "ResNet-20, 10,000 CIFAR-10 test images; loss in points, mean over calibration seeds "
-        '("-": one seed).'
+        "ResNet-20 on 10,000 CIFAR-10 test images. The loss is in percentage points, the mean "
+        'over calibration seeds; "-" marks rows with one seed.'
     )
     if any(row["under"] == "Parts" for _, row in rows):
-        before += " Signed neuron at T = 8, unsigned at T = 32."
+        before += " The neuron is signed at T = 8 and unsigned at T = 32."
     return "\n".join([bare.rstrip("\n"), "", START, before, "", *lines, END, ""])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--table", type=Path, default=ROOT / "results/methods/resnet20.md")
     parser.add_argument("--cards", type=Path, default=ROOT / "docs/methods")
     args = parser.parse_args()

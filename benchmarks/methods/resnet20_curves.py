@@ -1,4 +1,4 @@
-"""Accuracy against timesteps of the pretrained CIFAR-10 ResNet-20, one row per setting.
+"""How the accuracy of a pretrained ResNet-20 for CIFAR-10 grows with T, in nine settings.
 
     python -m benchmarks.methods.resnet20_curves --weights WEIGHTS
 
@@ -23,7 +23,7 @@ from transpike.zoo.models import build_model
 ANN = "ann"  # name of the record of the unchanged model on all test images
 LAYER = tp.Percentile(99, granularity="layer")
 CHANNEL = tp.Percentile(99.9)
-# The first two are what the original study's converter does.
+# The first two settings are those of the original study's converter.
 SETTINGS = {
     "if_layer_p99_v0": (tp.IF(initial_membrane=0.0), LAYER),
     "burst5_range_layer_p99_v0": (tp.Burst(5, initial_membrane=0.0), LAYER),
@@ -54,7 +54,7 @@ def stored(records: Records, args: argparse.Namespace) -> dict[str, Record]:
 
 
 def run(records: Records, args: argparse.Namespace) -> None:
-    """Evaluate every setting that has no record yet."""
+    """Evaluate every setting that has no record yet, and keep the results."""
     missing = [name for name in SETTINGS if name not in stored(records, args)]
     if not missing:
         return
@@ -79,7 +79,7 @@ def run(records: Records, args: argparse.Namespace) -> None:
 
 
 def ann_on_all(records: Records, args: argparse.Namespace) -> None:
-    """Accuracy of the unchanged model on the whole test set."""
+    """Measure the unchanged model on the whole test set, unless there is a record of it."""
     if any(record["name"] == ANN for record in records.all()):
         return
     data = open_data(args.data)
@@ -93,7 +93,7 @@ def ann_on_all(records: Records, args: argparse.Namespace) -> None:
 
 
 def table(ann: Record, found: dict[str, Record]) -> str:
-    """The table.
+    """The page with the table.
 
     Args:
         ann: record of the unchanged model.
@@ -106,17 +106,20 @@ def table(ann: Record, found: dict[str, Record]) -> str:
     lines = [
         "# ResNet-20 on CIFAR-10: accuracy against timesteps",
         "",
-        "Command: `python -m benchmarks.methods.resnet20_curves --weights WEIGHTS` "
-        "(pretrained ResNet-20, keys as in the model file).",
+        "This page is written by `python -m benchmarks.methods.resnet20_curves --weights WEIGHTS` "
+        "for a pretrained ResNet-20.",
         "",
-        f"ANN, unchanged model: {100 * ann['accuracy']:.2f} % on all {ann['n']} test images; "
-        f"{100 * first['ann_accuracy']:.1f} % [{low:.1f}, {high:.1f}] on the {first['n']} images "
-        f"below. n = {first['n']} ({first['test']}); calibration: {first['calibration']}; one "
-        "calibration draw; static input; readout: mean over all timesteps 1..T; precision "
-        f"{first['precision']}; {first['neurons']} neurons.",
+        f"The unchanged ANN has an accuracy of {100 * ann['accuracy']:.2f} % on all {ann['n']} "
+        f"test images, and of {100 * first['ann_accuracy']:.1f} % [{low:.1f}, {high:.1f}] on the "
+        f"n = {first['n']} images below ({first['test']}). Calibration uses one draw "
+        f"({first['calibration']}). The input is static, and the readout is the mean over the "
+        f"timesteps 1..T. The precision is {first['precision']}, and the network has "
+        f"{first['neurons']} neurons.",
         "",
-        "Wilson 95 % intervals are about +-1.8 points at 90 %, +-3.1 at 50 %. The "
-        "quantized ANN has K T levels and the same thresholds and start.",
+        'The rows "quantized %" give the accuracy of the quantized ANN, which has K T levels '
+        "and the same thresholds and start. Wilson 95 % intervals of an accuracy are about ±1.8 "
+        "points at 90 % and ±3.1 points at 50 %. The loss is the ANN's accuracy minus that of the "
+        "spiking network, in percentage points.",
         "",
         "| setting | K | "
         + " | ".join(f"T={t}" for t in points)
@@ -141,8 +144,10 @@ def table(ann: Record, found: dict[str, Record]) -> str:
 
 
 def main() -> None:
-    """Run what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure what is missing, then write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data", default="cifar10:.data/cifar10.npz")
     parser.add_argument("--timesteps", type=int, default=64)

@@ -1,4 +1,4 @@
-"""What `table.py` measures: every row of its tables, as a recipe."""
+"""The rows that `table.py` measures, each with its recipe."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ Passes = tuple[object, ...]
 PERCENTILE, LSQ = tp.Percentile(99.9), tp.LeastSquares()
 BIAS, SEARCH, DELAY = tp.BiasCorrection(), tp.SiteSearch(), tp.DelayedReadout()
 
-
 RESNET_20 = 19  # layers of neurons on its longest path
 
 
 @dataclass(frozen=True)
 class Target:
-    """A neuron, and the loss in points it may have at every T. K is the maximum everywhere.
+    """A neuron, and the loss that its recipes may have.
 
     Attributes:
-        name: of the target.
-        neuron: settings.
-        most: the loss allowed, points, by T.
+        name: how the target is called in the tables.
+        neuron: the neuron; every layer has its full K.
+        most: the largest loss that is allowed, in percentage points, by T.
         refining: a neuron of the same K whose step shrinks, or None. Its ratio and levels were
             chosen by the divergence on held-out training images.
     """
@@ -41,7 +40,7 @@ TARGETS = (
     Target("signed8", tp.Signed(8), {2: 0.4, 4: 0.2}, tp.Refining(8)),
     Target("unsigned1", tp.IF(), {32: 1.5}),
 )
-# Recipes of every target; besides these the one that tuning chooses.
+# The recipes of every target. Tuning chooses one more.
 FIXED: dict[str, tuple[ThresholdRule, Passes]] = {
     "plain": (PERCENTILE, ()),
     "lsq-bias": (LSQ, (BIAS,)),
@@ -50,7 +49,7 @@ FIXED: dict[str, tuple[ThresholdRule, Passes]] = {
 }
 
 
-# Recipes of a target's refining neuron.
+# The recipes of a target's refining neuron.
 FIXED_REFINING: dict[str, tuple[ThresholdRule, Passes]] = {
     "refining lsq-bias": (LSQ, (BIAS,)),
     "refining search": (LSQ, (SEARCH,)),
@@ -62,12 +61,13 @@ class Row:
     """One line of a table.
 
     Attributes:
-        group: table it belongs to: targets, ablation, parts, codes, spikes or pooling.
-        name: what the line is called.
-        timesteps: T that is read.
-        recipe: how to convert; None: what tuning chooses for `target`.
-        target: name of the target, where there is one.
-        pooling: "max": as trained; "average": average pooling in place of every max-pooling.
+        group: the table to which it belongs: targets, ablation, parts, codes, spikes or pooling.
+        name: how the row is called in its table.
+        timesteps: the T at which it is read.
+        recipe: how to convert; None for the recipe that tuning chooses for `target`.
+        target: name of the target, or "".
+        pooling: "max" for the pooling of the trained model, "average" for average pooling in place
+            of every max-pooling.
         refining: whether tuning may choose neurons whose step shrinks.
     """
 
@@ -85,8 +85,8 @@ def rows(budget: float, depth: int = RESNET_20) -> list[Row]:
 
     Args:
         budget: spikes per neuron over T = 2 that the row with allocated counts may have.
-        depth: layers of neurons on the longest path, which the T of layers that fire one after the
-            other follows from.
+        depth: layers of neurons on the longest path. It determines the T of networks whose layers
+            fire one after the other.
     """
     return [
         *_targets(),
@@ -125,7 +125,7 @@ def _targets() -> list[Row]:
 
 
 def _ablation() -> list[Row]:
-    """Each part added to the one before, from the plainest neuron to the tuned recipe."""
+    """From the plainest neuron to the tuned recipe; each row adds one part to the row before."""
     bare = tp.IF(initial_membrane=0.0)
     found = []
     for t in (8, 32):
@@ -149,7 +149,7 @@ def _ablation() -> list[Row]:
 
 
 def _parts() -> list[Row]:
-    """One threshold rule or pass exchanged at a time."""
+    """Every row has another threshold rule or other calibration passes."""
     choices: dict[str, tuple[ThresholdRule, Passes]] = {
         "max": (tp.MaxAbs(), ()),
         "percentile": (PERCENTILE, ()),
@@ -197,9 +197,10 @@ def _codes(budget: float) -> list[Row]:
 
 
 def _spikes(depth: int) -> list[Row]:
-    """Layers that fire one after the other: windows up to 7, so that there is nothing to choose.
+    """Layers that fire one after the other, with all windows up to 7, so that none is chosen.
 
-    With two counts, levels and hysteresis were chosen by divergence on held-out training images.
+    For two counts, the levels and the hysteresis were chosen by the divergence on held-out training
+    images.
     """
 
     def row(name: str, neuron: Neuron, rule: ThresholdRule = LSQ) -> Row:
@@ -245,9 +246,10 @@ def needs_timesteps(recipe: tp.Recipe) -> bool:
 
 
 def shared(wanted: list[Row]) -> list[Row]:
-    """The same rows, converted for the longest T asked of the same recipe where T does not matter.
+    """The same rows, so that one run serves all rows whose conversion does not depend on T.
 
-    One run then serves all of them, as it gives every t.
+    Such rows get the longest T that any row asks of their recipe. A run gives the results at every
+    earlier t as well.
     """
     longest: dict[tuple[Neuron, ThresholdRule, str], int] = {}
     for row in wanted:

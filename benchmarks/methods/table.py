@@ -38,11 +38,11 @@ from transpike.data import Dataset, open_data
 from transpike.zoo.models import build_model
 
 GROUPS = ("targets", "ablation", "parts", "codes", "spikes", "pooling")
-_TUNING_DRAW = 1000  # seed of the training images that tuning sees, no calibration seed
+_TUNING_DRAW = 1000  # seed of the images that tuning sees; calibration never uses it
 _CALIBRATION_BATCH = 64
-_INTERRUPTED = 130  # the shell's code for Ctrl-C
+_INTERRUPTED = 130  # exit code that shells use for Ctrl-C
 _SHIFT = 4  # pixels
-_PAUSE = 2.0  # seconds between looks at what other processes are busy with
+_PAUSE = 2.0  # seconds to wait while other processes work on all that is left
 
 
 class Study:
@@ -73,14 +73,14 @@ class Study:
         }
 
     def test(self) -> Any:
-        """The test images, or a part of them."""
+        """The test images, or the random part of them that the command asks for."""
         test = self.data.test
         return (
             test if self.args.limit is None else test.subset(self.args.limit, self.args.test_seed)
         )
 
     def training(self, size: int, seed: int) -> list[Tensor]:
-        """Batches of training images, without labels."""
+        """Batches of training images without labels."""
         batches = [x for x, _ in self.data.train.subset(size, seed).batches(_CALIBRATION_BATCH)]
         if self.args.varied:
             generator = torch.Generator().manual_seed(seed)
@@ -89,14 +89,14 @@ class Study:
         return [x.to(self.args.device) for x in batches]
 
     def network(self, pooling: str) -> tp.Network:
-        """The captured model."""
+        """The captured model, with its max-pooling or with average pooling in its place."""
         if pooling not in self._networks:
             model = self.model if pooling == "max" else averaged(self.model)
             self._networks[pooling] = tp.capture(model, self.training(2, 0)[0])
         return self._networks[pooling]
 
     def convert(self, recipe: tp.Recipe, pooling: str, seed: int) -> tp.SpikingNetwork:
-        """A conversion with the training images of a seed."""
+        """Convert with the training images of a seed."""
         network, images = self.network(pooling), self.training(self.args.calibration_size, seed)
         if (pooling, seed) not in self._statistics:
             self._statistics[pooling, seed] = tp.calibrate(network, images)
@@ -164,9 +164,9 @@ class Study:
 
 
 def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (B, C, H, W) moved by up to 4 pixels and perhaps mirrored, as in training.
+    """Images (B, C, H, W), each moved by up to 4 pixels and perhaps mirrored, as in training.
 
-    What comes in from outside has the mean color, 0.
+    Pixels that come from outside the image are 0, the mean color.
     """
     batch, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (_SHIFT,) * 4)
@@ -179,10 +179,10 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def averaged(model: nn.Module) -> nn.Module:
-    """A copy with average pooling in place of max-pooling.
+    """A copy of a model with average pooling in place of every max-pooling.
 
     Raises:
-        ValueError: it has no max-pooling, or one with padding or dilation.
+        ValueError: the model has no max-pooling, or one with padding or dilation.
     """
     model = copy.deepcopy(model)
     found = [name for name, part in model.named_modules() if isinstance(part, nn.MaxPool2d)]
@@ -200,7 +200,7 @@ def averaged(model: nn.Module) -> nn.Module:
 
 
 def measured(study: Study, recipe: tp.Recipe, pooling: str, seed: int) -> dict[str, Any]:
-    """One conversion, evaluated."""
+    """Convert once and evaluate; the record of it."""
     start = time.perf_counter()
     snn = study.convert(recipe, pooling, seed)
     converted = time.perf_counter()
@@ -209,7 +209,7 @@ def measured(study: Study, recipe: tp.Recipe, pooling: str, seed: int) -> dict[s
     if result.interrupted:
         raise KeyboardInterrupt
     assert result.metric is not None
-    right = result.metric[-1]  # at T; those of all other t would make the files large
+    right = result.metric[-1]  # only at T, because all t would make the file large
     result = replace(result, metric=None, ann_metric=None)
     done = time.perf_counter()
     first, _ = next(iter(study.test().batches(study.args.batch_size)))
@@ -236,7 +236,7 @@ def measured(study: Study, recipe: tp.Recipe, pooling: str, seed: int) -> dict[s
 
 
 def binary_share(snn: tp.SpikingNetwork, x: Tensor, timesteps: int) -> float:
-    """Spikes in the binary code for one in the unit code."""
+    """Spikes in the binary code divided by spikes in the unit code."""
     x = x.to(snn.network.device)
     run = tp.simulate(snn, x, timesteps, record=tp.Record(output_at=[timesteps], totals=True))
     unit = sum(float(total.unit.double().sum()) for total in run.totals.values())
@@ -301,13 +301,13 @@ def write_tables(study: Study) -> None:
 
 
 def chosen(row: rows.Row, args: argparse.Namespace) -> bool:
-    """Whether the command asks for a row."""
+    """Whether the command asks for this row."""
     named = not args.rows or any(word in row.name for word in args.rows)
     return named and (not args.timesteps or row.timesteps in args.timesteps)
 
 
 def run(study: Study) -> int:
-    """What is missing, group by group and seed by seed; the exit code."""
+    """Measure what is missing, group by group and seed by seed. Returns the exit code."""
     args = study.args
     left = [
         (row, seed)
@@ -330,29 +330,37 @@ def run(study: Study) -> int:
 
 
 def main() -> int:
-    """Run what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure what is missing, then write the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data", default="cifar10:.data/cifar10.npz")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
-    parser.add_argument("--rows", nargs="+", default=[], help="only rows whose names hold a word")
-    parser.add_argument("--timesteps", type=int, nargs="+", default=[], help="only rows of these T")
+    parser.add_argument(
+        "--rows", nargs="+", default=[], help="only rows whose names contain one of these"
+    )
+    parser.add_argument(
+        "--timesteps", type=int, nargs="+", default=[], help="only rows with one of these T"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--calibration-size", type=int, default=1024)
+    parser.add_argument("--calibration-size", type=int, default=1024, help="training images")
     parser.add_argument(
         "--varied",
         action="store_true",
-        help="every second image of calibration and tuning moved, perhaps mirrored, as in training",
+        help="move and perhaps mirror every second image of calibration and tuning, as in training",
     )
-    parser.add_argument("--tuning-size", type=int, default=1024)
-    parser.add_argument("--budget", type=float, default=1.5, help="spikes of allocated counts")
-    parser.add_argument("--limit", type=int, help="random test images instead of all")
+    parser.add_argument("--tuning-size", type=int, default=1024, help="training images")
+    parser.add_argument(
+        "--budget", type=float, default=1.5, help="spikes per neuron of allocated counts"
+    )
+    parser.add_argument("--limit", type=int, help="number of random test images (default: all)")
     parser.add_argument("--test-seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--output", type=Path, default=Path("results/methods"))
-    parser.add_argument("--only-table", action="store_true", help="run nothing")
+    parser.add_argument("--output", type=Path, default=Path("results/methods"), help="folder")
+    parser.add_argument("--only-table", action="store_true", help="measure nothing")
     return run(Study(parser.parse_args()))
 
 

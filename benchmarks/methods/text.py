@@ -1,4 +1,4 @@
-"""The tables of `table.py`, from its records."""
+"""The Markdown that `table.py` makes of its records."""
 
 from __future__ import annotations
 
@@ -11,24 +11,39 @@ from benchmarks.methods.rows import TARGETS, Row, rows
 from transpike.measure.evaluate import Z95
 
 HEAD = (
-    "| {first} | T | K | loss | paired s.e. | seeds: s.d. | quantized loss | to quantized | "
+    "| {first} | T | K | loss | paired s.e. | s.d. over seeds | quantized loss | "
+    "quantized - SNN | "
     "agree % | spikes/neuron | binary | {last} |"
 )
-# Of a recipe file that does not say how outputs were read.
+# For a recipe that was chosen before distillation existed: its record does not say `reading`.
 _EARLIER = " (chosen before distillation was among the candidates)"
-_VARIED = ", every second one moved by up to 4 pixels and perhaps mirrored, as in training"
+_VARIED = (
+    " Every second one is moved by up to 4 pixels and perhaps mirrored, as in the ANN's training."
+)
+_COLUMNS = """\
+- loss: accuracy of the ANN minus accuracy of the spiking network (SNN), in percentage points, mean
+  over the seeds.
+- paired s.e.: standard error of the loss over the same test images, mean over the seeds.
+- s.d. over seeds: standard deviation of the loss over the calibration seeds.
+- quantized loss: loss of the quantized ANN, which has K T levels and the same steps, starts and
+  offsets. It is a reference and not an upper bound.
+- quantized - SNN: accuracy of the quantized ANN minus accuracy of the SNN, in percentage points.
+- agree %: share of the predictions that equal the ANN's.
+- spikes/neuron: spikes over all T timesteps; a count of n is n spikes.
+- binary: spikes per neuron if a count is sent as a binary number, with one spike per bit that is
+  set. It is computed from the share in the first batch."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row and its results, one per calibration seed."""
+    """A row and its records, one per calibration seed."""
 
     row: Row
     recipe: tp.Recipe
     entries: list[dict[str, Any]]
 
     def values(self, key: str) -> list[float]:
-        """A quantity at T, per seed; losses in points."""
+        """One quantity at T, for each seed. Losses are in percentage points."""
         t = self.row.timesteps
         found = []
         for entry in self.entries:
@@ -49,18 +64,18 @@ class Line:
         return found
 
     def mean(self, key: str) -> float:
-        """Mean over the seeds."""
+        """The mean of a quantity over the seeds."""
         return statistics.fmean(self.values(key))
 
     @property
     def binary(self) -> float:
-        """Spikes per neuron in the binary code; the share is that of the first batch at its T."""
+        """Spikes per neuron in the binary code, from the share in the first batch at its T."""
         share = statistics.fmean(entry["binary_to_unit_spikes"] for entry in self.entries)
         return share * self.mean("spikes")
 
 
 def cells(line: Line, name: str, last: str) -> str:
-    """One line of a table."""
+    """One row of a table as Markdown."""
     losses = line.values("loss")
     spread = f"{statistics.stdev(losses):.2f}" if len(losses) > 1 else "-"
     counts = line.entries[0]["max_counts"]
@@ -79,29 +94,26 @@ def head(first: str, last: str) -> list[str]:
 
 
 def document(asked: dict[str, Any], found: list[Line]) -> str:
-    """All tables."""
+    """All tables of the records that were measured with the same settings."""
     if not found:
-        return f"{_title(asked)}\n\nNothing measured yet.\n"
+        return f"{_title(asked)}\n\nNothing has been measured yet.\n"
     first = next((line for line in found if line.row.pooling == "max"), found[0])
     seeds = sorted({entry["seed"] for line in found for entry in line.entries})
     versions = first.entries[0]["versions"]
     text = [
         _title(asked),
         "",
-        f"ANN {first.mean('ann'):.2f} % on n = {asked['test_images']} test images "
-        f"({asked['test_draw']}). Calibration: {asked['calibration_images']} training images"
-        f"{_VARIED if asked.get('varied') else ''}; "
-        f"seeds {', '.join(map(str, seeds))}; a row with fewer seeds says so. Static input, every "
-        "timestep counted in T, K is the maximum in every layer. Written by "
+        f"The ANN has an accuracy of {first.mean('ann'):.2f} % on n = {asked['test_images']} test "
+        f"images ({asked['test_draw']}). Calibration uses {asked['calibration_images']} training "
+        f"images.{_VARIED if asked.get('varied') else ''} The calibration seeds are "
+        f"{', '.join(map(str, seeds))}, and each row says how many of them it has. The input is "
+        "static, and every timestep counts towards T. K is the largest spike count per timestep; "
+        "a range such as 2..8 means that layers differ in K. This page is written by "
         "`benchmarks/methods/table.py`.",
         "",
-        "Loss: accuracy of the ANN minus that of the spiking network, in points, mean over the "
-        "seeds. Paired s.e.: standard error of the loss over the same test images, mean over the "
-        "seeds. Seeds: s.d.: standard deviation of the loss over calibration seeds. Quantized: the "
-        "quantized ANN with K T levels and the same steps, starts and offsets, a reference and not "
-        "an upper bound; to quantized: its accuracy minus that of the spiking network. Agree: "
-        "predictions equal to the ANN's. Spikes per neuron over all T, counts of n as n spikes; "
-        "binary: one per bit set, from the share on the first batch.",
+        "The columns are:",
+        "",
+        _COLUMNS,
     ]
     tables = {
         "Targets": _targets,
@@ -121,7 +133,8 @@ def document(asked: dict[str, Any], found: list[Line]) -> str:
 
 def _title(asked: dict[str, Any]) -> str:
     varied = ", half of them varied" if asked.get("varied") else ""
-    return f"# {asked['model']}: methods, {asked['calibration_images']} calibration images{varied}"
+    images = f"{asked['calibration_images']} calibration images{varied}"
+    return f"# {asked['model']}: conversion methods, {images}"
 
 
 def _seeds(line: Line) -> str:
@@ -130,14 +143,19 @@ def _seeds(line: Line) -> str:
 
 
 def _targets(found: list[Line]) -> list[str]:
-    text = head("setting and recipe", "at most, reached")
+    text = [
+        "A target is a neuron with the loss that it may have at a T. The last column says which "
+        "loss is allowed, whether the recipe reaches it, and how many seeds were measured.",
+        "",
+        *head("target and recipe", "allowed, reached, seeds"),
+    ]
     for target in TARGETS:
         for t, most in target.most.items():
             for line in found:
                 if (line.row.target, line.row.timesteps) == (target.name, t):
                     reached = "yes" if line.mean("loss") <= most else "no"
                     text.append(cells(line, line.row.name, f"{most}, {reached}, {_seeds(line)}"))
-    text += ["", "Tuned, each chosen once on training images:", ""]
+    text += ["", "Tuning chose these recipes, each of them once, on training images:", ""]
     text += [
         f"- {line.row.name}, T={line.row.timesteps}: {line.recipe.name}"
         + ("" if "reading" in line.recipe.found else _EARLIER)
@@ -148,8 +166,11 @@ def _targets(found: list[Line]) -> list[str]:
 
 
 def _ablation(found: list[Line]) -> list[str]:
-    """Every part with what it adds to the line above, where both have the same seeds."""
-    text: list[str] = []
+    """Every part with what it gains over the row above, where both have the same seeds."""
+    text = [
+        "Every row changes one part of the row above. The last column says how many percentage "
+        "points of accuracy this gains, and how many seeds were measured.",
+    ]
     measured = {(line.row.target, line.row.timesteps, line.row.name): line for line in found}
     chain, above = "", None
     for row in [row for row in rows(1.0) if row.group == "ablation"]:
@@ -160,12 +181,12 @@ def _ablation(found: list[Line]) -> list[str]:
         if line is None:
             continue
         if f"### {title}" not in text:
-            text += ["", f"### {title}", "", *head("part", "points gained")]
+            text += ["", f"### {title}", "", *head("part", "points gained, seeds")]
         gain = ""
         if before is not None and _seeds_of(before) == _seeds_of(line):
             gain = f"{before.mean('loss') - line.mean('loss'):+.2f}, "
         text.append(cells(line, line.row.name, gain + _seeds(line)))
-    return text[1:]
+    return text
 
 
 def _seeds_of(line: Line) -> list[int]:
@@ -174,8 +195,8 @@ def _seeds_of(line: Line) -> list[int]:
 
 def _parts(found: list[Line]) -> list[str]:
     text = [
-        "One threshold rule or pass exchanged at a time; passes come after least squares. T=8: "
-        "signed, K=1; T=32: integrate-and-fire.",
+        "Every row has another threshold rule or other calibration passes. The passes follow the "
+        "least-squares rule. The neuron is signed with K=1 at T=8, and integrate-and-fire at T=32.",
         "",
         *head("rule or pass", "seeds"),
     ]
@@ -194,11 +215,12 @@ def _codes(found: list[Line]) -> list[str]:
 
 
 def _pooling(found: list[Line]) -> list[str]:
-    """Average pooling changes the ANN, so accuracies are what can be compared."""
+    """Average pooling changes the ANN, so only the accuracies can be compared."""
     text = [
-        "Max-pooling as trained and kept exactly, against average pooling put in its place before "
-        "the conversion, which changes the ANN; signed, K=1, percentile 99.9 per channel. Loss is "
-        "against the network's own ANN.",
+        "The network either keeps the max-pooling that it was trained with, which is converted "
+        "exactly, or has average pooling in its place before the conversion. Average pooling "
+        "changes the ANN, so compare the accuracies: each loss is against the network's own ANN. "
+        "The neuron is signed with K=1, and thresholds are the 99.9th percentile per channel.",
         "",
         *head("pooling", "ANN %, SNN %, seeds"),
     ]

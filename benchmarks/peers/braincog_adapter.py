@@ -1,4 +1,4 @@
-"""BrainCog's converted networks as contestants; runs in the peers' environment."""
+"""BrainCog's converted networks as contestants. They run in the peers' environment."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from benchmarks.peers.contestants import Curve
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it overwrites entries of timm's registry
+    warnings.simplefilter("ignore")  # importing it overwrites entries of timm's registry
     from braincog.base.conversion import Convertor
     from braincog.base.conversion.convertor import SNode
 
 CALIBRATION_BATCH = 128
-# gamma is both the largest count per timestep and the value calibration clips activations at.
+# gamma is the largest count per timestep, and also the value at which calibration clips.
 VARIANTS: dict[str, dict[str, Any]] = {
     "gamma5": {"gamma": 5},
     "gamma5-p99": {"gamma": 5, "p": 0.99},
@@ -29,10 +29,10 @@ class BrainCog:
     """A network converted by `Convertor`, one call per timestep.
 
     Args:
-        model: module form; a copy is converted, for the converter changes it in place.
+        model: the module form. A copy is converted, because the converter changes it in place.
         images: calibration images (N, C, H, W).
-        variant: one of VARIANTS.
-        device: where it runs.
+        variant: a key of VARIANTS.
+        device: where the network runs.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, variant: str, device: str) -> None:

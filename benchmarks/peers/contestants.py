@@ -1,7 +1,7 @@
-"""What a benchmark asks of a simulator, and transpike's own side of it.
+"""The simulators that the benchmarks compare: the interface, the analog network and transpike.
 
-`run` is what is timed: T timesteps of one batch of static images, the mean readout at T alone.
-`curve` gives accuracy's and spikes' raw material at several T in one simulation.
+`run` is what is timed: T timesteps of one batch of static images, with the mean readout only at T.
+`curve` gives the readouts and spikes at several T of one simulation, for accuracies.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from transpike.conversion.specs import parse_neuron
 
 @dataclass(frozen=True)
 class Curve:
-    """Of one batch.
+    """Readouts and spikes of one batch.
 
     Attributes:
-        outputs: mean readout over 1..t, (B, ...), by t.
-        spikes: spikes of each image up to t over all neurons, (B,), a count of n as n; by t. Empty
-            for the analog network.
+        outputs: the mean readout over the timesteps 1..t, (B, ...), by t.
+        spikes: the spikes of each image up to t over all neurons, (B,), by t. A count of n is n
+            spikes. Empty for the analog network.
     """
 
     outputs: dict[int, Tensor]
@@ -34,17 +34,17 @@ class Contestant(Protocol):
     """One way to simulate one converted network."""
 
     def run(self, x: Tensor, timesteps: int) -> Tensor:
-        """Mean readout over 1..T, (B, ...)."""
+        """The mean readout over the timesteps 1..T, (B, ...)."""
 
     def curve(self, x: Tensor, at: list[int]) -> Curve:
-        """Readouts and spikes at each t of `at`."""
+        """The readouts and spikes at each t of `at`."""
 
     def settings(self) -> dict[str, Any]:
-        """How it was made, JSON-ready."""
+        """How the network was made, as values for JSON."""
 
 
 class Analog:
-    """The user's model as it is: evaluation mode, NCHW, BatchNorm not folded, float32."""
+    """The user's model unchanged: evaluation mode, NCHW, BatchNorm not folded, float32."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -63,7 +63,7 @@ class Analog:
 
 
 class Transpike:
-    """`simulate` in one precision, or `simulate_reference`."""
+    """transpike: `simulate` in one precision, or `simulate_reference`."""
 
     def __init__(
         self, model: nn.Module, batches: list[Tensor], neuron: str, precision: str, device: str

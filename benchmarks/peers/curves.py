@@ -1,4 +1,4 @@
-"""Accuracy and spikes per image against T, of peers and of ours, on the trained ResNet-20.
+"""Which accuracy do other libraries and transpike reach on ResNet-20, with how many spikes?
 
     python -m benchmarks.peers.curves --weights WEIGHTS --images 1000 \\
         --contestants spikingjelly-single:channel-half braincog:gamma5 engine-exact
@@ -56,7 +56,7 @@ def curve(setup: dict[str, Any], asked: dict[str, Any], records: Records) -> Non
 
 
 def entries(records: list[Record]) -> list[Record]:
-    """One entry per contestant and settings: its parts, and their totals."""
+    """One entry per contestant and settings, with its parts and their totals."""
     found: dict[str, Record] = {}
     for record in records:
         about = {key: record[key] for key in ("contestant", "network", "calibration_images")}
@@ -70,7 +70,7 @@ def entries(records: list[Record]) -> list[Record]:
 
 
 def totals(parts: list[Record], at: list[int]) -> Record:
-    """n, accuracy and spikes per image over all parts."""
+    """The n, accuracy and spikes per image over all parts."""
     n = sum(part["n"] for part in parts)
     return {
         "n": n,
@@ -80,16 +80,18 @@ def totals(parts: list[Record], at: list[int]) -> Record:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--contestants", nargs="+", default=ALL)
     parser.add_argument("--network", default="resnet20")
     parser.add_argument("--weights", required=True)
     parser.add_argument("--data", default="cifar10:.data/cifar10.npz")
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--calibration", type=int, default=1024)
+    parser.add_argument("--images", type=int, default=1000, help="test images")
+    parser.add_argument("--calibration", type=int, default=1024, help="training images")
     parser.add_argument("--timesteps", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--batch", type=int, default=50)
-    parser.add_argument("--neuron", default="if", help="of transpike's contestants")
+    parser.add_argument("--neuron", default="if", help="neuron of transpike's contestants")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--output", type=Path, default=ROOT / "results/peers.jsonl")

@@ -1,8 +1,8 @@
-"""The networks of the benchmarks, written with one nn.ReLU module per call.
+"""The networks of the benchmarks, in a form that all contestants can convert.
 
-That is the form which SpikingJelly and BrainCog can convert; transpike and the analog baseline of
-ResNet-20 use the model as its users have it (`transpike.zoo.models`). Random weights are made from
-a seed, with BatchNorm statistics of random images, so that activity is not degenerate.
+SpikingJelly and BrainCog need one nn.ReLU module per call. transpike and the analog network use the
+ResNet-20 of `transpike.zoo.models`, as users have it. Random weights are made from a seed. Their
+BatchNorm statistics are those of random images, so that a normal share of the neurons is active.
 """
 
 from __future__ import annotations
@@ -19,10 +19,19 @@ from transpike.zoo.models import load_state_dict, resnet20
 SETTLING_IMAGES = 8
 
 
-class ModuleBlock(nn.Module):
-    """A basic block of ResNet-20 whose shortcut is a fixed 1x1 convolution."""
+class Block(nn.Module):
+    """A basic residual block of one module per operation.
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    Args:
+        in_channels: channels of the input.
+        channels: channels of the output.
+        stride: of the first convolution.
+        shortcut: makes the shortcut of a block that changes stride or channels, from these three.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, shortcut: Callable[..., nn.Module]
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -31,8 +40,8 @@ class ModuleBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu2 = nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1:
-            self.shortcut = _subsample_and_pad(in_channels, channels, stride)
+        if stride != 1 or in_channels != channels:
+            self.shortcut = shortcut(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
@@ -40,7 +49,7 @@ class ModuleBlock(nn.Module):
 
 
 def _subsample_and_pad(in_channels: int, channels: int, stride: int) -> nn.Conv2d:
-    """Option A of He et al. 2016: every second pixel, zero channels on both sides."""
+    """Option A of He et al. 2016 as a fixed convolution: every second pixel, new channels 0."""
     shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
     before = (channels - in_channels) // 2
     with torch.no_grad():
@@ -51,7 +60,7 @@ def _subsample_and_pad(in_channels: int, channels: int, stride: int) -> nn.Conv2
 
 
 class ModuleResNet20(nn.Module):
-    """ResNet-20 for CIFAR-10 of modules only; loads the weights of `resnet20`."""
+    """ResNet-20 for CIFAR-10 of modules only, which loads the weights of `resnet20`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,11 +81,12 @@ class ModuleResNet20(nn.Module):
 
 
 def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
-    first = ModuleBlock(in_channels, channels, stride)
-    return nn.Sequential(first, *(ModuleBlock(channels, channels, 1) for _ in range(2)))
+    sizes = ((in_channels, stride), (channels, 1), (channels, 1))
+    return nn.Sequential(*(Block(n, channels, step, _subsample_and_pad) for n, step in sizes))
 
 
 def resnet20_of_modules(weights: str) -> nn.Module:
+    """The module form of ResNet-20 with weights of the usual form."""
     model = ModuleResNet20()
     missing, unexpected = model.load_state_dict(load_state_dict(weights), strict=False)
     if unexpected or any("shortcut" not in name for name in missing):
@@ -84,32 +94,18 @@ def resnet20_of_modules(weights: str) -> nn.Module:
     return model.eval()
 
 
-class ResNet18Block(nn.Module):
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.relu2 = nn.ReLU()
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu1(self.bn1(self.conv1(x)))
-        return self.relu2(self.bn2(self.conv2(out)) + self.shortcut(x))
+def _projection(in_channels: int, channels: int, stride: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+    )
 
 
 def resnet18() -> nn.Module:
-    """ResNet-18 for 32x32 images: 3x3 stem without pooling, 11.2 M parameters."""
+    """ResNet-18 for 32x32 images: a 3x3 stem without pooling, 11.2 M parameters."""
     widths, blocks = (64, 64, 128, 256, 512), []
     for before, width in itertools.pairwise(widths):
         stride = 1 if before == width else 2
-        blocks += [ResNet18Block(before, width, stride), ResNet18Block(width, width, 1)]
+        blocks += [Block(n, width, s, _projection) for n, s in ((before, stride), (width, 1))]
     return nn.Sequential(
         nn.Conv2d(3, 64, 3, 1, 1, bias=False),
         nn.BatchNorm2d(64),
@@ -122,7 +118,7 @@ def resnet18() -> nn.Module:
 
 
 def vgg16_bn() -> nn.Module:
-    """VGG-16 with BatchNorm for 32x32 images: five 2x2 max-pools, one linear layer, 14.7 M."""
+    """VGG-16 with BatchNorm for 32x32 images: one linear layer, 14.7 M parameters."""
     layers: list[nn.Module] = []
     before = 3
     for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
@@ -179,10 +175,11 @@ class Entry:
     """A network of the benchmark.
 
     Attributes:
-        shape: of one image.
-        trained: whether its weights are real; then accuracy is measured.
-        build: makes the module form, from a path of weights.
-        plain: makes the form users have, the same function; None where it is the module form.
+        shape: shape of one image, (C, H, W).
+        trained: whether the weights are trained. Then accuracy is measured too.
+        build: makes the module form from a path of weights.
+        plain: makes the form that users have, which computes the same. None if it is the module
+            form.
     """
 
     shape: tuple[int, ...]
@@ -198,7 +195,7 @@ def _random(factory: Callable[[], nn.Module], shape: tuple[int, ...]) -> Callabl
             model = factory()
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
-                    module.momentum = None  # the plain mean of what it sees
+                    module.momentum = None  # statistics are the plain mean over all batches
             model.train()
             images = SETTLING_IMAGES if shape[-1] <= 32 else 2
             with torch.no_grad():

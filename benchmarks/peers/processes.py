@@ -1,4 +1,4 @@
-"""Contestants in processes of their own, and what machine they ran on.
+"""Starts a contestant in a process of its own, and describes the machine.
 
 Set BENCHMARK_VERBOSE=1 to see what the processes print.
 """
@@ -18,14 +18,14 @@ FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16"
 
 
 class Ended(RuntimeError):
-    """The process ended, most likely killed for want of memory."""
+    """The process ended. Most likely it was killed because memory ran out."""
 
 
 class Worker:
     """One contestant on one network, kept alive between requests.
 
     Attributes:
-        hello: what it said when it was ready: settings and versions, or why it is not available.
+        hello: its first answer: settings and versions, or the reason why it is not available.
     """
 
     def __init__(self, setup: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ class Worker:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """CPU name, vector units and cores, and the GPU if one is used."""
+    """Name, vector units and cores of the CPU, and the name of the GPU if it is used."""
     info = Path("/proc/cpuinfo").read_text()
     name = next((x.split(":")[1].strip() for x in info.splitlines() if "model name" in x), "?")
     flags = next((x.split(":")[1].split() for x in info.splitlines() if x.startswith("flags")), [])

@@ -1,7 +1,7 @@
-"""SNN calibration (Li et al. 2021) as a contestant, by its authors' own code.
+"""SNN calibration (Li et al. 2021) as a contestant, by the code of its authors.
 
-It is no package: SNN_CALIBRATION names a checkout of github.com/yhhhli/SNN_Calibration (MIT). It
-needs nothing but torch, and runs in our own environment.
+The code is not a package. SNN_CALIBRATION names a checkout of github.com/yhhhli/SNN_Calibration
+(MIT). It needs only torch and runs in our own environment.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers.contestants import Curve
-from benchmarks.peers.networks import ModuleBlock
+from benchmarks.peers.networks import Block
 
 BATCH, ITERATIONS, MOMENTUM = 128, 5, 0.9  # as in its main_cal_cifar.py
 
 
 class SnnCalibration:
-    """A ResNet calibrated for one T, layer-wise thresholds of least squared error.
+    """A ResNet that is calibrated for one T, with layer-wise thresholds of least squared error.
 
     Args:
-        model: module form; changed.
+        model: the module form, which is changed.
         images: calibration images (N, C, H, W).
-        variant: "light" (biases) or "advanced" (membranes), and T: "light32".
-        device: where it runs.
+        variant: "light" (corrects biases) or "advanced" (membranes) followed by T, as in "light32".
+        device: where the network runs.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, variant: str, device: str) -> None:
@@ -59,7 +59,7 @@ class SnnCalibration:
         return self.curve(x, [timesteps]).outputs[timesteps]
 
     def curve(self, x: Tensor, at: list[int]) -> Curve:
-        """Step by step; it is meant to be read at its own T."""
+        """One call per timestep. The network is meant to be read at its own T."""
         spikes = torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
         def count(module: Any, __: Any, output: Tensor) -> None:
@@ -86,8 +86,8 @@ class SnnCalibration:
         }
 
 
-def _theirs(block: ModuleBlock, kind: type[nn.Module]) -> nn.Module:
-    """The same block as theirs, which its converter knows."""
+def _theirs(block: Block, kind: type[nn.Module]) -> nn.Module:
+    """The same block as a module of their own, which their converter recognizes."""
     shortcut = None if isinstance(block.shortcut, nn.Identity) else block.shortcut
     first, second = block.conv1, block.conv2
     made = kind(first.in_channels, second.out_channels, first.stride[0], shortcut)

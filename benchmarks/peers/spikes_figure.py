@@ -1,4 +1,4 @@
-"""Accuracy against spikes per image: every method measured, ours and the peers', in one figure.
+"""Who needs the fewest spikes for an accuracy, transpike or its peers?
 
     python -m benchmarks.methods.table --weights WEIGHTS          # ours, all test images
     python -m benchmarks.peers.curves --weights WEIGHTS ...      # peers
@@ -14,12 +14,6 @@ Spikes are counted at the outputs of spiking neurons, a count of n as n spikes.
 from __future__ import annotations
 
 import argparse
-import math
-import re
-import statistics
-from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -28,247 +22,13 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
-import numpy as np
 
-import transpike as tp
-from benchmarks import paired
-from benchmarks.methods import rows
-from benchmarks.paired import Flags
-from benchmarks.peers.curves import entries
-from benchmarks.records import Record, Records
-from transpike.measure.evaluate import Z95, curve_points
+from benchmarks.peers.points import Meeting, Point, front, least_spikes, meetings, ours, peers
+from benchmarks.records import Records
 
-ANALOG = "ann"  # contestant
-TEST_SEED = 0  # of the peers' draw of test images
-NEURONS = 188_416  # of the spiking ResNet-20, per image
-LOSS = 0.5  # points at which spikes are compared
-_FEWEST = 10  # thousand spikes, below which nothing is recognized
-_FLOOR = 0.01  # points, the bottom of the figure
-
-
-@dataclass(frozen=True)
-class Point:
-    """One method at one T.
-
-    Attributes:
-        name: of the recipe, or of the peer.
-        kind: of our neuron; empty for peers.
-        t: T.
-        loss: points, mean over calibration seeds.
-        error: its standard error, points; ours paired with the ANN, a peer's paired where its file
-            says which images were right.
-        spikes: thousand per image.
-        n: test images.
-        curve: part of a curve over T.
-        right: which test images were right, in the order of the test set, one per calibration
-            seed; empty where the files do not say, or not of all images.
-    """
-
-    name: str
-    kind: str
-    t: int
-    loss: float
-    error: float
-    spikes: float
-    n: int
-    curve: bool
-    right: tuple[Flags, ...] = field(default=(), repr=False)
-
-    @property
-    def ours(self) -> bool:
-        """Whether it is one of ours."""
-        return bool(self.kind)
-
-
-def peers(records: list[Record]) -> list[Point]:
-    """All peers at every T; of two runs that have the same T, the one on more images."""
-    runs = sorted(
-        ((entry["contestant"].replace(":", "-"), entry) for entry in entries(records)),
-        key=lambda run: run[0],
-    )
-    analog = next((entry for name, entry in runs if name == ANALOG), None)
-    if analog is None:
-        raise SystemExit(
-            "no record of the analog network: run benchmarks.peers.curves --contestants ann."
-        )
-    found: dict[tuple[str, int], Point] = {}
-    for name, entry in runs:
-        if name == ANALOG:
-            continue
-        for point in _of_peer(name, entry, analog):
-            key = (point.name, point.t)
-            before = found.get(key)
-            if before is None or (before.n, len(before.right)) < (point.n, len(point.right)):
-                found[key] = point
-    return list(found.values())
-
-
-def _of_peer(name: str, entry: Record, analog: Record) -> list[Point]:
-    n, found = entry["n"], []
-    # On the same images: a peer that has not run all parts is compared on those it has.
-    asked, whole = entry["asked"], analog["asked"]
-    partly = min(n, analog["n"]) < asked["images"]
-    if asked["images"] != whole["images"] or (partly and asked["batch"] != whole["batch"]):
-        raise SystemExit(
-            f"{name}: its images are not those of the ANN. Run both with one --images and --batch."
-        )
-    parts = [analog["parts"][part]["right"] for part in entry["parts"]]
-    right = sum(next(iter(part.values())) for part in parts) / n
-    method, made_for = _made_for(name)
-    own = which_right(analog, next(iter(analog["accuracy"])))
-    for t, share in entry["accuracy"].items():
-        if made_for not in (None, int(t)):
-            continue
-        flags = which_right(entry, t)
-        # Where the file holds sums only it is not paired, which is too wide: few images change.
-        error = math.sqrt(max(share * (1 - share), 1e-9) / n)
-        if flags and own:
-            error = paired.paired_error(flags[0], own[0])
-        losses, thousands = 100 * (right - share), entry["spikes_per_image"][t] / 1000
-        found.append(Point(method, "", int(t), losses, 100 * error, thousands, n, True, flags))
-    return found
-
-
-def which_right(entry: Record, t: str) -> tuple[Flags, ...]:
-    """Which test images a peer got right at t, in the order of the test set, if it ran them all."""
-    parts, asked = entry["parts"], entry["asked"]
-    if entry["n"] != asked["images"] or not all("which" in part for part in parts.values()):
-        return ()
-    # The draw of the worker: all images in a random order, batch b in part b mod the parts.
-    order = np.random.RandomState(TEST_SEED).permutation(entry["n"])
-    number = np.arange(entry["n"]) // asked["batch"] % len(parts)
-    flags = np.zeros(entry["n"], bool)
-    for part, found in parts.items():
-        flags[order[number == part]] = paired.unpacked(found["which"][t], found["n"])
-    return (flags,)
-
-
-def _made_for(name: str) -> tuple[str, int | None]:
-    """A peer's method, and the T of this conversion where it is made for one."""
-    found = re.fullmatch(r"(snn-calibration-(?:light|advanced))(\d+)", name)
-    return (found[1], int(found[2])) if found else (name, None)
-
-
-def ours(records: list[Record], calibration_images: int) -> list[Point]:
-    """Every recipe that was measured: at its T, or at all if it does not depend on T."""
-    by_recipe: dict[tp.Recipe, list[Record]] = defaultdict(list)
-    for record in records:
-        asked = record["asked"]
-        same = asked["calibration_images"] == calibration_images and not asked.get("varied")
-        if record["pooling"] == "max" and same:
-            by_recipe[tp.Recipe.from_dict({**record["recipe"], "found": {}})].append(record)
-    alike = Counter((recipe.name, recipe.timesteps) for recipe in by_recipe)
-    found = []
-    for recipe, seeds in by_recipe.items():
-        curve = not rows.needs_timesteps(recipe)
-        points = curve_points(recipe.timesteps) if curve else [recipe.timesteps]
-        name = recipe.name
-        if alike[name, recipe.timesteps] > 1:
-            name += f", start {recipe.neuron.initial_membrane:g}"
-        found += [_point(name, recipe, seeds, t, curve) for t in points]
-    return found
-
-
-def _point(name: str, recipe: tp.Recipe, entries: list[Record], t: int, curve: bool) -> Point:
-    losses, errors, spikes = [], [], []
-    for entry in entries:
-        e = entry["evaluation"]
-        low, high = e["loss_interval"][t - 1]
-        losses.append(100 * e["loss"][t - 1])
-        errors.append(100 * (high - low) / 2 / Z95)
-        spikes.append(e["spikes_per_neuron"][t - 1] * NEURONS / 1000)
-    n = entries[0]["evaluation"]["samples"]
-    right: tuple[Flags, ...] = ()
-    whole = all("right" in e and e["asked"]["test_draw"] == "all" for e in entries)
-    if t == recipe.timesteps and whole:
-        right = tuple(paired.unpacked(entry["right"], n) for entry in entries)
-    loss, error, thousands = (statistics.fmean(values) for values in (losses, errors, spikes))
-    kind = re.split(r" K=|,| L=", recipe.neuron.name)[0]
-    return Point(name, kind, t, loss, error, thousands, n, curve, right)
-
-
-def front(points: Iterable[Point]) -> list[Point]:
-    """Points that no other beats in loss with at most its spikes, by spikes."""
-    best, kept = math.inf, []
-    for point in sorted(points, key=lambda p: (p.spikes, p.loss)):
-        if point.loss < best:
-            best = point.loss
-            kept.append(point)
-    return kept
-
-
-def mixed(points: list[Point], spikes: float) -> float:
-    """Least loss of ours at a mean of `spikes`: one of two settings drawn at random per image."""
-    kept = front(points)
-    best = min((p.loss for p in kept if p.spikes <= spikes), default=math.inf)
-    for few in kept:
-        for many in kept:
-            if few.spikes <= spikes < many.spikes:
-                share = (spikes - few.spikes) / (many.spikes - few.spikes)
-                best = min(best, few.loss + share * (many.loss - few.loss))
-    return best
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """A peer's point and the best of ours with at most its spikes.
-
-    Attributes:
-        peer: the peer's point.
-        mine: ours.
-        error: standard error of the difference of the losses, points.
-        paired: over the same images; else from the two errors, as if they were independent.
-        mixed: least loss of a mix of two of our settings with the peer's spikes, points.
-    """
-
-    peer: Point
-    mine: Point
-    error: float
-    paired: bool
-    mixed: float
-
-    @property
-    def behind(self) -> float:
-        """Points by which ours loses more."""
-        return self.mine.loss - self.peer.loss
-
-
-def meetings(points: list[Point]) -> list[Meeting]:
-    """Every point of the peers against ours, but for those with fewer spikes than all of ours."""
-    mine = [p for p in points if p.ours]
-    found = []
-    for peer in (p for p in points if not p.ours):
-        cheaper = [p for p in mine if p.spikes <= peer.spikes]
-        if not cheaper:
-            continue
-        best = min(cheaper, key=lambda p: p.loss)
-        same = bool(peer.right and best.right)
-        error = math.hypot(peer.error, best.error)
-        if same:
-            pairs = [paired.paired_error(one, peer.right[0]) for one in best.right]
-            error = 100 * statistics.fmean(pairs)
-        found.append(Meeting(peer, best, error, same, mixed(mine, peer.spikes)))
-    return found
-
-
-def least_spikes(points: list[Point], loss: float) -> dict[str, tuple[float, float]]:
-    """Per method that gets there: T and thousand spikes at a loss, between T by log spikes."""
-    found = {}
-    for name in sorted({p.name for p in points}):
-        series = sorted((p for p in points if p.name == name), key=lambda p: p.spikes)
-        for before, now in zip([None, *series], series, strict=False):
-            if now.loss > loss:
-                continue
-            if before is None or before.loss <= loss or not now.curve:
-                found[name] = (float(now.t), now.spikes)
-            else:
-                part = (before.loss - loss) / (before.loss - now.loss)
-                logs = [math.log(p.spikes) for p in (before, now)]
-                t = before.t + part * (now.t - before.t)
-                found[name] = (t, math.exp(logs[0] + part * (logs[1] - logs[0])))
-            break
-    return found
-
+LOSS = 0.5  # percentage points, the loss at which spikes are compared
+_FEWEST = 10  # thousand spikes, the left edge of the figure; below it nothing is recognized
+_FLOOR = 0.01  # percentage points, the bottom of the figure
 
 _PEERS = {"spikingjelly": "#d62728", "braincog": "#ff7f0e", "snn-calibration": "#9467bd"}
 _KINDS = (
@@ -286,7 +46,7 @@ _DASHES = ("-", "--", "-.", ":")
 
 
 def draw(points: list[Point], file: Path) -> None:
-    """Ours by neuron, a color each; peers by library, a line style for each setting."""
+    """Draw transpike with one color per neuron, and peers with one line style per setting."""
     figure, axes = plt.subplots(figsize=(11, 8), layout="constrained")
     for kind, color in _KINDS:
         mine = [p for p in points if p.kind == kind]
@@ -303,11 +63,11 @@ def draw(points: list[Point], file: Path) -> None:
             _plot(axes, series, label=name, **style)
     best = front(p for p in points if p.ours)
     steps = ([p.spikes for p in best], [max(p.loss, _FLOOR) for p in best])
-    axes.step(*steps, where="post", color="black", linewidth=0.8, label="transpike: front")
+    axes.step(*steps, where="post", color="black", linewidth=0.8, label="transpike: best settings")
     axes.axhline(LOSS, color="gray", linewidth=0.8, linestyle=":")
     axes.set(xscale="log", yscale="log", xlim=(_FEWEST, None), ylim=(_FLOOR, 100))
-    axes.set_xlabel("thousand spikes per image (counts of n as n)")
-    axes.set_ylabel(f"loss against the ANN, points ({_FLOOR} and less at the bottom)")
+    axes.set_xlabel("thousand spikes per image (a count of n is n spikes)")
+    axes.set_ylabel(f"loss against the ANN in percentage points ({_FLOOR} or less at the bottom)")
     axes.set_title("ResNet-20 on CIFAR-10: accuracy against spikes")
     axes.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside lower center", ncols=3)
@@ -321,26 +81,37 @@ def _plot(axes: Any, series: list[Point], **style: Any) -> None:
 
 
 def document(points: list[Point]) -> str:
-    """The tables."""
+    """The page with all tables."""
     most = max(p.n for p in points if p.ours)
-    fewer = sorted({(p.name, p.n, p.t) for p in points if not p.ours and p.n < most})
-    partly = "; ".join(
-        f"{name} at T = {', '.join(str(t) for *key, t in fewer if key == [name, n])} on {n} of them"
-        for name, n in sorted({(name, n) for name, n, _ in fewer})
-    )
     lines = [
         "# Accuracy against spikes per image: ResNet-20 on CIFAR-10",
         "",
-        f"n = {most} test images, ours and the peers'"
-        + (f"; {partly}" if partly else "")
-        + ". Loss in points against the ANN on the same images, ours the mean over calibration "
-        "seeds. Errors: ours paired; a peer's paired where it is known which images it got right.",
+        f"transpike and its peers are measured on the same n = {most} test images.{_fewer(points)} "
+        "The loss is in percentage points, against the ANN on the same images. For transpike it is "
+        "the mean over the calibration seeds. Standard errors (s.e.) are paired over the images, "
+        "but for peers only if their records say which images were right.",
         "",
         *_front_table(points),
         *_meeting_table(meetings(points)),
-        *_half_table(points),
+        *_loss_table(points),
     ]
     return "\n".join([*lines, ""])
+
+
+def _fewer(points: list[Point]) -> str:
+    """A sentence about the peers that ran on fewer images than transpike."""
+    most = max(p.n for p in points if p.ours)
+    fewer: dict[tuple[str, int], list[int]] = {}
+    for point in points:
+        if not point.ours and point.n < most:
+            fewer.setdefault((point.name, point.n), []).append(point.t)
+    if not fewer:
+        return ""
+    runs = [
+        f"{name} at T = {', '.join(map(str, sorted(at)))} on {n} of them"
+        for (name, n), at in sorted(fewer.items())
+    ]
+    return f" Some peers ran on fewer: {'; '.join(runs)}."
 
 
 def _shown(point: Point) -> str:
@@ -349,7 +120,9 @@ def _shown(point: Point) -> str:
 
 def _front_table(points: list[Point]) -> list[str]:
     lines = [
-        "## Front",
+        "## The best settings",
+        "",
+        "No other setting is more accurate with the same or fewer spikes.",
         "",
         "| method | T | loss | s.e. | thousand spikes |",
         "|---|---|---|---|---|",
@@ -362,20 +135,24 @@ def _front_table(points: list[Point]) -> list[str]:
 
 
 def _meeting_table(found: list[Meeting]) -> list[str]:
-    """Where a peer is ahead of all of ours that have at most its spikes."""
+    """The peers that are more accurate than transpike with the same or fewer spikes."""
     ahead = sorted((m for m in found if m.behind > 0), key=lambda m: m.peer.spikes)
     lines = [
         "## Where a peer is ahead",
         "",
-        f"Of {len(found)} points of peers {len(ahead)} lose less than all of ours with at most "
-        "their spikes. Mixed: loss of ours with the peer's spikes, one of two settings drawn at "
-        "random for every image.",
+        f"At {len(ahead)} of {len(found)} peer settings, no transpike setting with the same or "
+        "fewer spikes is as accurate.",
         "",
     ]
     if not ahead:
         return lines
     lines += [
-        "| peer | T | thousand spikes | loss | ours, T, thousand spikes | behind | s.e. | mixed |",
+        'The column "behind" says by how many percentage points the best of these transpike '
+        'settings loses more than the peer. The column "mixed" is the loss of transpike at the '
+        "peer's number of spikes, if one of two settings is drawn at random for every image.",
+        "",
+        "| peer | T | thousand spikes | loss | transpike: setting, T, thousand spikes | behind | "
+        "s.e. | mixed |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for m in ahead:
@@ -388,22 +165,27 @@ def _meeting_table(found: list[Meeting]) -> list[str]:
     return [*lines, ""]
 
 
-def _half_table(points: list[Point]) -> list[str]:
+def _loss_table(points: list[Point]) -> list[str]:
     reached = least_spikes(points, LOSS)
     mine = {p.name for p in points if p.ours}
-    lines = [f"## Spikes at a loss of {LOSS} points", ""]
+    lines = [
+        f"## Spikes for a loss of {LOSS} percentage points",
+        "",
+        "Between two T of a curve, T and spikes are interpolated.",
+        "",
+    ]
     lines += ["| method | T | thousand spikes |", "|---|---|---|"]
     for name, (t, spikes) in sorted(reached.items(), key=lambda item: item[1][1]):
         shown = ("transpike: " if name in mine else "") + name
         lines.append(f"| {shown} | {t:.1f} | {spikes:.0f} |")
     missing = sorted({p.name for p in points if not p.ours} - set(reached))
     if missing:
-        lines += ["", "Not reached within the T measured: " + ", ".join(missing) + "."]
+        lines += ["", "These peers do not reach it at any T measured: " + ", ".join(missing) + "."]
     return [*lines, "", *_ratios(points, reached)]
 
 
 def _ratios(points: list[Point], reached: dict[str, tuple[float, float]]) -> list[str]:
-    """The fewest spikes of the peers over ours, with and without steps that shrink."""
+    """How many times more spikes the peers need, with and without steps that shrink."""
     groups = {
         "peers": {p.name for p in points if not p.ours},
         "ours": {p.name for p in points if p.ours},
@@ -416,27 +198,36 @@ def _ratios(points: list[Point], reached: dict[str, tuple[float, float]]) -> lis
     if least["peers"] is None or least["ours"] is None:
         return []
     text = (
-        f"The best peer takes {least['peers']:.0f} thousand, {least['peers'] / least['ours']:.2f} "
-        f"times our fewest, {least['ours']:.0f} thousand."
+        f"The best peer needs {least['peers']:.0f} thousand spikes, "
+        f"{least['peers'] / least['ours']:.2f} times as many as the best transpike setting, which "
+        f"needs {least['ours']:.0f} thousand."
     )
     if least["steady"] == least["ours"]:
         return [text]
     text += (
-        " There the step shrinks with time: hardware has to shift membranes between timesteps or "
-        "weigh spikes by their time."
+        " In that setting the step shrinks with time, so hardware has to shift membranes between "
+        "timesteps or weigh spikes by their time."
     )
     if least["steady"] is not None:
         text += (
-            f" With steps that stay, ours takes {least['steady']:.0f} thousand: the best peer "
-            f"takes {least['peers'] / least['steady']:.2f} times as many."
+            f" With steps of constant size, transpike needs {least['steady']:.0f} thousand spikes, "
+            f"and the best peer needs {least['peers'] / least['steady']:.2f} times as many."
         )
     return [text]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Draw the figure and write the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--methods", type=Path, default=Path("results/methods/resnet20.jsonl"))
-    parser.add_argument("--calibration-size", type=int, default=1024, help="of our methods")
+    parser.add_argument(
+        "--calibration-size",
+        type=int,
+        default=1024,
+        help="calibration images of transpike's methods",
+    )
     parser.add_argument("--peers", type=Path, default=Path("results/peers.jsonl"))
     parser.add_argument("--output", type=Path, default=Path("results/spikes.svg"))
     args = parser.parse_args()

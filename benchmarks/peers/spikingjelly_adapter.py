@@ -1,4 +1,4 @@
-"""SpikingJelly's converted networks as contestants; runs in the peers' environment."""
+"""SpikingJelly's converted networks as contestants. They run in the peers' environment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from benchmarks.peers.contestants import Curve
 
 CALIBRATION_BATCH = 64
-LTB_BATCH, LTB_PASSES = 8, 8  # its thresholds need many updates
+LTB_BATCH, LTB_PASSES = 8, 8  # because its thresholds need many updates
 VARIANTS = {
     "max": {"mode": "Max"},
     "p99.9": {"mode": "99.9%"},
@@ -30,11 +30,11 @@ class SpikingJelly:
     """A network converted by `ann2snn`, in single- or multi-step mode.
 
     Args:
-        model: module form; left unchanged by the converter.
+        model: the module form, which the converter leaves unchanged.
         images: calibration images (N, C, H, W).
-        variant: one of VARIANTS.
-        multi_step: all timesteps as one call, otherwise one call per timestep.
-        device: where it runs.
+        variant: a key of VARIANTS.
+        multi_step: whether all timesteps are one call. Otherwise each timestep is a call.
+        device: where the network runs.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SpikingJelly:
             return total / timesteps
 
     def curve(self, x: Tensor, at: list[int]) -> Curve:
-        """Always in single-step mode, in which spikes can be counted step by step."""
+        """Always in single-step mode, where spikes can be counted after each timestep."""
         functional.set_step_mode(self.net, "s")
         functional.reset_net(self.net)
         spikes = torch.zeros(len(x), dtype=torch.float64, device=x.device)

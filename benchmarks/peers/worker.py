@@ -1,7 +1,7 @@
-"""One contestant in a process of its own: answers one JSON request per line.
+"""One contestant in a process of its own, which answers one JSON request per line.
 
-Started by `engine.py` and `peers/curves.py`; reads its setup from the first line of standard
-input. Whatever the libraries print goes to standard error.
+`timing.engine` and `peers.curves` start it. The first line of standard input is its setup. Standard
+output has only answers; what the libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     try:
         desk = _Desk(setup)
         reply = {"ready": True, "settings": desk.contestant.settings(), "versions": versions()}
-    except Exception as error:  # the parent lists it as not available, with the reason
+    except Exception as error:  # the parent reports the contestant as not available
         reply = {"ready": False, "reason": f"{type(error).__name__}: {error}"}
     _say(answers, reply)
     for line in sys.stdin:
@@ -64,13 +64,15 @@ def versions() -> dict[str, str]:
 
 
 class _Desk:
-    """The contestant and its data."""
+    """The contestant and its data; its methods answer the requests of their names."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
         self.setup, self.device = setup, setup["device"]
         self.entry: Entry = NETWORKS[setup["network"]]
         self.contestant = build(setup, self.entry)
-        self._answer(self._images(1), 2)  # compiles kernels, which is not part of any memory peak
+        self._answer(
+            self._images(1), 2
+        )  # compiles kernels, which must not count as memory of a run
 
     def _images(self, batch: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -83,7 +85,7 @@ class _Desk:
         return output
 
     def memory(self, batch: int, timesteps: int) -> dict[str, Any]:
-        """Peak over what is resident before, and the seconds of this first, unpractised run."""
+        """Peak memory over what is in use before, and the seconds of this first run."""
         x = self._images(batch)
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -98,7 +100,7 @@ class _Desk:
         return {"peak": peak, "base": base, "seconds": seconds}
 
     def time(self, batch: int, timesteps: int) -> dict[str, Any]:
-        """Seconds of one simulation of T timesteps, the mean over `runs` in a row."""
+        """Seconds of one simulation of T timesteps: the mean over `runs` simulations in a row."""
         x = self._images(batch)
         runs, start = 0, time.perf_counter()
         while runs == 0 or time.perf_counter() - start < SHORTEST:
@@ -109,7 +111,7 @@ class _Desk:
     def accuracy(
         self, images: int, at: list[int], batch: int, part: int, parts: int
     ) -> dict[str, Any]:
-        """Number right, which, and spikes at each t, on one part of a fixed draw of test images."""
+        """Which predictions are right, how many, and spikes at each t, on one part of a draw."""
         split = open_data(self.setup["data"]).test.subset(images, TEST_SEED)
         right, spikes, n = dict.fromkeys(at, 0), dict.fromkeys(at, 0.0), 0
         which = {t: Right() for t in at}
@@ -129,10 +131,10 @@ class _Desk:
 
 
 def build(setup: dict[str, Any], entry: Entry) -> Any:
-    """The contestant by name: ann, reference, engine-PRECISION, spikingjelly-MODE, braincog,
-    snn-calibration.
+    """Make the contestant that the setup names.
 
-    A peer's variant stands behind a colon, as in "spikingjelly-single:ltb".
+    The names are ann, reference, engine-PRECISION, spikingjelly-MODE, braincog and snn-calibration.
+    The variant of a peer follows a colon, as in "spikingjelly-single:ltb".
     """
     name, _, variant = setup["contestant"].partition(":")
     peers = ("spikingjelly", "braincog", "snn-calibration")
@@ -162,7 +164,7 @@ def build(setup: dict[str, Any], entry: Entry) -> Any:
 
 
 def calibration(setup: dict[str, Any], entry: Entry) -> Tensor:
-    """Training images where the weights are real, the same for everybody; else random ones."""
+    """The same training images for all contestants; random images if the weights are random."""
     if entry.trained:
         split = open_data(setup["data"]).train.subset(setup["calibration"], CALIBRATION_SEED)
         return torch.cat([x for x, _ in split.batches(64)])

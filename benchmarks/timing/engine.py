@@ -1,4 +1,4 @@
-"""Time and memory of simulation: engine, reference and peers, beside the analog network.
+"""How much time and memory does a simulation take, compared with the analog network and peers?
 
     python -m benchmarks.timing.engine --weights WEIGHTS          # hours on two cores; resumable
     python -m benchmarks.timing.engine --weights WEIGHTS --quick  # about a minute
@@ -44,7 +44,7 @@ GIB = 2**30
 
 
 class Field:
-    """The contestants on one network; a process that ended is started again when needed."""
+    """The processes of the contestants on one network. One that ended is started again."""
 
     def __init__(self, args: argparse.Namespace, network: str) -> None:
         self.args, self.network = args, network
@@ -52,7 +52,7 @@ class Field:
         self.unavailable: dict[str, str] = {}
 
     def ask(self, name: str, request: Record) -> Record:
-        """The answer, or why there is none under "failed"."""
+        """The answer of a contestant. Without one, the key "failed" holds the reason."""
         if name in self.unavailable:
             return {"failed": self.unavailable[name]}
         try:
@@ -83,7 +83,7 @@ class Field:
 
 
 def run_cell(field: Field, cell: Record, done: list[Record], records: Records) -> None:
-    """Memory, then interleaved repetitions, of the contestants this cell does not have yet."""
+    """Measure memory and interleaved repetitions of the contestants that a cell lacks."""
     args, batch, timesteps = field.args, cell["batch"], cell["timesteps"]
     results = cell["results"]
     missing = [name for name in args.contestants if not results.get(name, {}).get("seconds")]
@@ -110,7 +110,7 @@ def run_cell(field: Field, cell: Record, done: list[Record], records: Records) -
                 results[name]["failed"] = answer["failed"]
             else:
                 results[name]["seconds"].append(answer["seconds"])
-    # A contestant added later brings its own rounds of the analog network; the rest keep theirs.
+    # A contestant that is added later is compared with the analog network of its own rounds.
     for name in racing:
         results[name]["ann_seconds"] = results["ann"].get("seconds", [])
     records.append(cell)
@@ -126,7 +126,7 @@ def _short(result: Record, timesteps: int) -> str:
 
 
 def forecast(args: argparse.Namespace, name: str, cell: Record, done: list[Record]) -> str | None:
-    """Why a contestant is left out of a cell, judged from the nearest smaller one, or None."""
+    """Why the nearest smaller cell lets us leave out a contestant, or None."""
     smaller = [
         c
         for c in done
@@ -151,7 +151,7 @@ def forecast(args: argparse.Namespace, name: str, cell: Record, done: list[Recor
 
 
 def ratio_of(result: Record, timesteps: int) -> float | None:
-    """Time per timestep over the analog network's time, medians of the same rounds."""
+    """Time per timestep over the time of the analog network, both as medians of the same rounds."""
     if not result.get("seconds") or not result.get("ann_seconds"):
         return None
     each = statistics.median(result["seconds"]) / timesteps
@@ -159,7 +159,7 @@ def ratio_of(result: Record, timesteps: int) -> float | None:
 
 
 def run_accuracy(field: Field, facts: Record, records: Records) -> None:
-    """Accuracy and spikes of every contestant on the trained network, kept apart from times."""
+    """Measure accuracy and spikes of the contestants on a trained network, apart from times."""
     args = field.args
     at = [t for t in args.timesteps if t <= args.accuracy_timesteps]
     asked = {"images": args.accuracy_images, "at": at, "batch": args.accuracy_batch}
@@ -196,12 +196,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def accuracies(output: Path) -> Records:
-    """Accuracies are a file of their own beside the times: engine-accuracy.jsonl."""
+    """The records of accuracies, in a file beside that of the times: engine-accuracy.jsonl."""
     return Records(output.with_name(f"{output.stem}-accuracy{output.suffix}"))
 
 
 def document(cells: list[Record], accuracies: list[Record]) -> str:
-    """A section for every machine, device, number of threads and neuron."""
+    """A section for every combination of machine, device, threads and neuron."""
     sections: dict[str, list[list[Record]]] = {}
     for index, records in enumerate((cells, accuracies)):
         for record in records:
@@ -211,7 +211,7 @@ def document(cells: list[Record], accuracies: list[Record]) -> str:
 
 
 def table(records: list[Record], accuracies: list[Record]) -> str:
-    """All cells of one machine and device as Markdown; the last record of a cell counts."""
+    """All cells of one section as Markdown. The last record of a cell counts."""
     order = {name: index for index, name in enumerate(NETWORKS)}
     latest = {(order[c["network"]], c["batch"], c["timesteps"]): c for c in records}
     cells = [latest[key] for key in sorted(latest)]
@@ -241,15 +241,20 @@ def _head(cells: list[Record]) -> list[str]:
         "",
         f"Machine: {facts['cpu']}, {facts['cores']} cores, {facts['memory_gib']} GiB; {flags}. "
         f"{facts.get('gpu', '')}".rstrip(),
-        f"Threads: {first['threads']}. transpike's neuron: {first['neuron']}, thresholds at the "
-        "99.9th percentile per channel, as SpikingJelly's (channel_wise, half_threshold); "
-        "BrainCog: gamma=5. Versions: "
+        "",
+        f"Every contestant has {first['threads']} threads. transpike uses the neuron "
+        f"`{first['neuron']}`, with thresholds at the 99.9th percentile per channel. SpikingJelly "
+        "has the same thresholds (channel_wise, half_threshold). BrainCog has gamma=5. Versions: "
         + ", ".join(f"{k} {v}" for k, v in sorted(versions.items()))
         + ".",
         "",
-        "**x ANN**: time per timestep over the time of the analog network's forward pass on the "
-        "same batch; medians over interleaved rounds, in brackets the smallest and largest round. "
-        "**img/s**: images per second for all T timesteps. **MiB**: peak over the base.",
+        "The columns are:",
+        "",
+        "- x ANN: time per timestep over the time of one forward pass of the analog network on the "
+        "same batch. Both are medians over interleaved rounds. The brackets hold the smallest "
+        "and the largest ratio of a round.",
+        "- img/s: images per second, for all T timesteps.",
+        "- MiB: peak memory minus what the process held before.",
     ]
 
 
@@ -271,7 +276,7 @@ def _row(cell: Record, name: str) -> str | None:
 
 
 def _left_out(cells: list[Record]) -> list[str]:
-    """Contestants without a time, and why."""
+    """A list of the contestants without a time, with the reasons."""
     notes: dict[str, list[str]] = {}
     for cell in cells:
         for name, result in cell["results"].items():
@@ -280,15 +285,14 @@ def _left_out(cells: list[Record]) -> list[str]:
                 notes.setdefault(f"{name}: {why}", []).append(
                     f"batch {cell['batch']} T={cell['timesteps']}"
                 )
-    return (
-        ["", "Left out:", ""] + [f"- {k} ({', '.join(v)})" for k, v in notes.items()]
-        if notes
-        else []
-    )
+    if not notes:
+        return []
+    lines = [f"- {why} ({', '.join(places)})" for why, places in notes.items()]
+    return ["", "These contestants are left out:", "", *lines]
 
 
 def _accuracy(records: list[Record]) -> list[str]:
-    """One table for every draw of test images."""
+    """A table of accuracies for every draw of test images."""
     lines: list[str] = []
     for asked in {json.dumps(record["asked"]): record["asked"] for record in records}.values():
         mine = [record for record in records if record["asked"] == asked]
@@ -296,7 +300,8 @@ def _accuracy(records: list[Record]) -> list[str]:
         n = max(record["n"] for record in mine)
         lines += [
             "",
-            f"Accuracy % (thousand spikes per image) on {n} test images, one calibration draw:",
+            f"Accuracy in % on {n} test images after one calibration draw. In brackets: thousand "
+            "spikes per image.",
             "",
             "| contestant | " + " | ".join(f"T={t}" for t in at) + " |",
             "|---" * (len(at) + 1) + "|",
@@ -312,27 +317,37 @@ def _accuracy(records: list[Record]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", default="", help="of ResNet-20; needed for that network")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", default="", help="file for ResNet-20, which needs it")
     parser.add_argument("--data", default="cifar10:.data/cifar10.npz")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS))
     parser.add_argument("--timesteps", type=int, nargs="+", default=[8, 32, 128])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 128])
-    parser.add_argument("--neuron", default="if", help="of transpike, as in --neuron of its CLI")
+    parser.add_argument(
+        "--neuron", default="if", help="neuron of transpike, as for `transpike convert`"
+    )
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--longest", type=float, default=60, help="seconds for one repetition")
-    parser.add_argument("--memory-limit", type=float, default=8, help="GiB over the base")
-    parser.add_argument("--accuracy-images", type=int, default=1000, help="0: none")
-    parser.add_argument("--accuracy-timesteps", type=int, default=32, help="largest T for it")
+    parser.add_argument("--longest", type=float, default=60, help="most seconds for one repetition")
+    parser.add_argument("--memory-limit", type=float, default=8, help="most GiB over the base")
+    parser.add_argument(
+        "--accuracy-images", type=int, default=1000, help="test images; 0 for no accuracy"
+    )
+    parser.add_argument(
+        "--accuracy-timesteps", type=int, default=32, help="largest T of the accuracy"
+    )
     parser.add_argument("--accuracy-batch", type=int, default=50)
     parser.add_argument("--calibration", type=int, default=1024, help="training images")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--output", type=Path, default=ROOT / "results/engine.jsonl")
-    parser.add_argument("--again", action="store_true", help="do not keep finished cells")
-    parser.add_argument("--quick", action="store_true", help="ResNet-20, batch 16, T=8, 3 rounds")
-    parser.add_argument("--table", action="store_true", help="only write the tables")
+    parser.add_argument("--again", action="store_true", help="measure finished cells again")
+    parser.add_argument(
+        "--quick", action="store_true", help="only ResNet-20, batch 16, T=8, 3 rounds"
+    )
+    parser.add_argument("--table", action="store_true", help="measure nothing, write the tables")
     args = parser.parse_args()
     if args.quick:
         args.networks, args.batches, args.timesteps = ["resnet20"], [16], [8]

@@ -1,14 +1,17 @@
-"""How often the engine counts another spike than the reference, neuron by neuron and step by step.
+"""How often does the engine count another spike than the reference?
 
     python -m benchmarks.timing.flips --weights WEIGHTS
     python -m benchmarks.timing.flips --model vgg-cifar --weights zoo/vgg-cifar.safetensors
 
-With weights of few bits both are equal (see the tests). With trained float32 weights, sums in
-another order may round otherwise, and a membrane next to its threshold may then fire a step earlier
-or later. One such flip changes what later layers see, and so counts there. Counted apart:
+With weights of few bits the two are equal, as the tests show. With trained float32 weights, sums in
+another order may be rounded differently. A membrane close to its threshold may then fire a timestep
+earlier or later. Such a flip changes the input of later layers, so two numbers are counted:
 
-- flips: where the image's earlier layers, up to that timestep, and the neuron itself still agree;
-- differing: all counts that differ, with what follows from flips.
+- flips: counts that differ although the image's earlier layers, up to that timestep, and the
+  earlier timesteps of the neuron are equal;
+- differing: all counts that differ, including those that follow from a flip.
+
+Adds a line to results/flips.jsonl.
 """
 
 from __future__ import annotations
@@ -35,13 +38,13 @@ NEURONS = {
 
 @dataclass
 class Found:
-    """Counts, one per neuron and timestep.
+    """Numbers of compared values; a value is the spike count of a neuron at a timestep.
 
     Attributes:
-        flips: that differ although nothing before them does.
-        clean: before which nothing differs.
-        differing: that differ.
-        values: all.
+        flips: values that differ although nothing before them does.
+        clean: values before which nothing differs.
+        differing: values that differ.
+        values: all values.
     """
 
     flips: int = 0
@@ -50,17 +53,17 @@ class Found:
     values: int = 0
 
     def add(self, snn: tp.SpikingNetwork, x: Tensor, timesteps: int) -> None:
-        """Simulate a batch with both."""
+        """Simulate a batch (B, ...) with engine and reference, and count."""
         sites = list(snn.steps)
         slow = tp.simulate_reference(snn, x, timesteps, record=tp.Record(sites=sites))
         fast = tp.simulate(snn, x, timesteps, record=tp.Record(sites=sites))
-        # (T, B): whether a layer before differs at t or before.
+        # (T, B): whether an earlier layer differs at this or an earlier timestep.
         tainted = torch.zeros(timesteps, len(x), dtype=torch.bool)
         for name in sites:
             other = slow.records[name].counts != fast.records[name].counts
             other = other.flatten(2)  # (T, B, N)
             fresh = ~tainted.unsqueeze(2)
-            again = other.cumsum(0) - other.int() > 0  # the neuron differed before
+            again = other.cumsum(0) - other.int() > 0  # the neuron differed at an earlier timestep
             self.flips += int((other & fresh & ~again).sum())
             self.clean += int((fresh & ~again).sum())
             self.differing += int(other.sum())
@@ -69,7 +72,9 @@ class Found:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data", default="cifar10:.data/cifar10.npz")

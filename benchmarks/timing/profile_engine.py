@@ -1,9 +1,9 @@
-"""Where the engine spends its time: convolutions, neurons, pooling, readout and the rest.
+"""In which steps does the engine spend its time?
 
     python -m benchmarks.timing.profile_engine --networks resnet18
 
-One simulation after a warm-up, the engine's own steps timed one by one with the same clock;
-"rest" is what no step accounts for: the loop, freeing memory, putting results together.
+After a warm-up, one simulation is timed step by step: convolutions, neurons, pooling and readout.
+The "rest" is time outside these steps: the loop, freeing memory, and collecting the results.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PRODUCTS = ("conv", "linear", "addmm", "mm")
 
 
 class Clock:
-    """Seconds by kind of step."""
+    """Seconds by kind of step, and numbers of sparse and dense convolutions."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -82,9 +82,11 @@ def profiled(snn: tp.SpikingNetwork, x: torch.Tensor, timesteps: int, precision:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--networks", nargs="+", default=["resnet18"], choices=list(NETWORKS))
-    parser.add_argument("--weights", default="", help="of ResNet-20; needed for that network")
+    parser.add_argument("--weights", default="", help="file for ResNet-20, which needs it")
     parser.add_argument("--data", default="cifar10:.data/cifar10.npz")
     parser.add_argument("--calibration", type=int, default=128, help="training images")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 128])

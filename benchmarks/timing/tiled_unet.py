@@ -37,7 +37,9 @@ def _converted(model: torch.nn.Module, tile: tuple[int, int]) -> tp.SpikingNetwo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--width", type=int, default=64, help="of the first level; 64: 31 M")
     parser.add_argument("--size", type=int, nargs=2, default=(768, 1024))
     parser.add_argument("--tile", type=int, nargs=2, default=(512, 512))

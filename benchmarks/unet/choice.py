@@ -1,14 +1,15 @@
-"""Which conversion keeps the mask on validation tiles, as they are and with the training's noise.
+"""Which conversion keeps the mask best on validation tiles, with and without noise?
 
     python -m benchmarks.unet.choice
     python -m benchmarks.unet.choice --distilled      # half an hour on one core
     python -m benchmarks.unet.choice --refining
 
-Calibration: training tiles, every second one varied as in training. Prints F1 of the spiking
-network's mask against the analog network's, and the divergence of its probability (nats per
-thousand pixels), which differs less from one draw of tiles to the next; the settings `mask` of
-study.py come from F1, `distilled` and `refining` from the least sum of both divergences in the
-other two commands.
+Calibration uses training tiles, and every second one is varied as in the training. The program
+prints two numbers for the validation tiles as they are and two for the tiles with the noise of the
+training. The first is the F1 of the spiking network's mask against the analog network's mask. The
+second, in brackets, is the divergence of the mask's probability in nats per thousand pixels, which
+differs less between draws of tiles. The settings `mask` of study.py are those with the best F1. The
+settings `distilled` and `refining` are those with the least sum of both divergences.
 """
 
 from __future__ import annotations
@@ -51,14 +52,14 @@ RECIPES = [
         )
     ),
 ]
-# With many tiles more, as distillation needs; each beside the same without it.
+# Recipes with and without distillation, which needs many more tiles.
 DISTILLED = [
     tp.Recipe(t, neuron, tp.Percentile(percentile), passes)
     for neuron, t in ((tp.Signed(8), 2), (tp.Signed(4), 2))
     for percentile in (99.9, 99.99)
     for passes in ((), (tp.Distillation(),))
 ]
-# Steps that shrink, of the ratio and levels that did best for a classifier.
+# Neurons whose step shrinks, with the ratio and levels that were best for a classifier.
 REFINING = [
     tp.Recipe(2, neuron, rule, passes)
     for neuron in (tp.Refining(4), tp.Refining(8))
@@ -68,19 +69,25 @@ REFINING = [
 
 
 def score(mask: Tensor, other: Tensor) -> float:
-    """F1 of a mask against another."""
+    """The F1 of one mask against another."""
     return tables.f1(unet.counts(mask, other))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", default=".data/lucchi_pp")
     parser.add_argument("--weights", default="zoo/unet-lucchi-w16.safetensors")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--tile", type=int, default=256)
-    parser.add_argument("--calibration-size", type=int, help="tiles (32; distilled: 256)")
+    parser.add_argument(
+        "--calibration-size", type=int, help="training tiles (default: 32, with --distilled 256)"
+    )
     other = parser.add_mutually_exclusive_group()
-    other.add_argument("--distilled", action="store_true", help="with and without distillation")
+    other.add_argument(
+        "--distilled", action="store_true", help="recipes with and without distillation"
+    )
     other.add_argument("--refining", action="store_true", help="neurons whose step shrinks")
     parser.add_argument("--seed", type=int, default=0)
     study = unet.Study(args := parser.parse_args())

@@ -1,4 +1,4 @@
-"""Mitochondria: a U-Net converted in several ways, measured on the test slices at every T.
+"""How good are the masks of mitochondria of a converted U-Net, at every T?
 
     python -m benchmarks.unet.study                # hours on two cores; can be resumed
     python -m benchmarks.unet.study --causes       # explains the original study's numbers
@@ -46,11 +46,11 @@ from transpike.segment import resized
 from transpike.zoo.models import build_model
 from transpike.zoo.train.augment import vary_intensity
 
-_TUNING_DRAW = 1000  # seed of the training tiles that tuning sees
+_TUNING_DRAW = 1000  # seed of the tiles that tuning sees; calibration never uses it
 _STUDY = tp.Recipe(64, tp.Burst(5, initial_membrane=0.0), tp.Percentile(99, "layer"))
 _CHANNELS = tp.Percentile(99.9)
 _FINE = tp.Percentile(99.99)
-MANY_TILES = 256  # for distillation, which learns a few tiles by heart
+MANY_TILES = 256  # for distillation, which overfits to a few tiles
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Setting:
     """A way to convert.
 
     Attributes:
-        name: of its file.
-        recipe: how to convert; with `tuned`, only its neuron and T count.
+        name: how the setting is called in the tables.
+        recipe: how to convert. If `tuned`, only its neuron and its T are used.
         tuned: whether tuning chooses the rest, for the T of the recipe.
-        varied: whether every second tile that tuning and calibration see is changed in contrast,
-            brightness and noise as the training did. (Added after a test slice that is noisier
-            than all of training had been seen to clip at the thresholds of the tiles as they are.)
-        tiles: that calibration sees; None: as many as the command says.
+        varied: whether every second tile of tuning and calibration is changed in contrast,
+            brightness and noise, as in the training. This was added after a test slice had clipped
+            at the thresholds of the unchanged tiles; it is noisier than all training slices.
+        tiles: number of calibration tiles, or None for the number that the command gives.
     """
 
     name: str
@@ -89,11 +89,11 @@ SETTINGS = (
         varied=True,
         tiles=MANY_TILES,
     ),
-    # The rule that benchmarks/unet/choice.py finds best by the mask on validation tiles.
+    # benchmarks/unet/choice.py finds this rule the best by the mask on validation tiles.
     Setting("signed1-mask", tp.Recipe(8, tp.Signed(1), _CHANNELS), varied=True),
     Setting("signed4-mask", tp.Recipe(8, tp.Signed(4), _CHANNELS), varied=True),
     Setting("signed8-mask", tp.Recipe(8, tp.Signed(8), _CHANNELS), varied=True),
-    # The rules that benchmarks/unet/choice.py --distilled finds best by the divergence there.
+    # choice.py --distilled finds these rules the best by the divergence on validation tiles.
     Setting(
         "signed4-distilled",
         tp.Recipe(2, tp.Signed(4), _CHANNELS, (tp.Distillation(),)),
@@ -106,7 +106,7 @@ SETTINGS = (
         varied=True,
         tiles=MANY_TILES,
     ),
-    # The rules that benchmarks/unet/choice.py --refining finds best by the divergence there.
+    # choice.py --refining finds these rules the best by the divergence on validation tiles.
     Setting("refining4", tp.Recipe(8, tp.Refining(4), _FINE), varied=True),
     Setting("refining8", tp.Recipe(8, tp.Refining(8), _FINE), varied=True),
     Setting(
@@ -115,7 +115,7 @@ SETTINGS = (
         varied=True,
     ),
 )
-# The original study's conversion with one thing, or both, as this library has it by default.
+# The original study's conversion, with one or both of its settings replaced by our defaults.
 CAUSES = (
     Setting("study", _STUDY),
     Setting("half a step", replace(_STUDY, neuron=tp.Burst(5))),
@@ -146,7 +146,7 @@ class Study:
         }
 
     def training(self, size: int, seed: int, varied: bool) -> list[Tensor]:
-        """Batches of training tiles, without masks."""
+        """Batches of training tiles without masks."""
         batches = [x for x, _ in self.tiles.subset(size, seed).batches(8)]
         if varied:
             generator = torch.Generator().manual_seed(seed)
@@ -188,24 +188,24 @@ class Study:
         return recipe
 
     def convert(self, recipe: tp.Recipe, setting: Setting) -> tp.SpikingNetwork:
-        """Converted with the calibration tiles, for whole slices."""
+        """Convert with the calibration tiles, for whole slices."""
         size, _ = self.calibration(setting)
         tiles = self.training(size, self.args.seed, setting.varied)
         return resized(recipe.convert(self.network, tiles), self.model, self.data.test.slice_shape)
 
     def slice(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image (1, 1, H, W) and mask of a test slice."""
+        """Image (1, 1, H, W) and mask (1, 1, H, W) of a test slice."""
         return next(iter(self.data.test.batches(1, [index])))
 
 
 def counts(mask: Tensor, truth: Tensor) -> list[int]:
-    """True positives, false positives, true negatives and false negatives."""
+    """Numbers of true positives, false positives, true negatives and false negatives."""
     found: list[int] = binary_stat_scores(mask.int(), truth.int()).tolist()
     return found[:4]
 
 
 def measured(snn: tp.SpikingNetwork, x: Tensor, label: Tensor, points: list[int]) -> dict[str, Any]:
-    """One slice, at every T."""
+    """Simulate one slice; what is counted at every T."""
     start = time.perf_counter()
     run = tp.simulate(snn, x, points[-1], record=tp.Record(output_at=points))
     seconds = time.perf_counter() - start
@@ -224,14 +224,14 @@ def measured(snn: tp.SpikingNetwork, x: Tensor, label: Tensor, points: list[int]
 
 
 def soft_dice(map_: Tensor, label: Tensor) -> float:
-    """The original study's measure of one image, of values in 0..1."""
+    """The original study's measure of one map with values in 0..1."""
     both = float((map_ * label).sum(dtype=torch.float64))
     sizes = float(map_.sum(dtype=torch.float64) + label.sum(dtype=torch.float64))
     return (2 * both + 1) / (sizes + 1)
 
 
-def stretched(map_: Tensor) -> Tensor:
-    """Between the smallest and the largest pixel; ones where all are equal."""
+def rescaled(map_: Tensor) -> Tensor:
+    """The map with 0 as its smallest and 1 as its largest pixel; all ones if all are equal."""
     low, high = map_.min(), map_.max()
     return torch.ones_like(map_) if bool(low == high) else (map_ - low) / (high - low)
 
@@ -239,14 +239,14 @@ def stretched(map_: Tensor) -> Tensor:
 def taken_apart(
     snn: tp.SpikingNetwork, x: Tensor, label: Tensor, points: list[int]
 ) -> dict[str, Any]:
-    """One slice by the original study's measure and by others."""
+    """Simulate one slice; the original study's measure at every T, and others beside it."""
     run = tp.simulate(snn, x, points[-1])
     with torch.inference_mode():
         analog = torch.sigmoid(snn.network(x))
     found: dict[str, Any] = {
         "ann": counts(analog > 0.5, label),
         "ann_soft_dice": soft_dice(analog, label),
-        "ann_soft_dice_stretched": soft_dice(stretched(analog), label),
+        "ann_soft_dice_stretched": soft_dice(rescaled(analog), label),
         "at": [],
     }
     before, added = torch.zeros_like(run.output[0]), torch.zeros_like(run.output[0])
@@ -259,11 +259,11 @@ def taken_apart(
         once = torch.sigmoid(mean)
         found["at"].append(
             {
-                "soft_dice_every_step_stretched": soft_dice(stretched(added), label),
+                "soft_dice_every_step_stretched": soft_dice(rescaled(added), label),
                 "soft_dice_every_step": soft_dice(added / t, label),
-                "soft_dice_once_stretched": soft_dice(stretched(once), label),
+                "soft_dice_once_stretched": soft_dice(rescaled(once), label),
                 "soft_dice_once": soft_dice(once, label),
-                "every_step_stretched": counts(stretched(added) > 0.5, label),
+                "every_step_stretched": counts(rescaled(added) > 0.5, label),
                 "every_step": counts(added / t > 0.5, label),
                 "once": counts(mean > 0, label),
             }
@@ -311,37 +311,41 @@ def fill(
 
 
 def comparable(asked: Record) -> Record:
-    """The settings of a record, with its recipe as a value; older versions wrote fewer fields."""
+    """The settings with the recipe as a value, because older versions wrote fewer of its fields."""
     return {**asked, "recipe": tp.Recipe.from_dict(asked["recipe"])}
 
 
 def beside(output: Path, what: str) -> Path:
-    """A further file of results: unet-WHAT.jsonl for unet.jsonl."""
+    """The path of a further file of results: unet-WHAT.jsonl beside unet.jsonl."""
     return output.with_name(f"{output.stem}-{what}{output.suffix}")
 
 
 def spread_out(total: int, wanted: int) -> list[int]:
-    """So many indices, evenly from the first to the last."""
+    """The indices of `wanted` slices, spread evenly from the first to the last."""
     if wanted >= total:
         return list(range(total))
     return sorted({round(i * (total - 1) / max(1, wanted - 1)) for i in range(wanted)})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", default=".data/lucchi_pp")
     parser.add_argument("--weights", default="zoo/unet-lucchi-w16.safetensors")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--settings", nargs="+", default=[one.name for one in SETTINGS])
-    parser.add_argument("--timesteps", type=int, default=64)
-    parser.add_argument("--slices", type=int, default=55, help="of the test stack, spread evenly")
+    parser.add_argument("--timesteps", type=int, default=64, help="largest T")
+    parser.add_argument(
+        "--slices", type=int, default=55, help="number of test slices, spread evenly"
+    )
     parser.add_argument("--tile", type=int, default=256, help="side of training tiles")
     parser.add_argument("--calibration-size", type=int, default=32, help="training tiles")
     parser.add_argument("--tuning-size", type=int, default=24, help="training tiles")
-    parser.add_argument("--seed", type=int, default=0, help="of the calibration tiles")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the calibration tiles")
     parser.add_argument("--causes", action="store_true", help="5 slices, T up to 256")
     parser.add_argument("--output", type=Path, default=Path("results/unet.jsonl"))
-    parser.add_argument("--only-table", action="store_true", help="run nothing")
+    parser.add_argument("--only-table", action="store_true", help="measure nothing")
     args = parser.parse_args()
     records, causes = Records(args.output), Records(beside(args.output, "causes"))
     if not args.only_table:

@@ -1,4 +1,4 @@
-"""The tables of `study.py`, from its records."""
+"""The Markdown that `study.py` makes of its records."""
 
 from __future__ import annotations
 
@@ -8,39 +8,44 @@ import statistics
 from benchmarks.records import Record
 
 Counts = list[int]  # true positives, false positives, true negatives, false negatives
-# Of F1 after binarizing, of the original study's network at T = 256: 0.8866 to 0.8859 (its README).
+# Loss of F1 of the original study's network at T = 256, from 0.8866 to 0.8859 (its README).
 STUDY_LOSS = 0.0007
 STUDY_TIMESTEPS = 256
 
 
 def f1(c: Counts) -> float:
+    """F1 score, which is also called the Dice coefficient of two masks."""
     return 2 * c[0] / max(1, 2 * c[0] + c[1] + c[3])
 
 
 def jaccard(c: Counts) -> float:
+    """Jaccard index, the intersection of two masks over their union."""
     return c[0] / max(1, c[0] + c[1] + c[3])
 
 
 def accuracy(c: Counts) -> float:
+    """Share of the pixels that are right."""
     return (c[0] + c[2]) / sum(c)
 
 
 def added(all_: list[Counts]) -> Counts:
+    """The counts over several slices."""
     return [sum(column) for column in zip(*all_, strict=True)]
 
 
 def spread(values: list[float]) -> str:
+    """Mean and standard deviation as text."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.fmean(values):.4f} ± {deviation:.4f}"
 
 
 def document(records: list[Record], causes: list[Record], recipes: list[Record]) -> str:
-    """All settings as Markdown, first those of calibration seed 0.
+    """All settings as Markdown, those of calibration seed 0 first.
 
     Args:
-        records: of `study.measured`, one per setting and slice.
-        causes: of `study.taken_apart`.
-        recipes: what tuning has chosen, one per tuned setting.
+        records: results of `study.measured`, one record per setting and slice.
+        causes: results of `study.taken_apart`, one record per conversion and slice.
+        recipes: what tuning has chosen, one record per tuned setting.
     """
     chosen = {record["name"]: _chosen(record["recipe"]) for record in recipes}
     lines: list[str] = []
@@ -73,21 +78,22 @@ def _head(first: Record, seed: int) -> list[str]:
     return [
         "# U-Net on mitochondria, converted" + (f": calibration seed {seed}" if seed else ""),
         "",
-        f"Lucchi++ test stack, every third slice: {about['slices']} slices of "
-        f"{about['slice_shape'][0]} x {about['slice_shape'][1]} pixels, whole. Width "
-        f"{first['asked']['width']}. Tuning sees another draw of training tiles than "
-        "calibration. Every timestep is counted in T. F1, "
-        "Jaccard and accuracy: all pixels of all slices together; in the last column F1 per "
-        f"slice, mean ± standard deviation. transpike {about['transpike']}, torch "
-        f"{about['torch']}.",
+        f"The test images are every third slice of the Lucchi++ test stack: {about['slices']} "
+        f"slices of {about['slice_shape'][0]} x {about['slice_shape'][1]} pixels, each simulated "
+        f"whole. The U-Net has width {first['asked']['width']}. Tuning and calibration see "
+        "different draws of training tiles. Every timestep counts towards T. F1, Jaccard and "
+        "accuracy are over the pixels of all slices together. The loss is the F1 of the ANN minus "
+        "that of the spiking network. The quantized F1 is that of the quantized ANN with K T "
+        "levels. The last column is the mean of F1 over the slices ± its standard deviation. "
+        f"Versions: transpike {about['transpike']}, torch {about['torch']}.",
     ]
 
 
 def _chosen(recipe: Record) -> str:
-    """The quantity by which tuning chose a recipe."""
+    """A sentence about the quantity by which tuning chose a recipe."""
     if "reading" in recipe["found"]:
-        return " Chosen by the divergence of the mask's probability."
-    return " Chosen by the squared distance of logits, as tuning did at first."
+        return "Tuning chose this recipe by the divergence of the mask's probability. "
+    return "Tuning chose this recipe by the squared distance of the logits, as it did at first. "
 
 
 def _setting(entry: Record, chosen: str) -> list[str]:
@@ -99,10 +105,13 @@ def _setting(entry: Record, chosen: str) -> list[str]:
         "",
         f"## {entry['name']}",
         "",
-        f"{_described(recipe)}.{chosen} Calibration: {entry['asked']['calibration']}{varied}. n = "
-        f"{len(slices)} slices, {sum(ann):,} pixels, "
-        f"{slices[0]['neurons']:,} neurons. ANN: F1 {f1(ann):.4f}, Jaccard {jaccard(ann):.4f}, "
-        f"accuracy {accuracy(ann):.4f}; per slice F1 {spread([f1(one['ann']) for one in slices])}.",
+        *_described(recipe),
+        f"- calibration: {entry['asked']['calibration']}{varied}",
+        "",
+        f"{chosen}The counts are over n = {len(slices)} slices with {sum(ann):,} pixels. The "
+        f"spiking network has {slices[0]['neurons']:,} neurons. The ANN has an F1 of "
+        f"{f1(ann):.4f}, a Jaccard index of {jaccard(ann):.4f} and an accuracy of "
+        f"{accuracy(ann):.4f}. Its F1 per slice is {spread([f1(one['ann']) for one in slices])}.",
         "",
         "| T | F1 | loss | Jaccard | accuracy | F1 against the ANN's mask | quantized F1 | "
         "spikes per neuron | F1 per slice |",
@@ -122,27 +131,27 @@ def _setting(entry: Record, chosen: str) -> list[str]:
     return lines
 
 
-def _described(recipe: Record) -> str:
+def _described(recipe: Record) -> list[str]:
+    """A recipe as a list."""
     neuron = ", ".join(f"{key} {value}" for key, value in recipe["neuron"].items())
     rule = ", ".join(f"{key} {value}" for key, value in recipe["threshold"].items())
-    passes = (
-        ", ".join(
-            str(one.get("pass", one)) for one in recipe.get("passes", recipe.get("calibrate"))
-        )
-        or "none"
-    )
-    return (
-        f"Neuron: {neuron}. Threshold: {rule}. Passes: {passes}. Converted for T = "
-        f"{recipe['timesteps']}"
-    )
+    written = recipe.get("passes", recipe.get("calibrate"))  # the key of earlier versions
+    passes = ", ".join(str(one.get("pass", one)) for one in written) or "none"
+    return [
+        f"- neuron: {neuron}",
+        f"- threshold: {rule}",
+        f"- passes: {passes}",
+        f"- converted for T = {recipe['timesteps']}",
+    ]
 
 
 def _first(entries: list[Record]) -> list[str]:
-    """Where every setting first loses no more than the original study in the end."""
+    """Where every setting first loses no more than the original study does in the end."""
     lines = [
         "",
-        f"## First T that loses no more F1 than the original study at T = {STUDY_TIMESTEPS} "
-        f"({STUDY_LOSS})",
+        "## The first T that loses no more F1 than the original study",
+        "",
+        f"The original study loses {STUDY_LOSS} of F1 at T = {STUDY_TIMESTEPS}.",
         "",
         "| setting | T | F1 loss | spikes per neuron |",
         "|---|---|---|---|",
@@ -151,7 +160,7 @@ def _first(entries: list[Record]) -> list[str]:
     for entry in entries:
         slices = list(entry["slices"].values())
         if len(slices) < most:
-            lines.append(f"| {entry['name']} | only {len(slices)} of {most} slices yet | | |")
+            lines.append(f"| {entry['name']} | only {len(slices)} of {most} slices measured | | |")
             continue
         ann = f1(added([one["ann"] for one in slices]))
         row = f"| {entry['name']} | not up to T = {entry['asked']['timesteps'][-1]} | | |"
@@ -166,11 +175,11 @@ def _first(entries: list[Record]) -> list[str]:
 
 
 _MEASURES = {
-    "soft_dice_every_step_stretched": "sigmoid at every step, stretched, soft Dice (the study's)",
+    "soft_dice_every_step_stretched": "sigmoid at every step, rescaled, soft Dice (the study's)",
     "soft_dice_every_step": "sigmoid at every step, soft Dice",
-    "soft_dice_once_stretched": "sigmoid of the mean, stretched, soft Dice",
+    "soft_dice_once_stretched": "sigmoid of the mean, rescaled, soft Dice",
     "soft_dice_once": "sigmoid of the mean, soft Dice",
-    "every_step_stretched": "sigmoid at every step, stretched, F1 of > 0.5",
+    "every_step_stretched": "sigmoid at every step, rescaled, F1 of > 0.5",
     "every_step": "sigmoid at every step, F1 of > 0.5",
     "once": "mean readout > 0, F1",
 }
@@ -184,14 +193,20 @@ def _causes(entries: list[Record]) -> list[str]:
     wide = statistics.fmean(one["ann_soft_dice_stretched"] for one in first)
     lines = [
         "",
-        "## The original study's numbers, taken apart",
+        "## Where the original study's numbers come from",
         "",
-        f"Burst neuron, K = 5, n = {len(first)} slices, spread over the stack (slices "
-        f"{', '.join(map(str, entries[0]['slices']))} of the 55). Conversion: study: initial "
-        "membrane 0, one "
-        "99th percentile per layer; half a step: initial membrane of half a step; channels: 99.9th "
-        "percentile per channel; both: both. Soft Dice: mean over slices. ANN: soft Dice "
-        f"{dice:.4f}, stretched {wide:.4f}, F1 {f1(added([one['ann'] for one in first])):.4f}.",
+        f"The neuron is a burst neuron with K = 5. n = {len(first)} slices are spread over the "
+        f"stack: slices {', '.join(map(str, entries[0]['slices']))} of the 55. The conversions "
+        "are:",
+        "",
+        "- study: the initial membrane is 0, and a layer has one threshold, the 99th percentile.",
+        "- half a step: as study, but the initial membrane is half a step.",
+        "- channels: as study, but each channel has a threshold, the 99.9th percentile.",
+        "- both: half a step and channels together.",
+        "",
+        "A rescaled map has 0 as its smallest and 1 as its largest pixel. The soft Dice is the "
+        f"mean over the slices. The ANN has a soft Dice of {dice:.4f}, a soft Dice of {wide:.4f} "
+        f"after rescaling, and an F1 of {f1(added([one['ann'] for one in first])):.4f}.",
         "",
         "| conversion | measure | " + " | ".join(f"T={t}" for t in points) + " |",
         "|---" * (len(points) + 2) + "|",
