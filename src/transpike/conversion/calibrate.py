@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from transpike.errors import ArgumentError, DataError
+from transpike.errors import DataError
+from transpike.graph.batches import Batches
 from transpike.graph.network import Network, Site
 
 # A float's upper bits are its logarithm: 6 bits of mantissa make 64 bins per octave, each at
@@ -201,46 +202,13 @@ def calibrate(
         histograms[site.name].update(site.activate(rows))
         return site.activate(z)
 
-    n = 0
-    total = None
-    if isinstance(batches, Sized) and not isinstance(batches, Tensor):
-        total = len(batches)
+    n, data = 0, Batches(batches)
     with torch.inference_mode():
-        for done, x in enumerate(inputs_of(batches), start=1):
+        for done, x in enumerate(data.inputs(), start=1):
             network.run(x.to(network.device), observe)
             n += len(x)
             if progress is not None:
-                progress(done, total)
+                progress(done, data.count)
     if n == 0:
         raise DataError("calibration: needed at least one batch of data, got none.")
     return Calibration(histograms, n, network.sites, network.fingerprint, moments)
-
-
-def inputs_of(batches: Iterable[Any]) -> Iterator[Tensor]:
-    """The input tensors of batches that may carry labels."""
-    for x, _ in pairs_of(batches):
-        yield x
-
-
-def pairs_of(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """(input, label or None) for every batch.
-
-    Raises:
-        DataError: a batch is neither a tensor nor a pair that starts with one.
-    """
-    if isinstance(batches, Tensor):
-        batches = [batches]
-    if not isinstance(batches, Iterable):
-        raise ArgumentError(
-            f"batches: needed tensors, (tensor, label) pairs or a DataLoader, got "
-            f"{type(batches).__name__}."
-        )
-    for batch in batches:
-        if isinstance(batch, Tensor):
-            yield batch, None
-        elif isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor):
-            yield batch[0], batch[1] if len(batch) > 1 else None
-        else:
-            raise DataError(
-                f"batch: needed a tensor or a (tensor, label) pair, got {type(batch).__name__}."
-            )

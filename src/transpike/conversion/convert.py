@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from transpike.conversion.calibrate import Calibration, inputs_of
-from transpike.conversion.calibrate import calibrate as collect
-from transpike.conversion.passes import CalibrationPass, apply_pass, joined_inputs
+from transpike.conversion.calibrate import Calibration, calibrate
+from transpike.conversion.passes import CalibrationPass, apply_pass
 from transpike.conversion.thresholds import Percentile, ThresholdRule
 from transpike.conversion.thresholds import threshold as threshold_of
-from transpike.errors import ArgumentError, DataError
+from transpike.errors import ArgumentError
+from transpike.graph.batches import Batches
 from transpike.graph.capture import capture
 from transpike.graph.network import Network, check_timesteps
 from transpike.spiking.neuron import Neuron
@@ -57,30 +57,39 @@ def convert(
     """
     neuron = IF() if neuron is None else neuron
     rule = Percentile() if threshold is None else threshold
-    if not isinstance(neuron, Neuron):
-        raise ArgumentError(f"neuron: needed a Neuron such as IF() or Burst(5), {_got(neuron)}.")
-    if neuron.schedule.delay:
-        # The delay belongs to a site of another network.
-        neuron = replace(neuron, schedule=replace(neuron.schedule, delay=0))
-    if not isinstance(rule, ThresholdRule):
-        raise ArgumentError(f"threshold: needed a rule such as Percentile(99.9), {_got(rule)}.")
-    if timesteps is not None:
-        check_timesteps(timesteps)
-    passes = _checked_passes(passes, timesteps)
-    if passes and batches is None:
-        if isinstance(calibration, Calibration):
+    applied = list(passes)  # first of all: an iterator can be read only once
+    _check_settings(neuron, rule, applied, timesteps)
+    if isinstance(calibration, Calibration):
+        data = None if batches is None else Batches(batches)
+        if applied and data is None:
             raise ArgumentError(
                 "passes: they need training inputs, which a Calibration does not keep. Give them "
                 "as batches=..., or give batches in place of the Calibration."
             )
-        calibration = list(inputs_of(calibration))
-        batches = calibration
-    network, statistics = _captured_and_calibrated(model, calibration)
-    levels = None if neuron.schedule.shrinks else neuron.levels
-    if levels is None and timesteps is not None:
-        levels = neuron.levels_at(timesteps)
-        if neuron.schedule.shrinks:
-            levels = min(levels, _MOST_LEVELS)
+        network, statistics = _checked_calibration(model, calibration), calibration
+    else:
+        given = Batches(calibration).repeatable()
+        data = given if batches is None else Batches(batches)
+        network = model if isinstance(model, Network) else capture(model, given.first())
+        statistics = calibrate(network, given)
+    snn = _converted(network, statistics, neuron, rule, timesteps)
+    if applied and data is not None and timesteps is not None:
+        images = data.joined().to(network.device)
+        for one in applied:
+            snn = apply_pass(one, snn, images, timesteps)
+    return snn
+
+
+def _converted(
+    network: Network,
+    statistics: Calibration,
+    neuron: Neuron,
+    rule: ThresholdRule,
+    timesteps: int | None,
+) -> SpikingNetwork:
+    """The spiking network before any calibration pass."""
+    neuron = _without_delay(neuron)
+    levels = _levels(neuron, timesteps)
     steps: dict[str, Tensor] = {}
     silent: dict[str, int] = {}
     for site in network.sites:
@@ -104,23 +113,67 @@ def convert(
         "calibration_n": statistics.n,
         "silent_channels": silent,
     }
-    depth = network.depth
-    neurons = {
+    coding: Coding = "rate" if neuron.levels is None else "differential"
+    snn = SpikingNetwork(network, _neurons(network, neuron), steps, settings, coding=coding)
+    if timesteps is not None:
+        snn.check_timesteps(timesteps)
+    return snn
+
+
+def _levels(neuron: Neuron, timesteps: int | None) -> int | None:
+    """Number of levels that a rule aims at, None where it does not matter to the neuron."""
+    levels = None if neuron.schedule.shrinks else neuron.levels
+    if levels is not None or timesteps is None:
+        return levels
+    levels = neuron.levels_at(timesteps)
+    return min(levels, _MOST_LEVELS) if neuron.schedule.shrinks else levels
+
+
+def _without_delay(neuron: Neuron) -> Neuron:
+    """The neuron without the delay that it had at a site of another network."""
+    return replace(neuron, schedule=replace(neuron.schedule, delay=0))
+
+
+def _neurons(network: Network, neuron: Neuron) -> dict[str, Neuron]:
+    """The neuron of every site: a schedule with a lag starts later in deeper layers."""
+    schedule, depth = neuron.schedule, network.depth
+    return {
         site.name: replace(
-            neuron,
-            schedule=replace(neuron.schedule, delay=neuron.schedule.lag * (depth[site.name] - 1)),
+            neuron, schedule=replace(schedule, delay=schedule.lag * (depth[site.name] - 1))
         )
         for site in network.sites
     }
-    coding: Coding = "rate" if neuron.levels is None else "differential"
-    snn = SpikingNetwork(network, neurons, steps, settings, coding=coding)
+
+
+def _check_settings(
+    neuron: object, rule: object, passes: list[CalibrationPass], timesteps: int | None
+) -> None:
+    if not isinstance(neuron, Neuron):
+        raise ArgumentError(f"neuron: needed a Neuron such as IF() or Burst(5), {_got(neuron)}.")
+    if not isinstance(rule, ThresholdRule):
+        raise ArgumentError(f"threshold: needed a rule such as Percentile(99.9), {_got(rule)}.")
     if timesteps is not None:
-        snn.check_timesteps(timesteps)
-    if passes and batches is not None and timesteps is not None:
-        images = joined_inputs(batches).to(network.device)
-        for one in passes:
-            snn = apply_pass(one, snn, images, timesteps)
-    return snn
+        check_timesteps(timesteps)
+    for one in passes:
+        if not isinstance(one, CalibrationPass):
+            raise ArgumentError(f"passes: needed passes such as BiasCorrection(), {_got(one)}.")
+    if passes and timesteps is None:
+        raise ArgumentError(
+            "passes: a pass is for one number of timesteps. Give convert(..., timesteps=...)."
+        )
+
+
+def _checked_calibration(model: nn.Module | Network, calibration: Calibration) -> Network:
+    if not isinstance(model, Network):
+        raise ArgumentError(
+            "convert: a Calibration belongs to a captured network. Give that network, or give the "
+            "model with batches of data."
+        )
+    if (calibration.sites, calibration.fingerprint) != (model.sites, model.fingerprint):
+        raise ArgumentError(
+            "convert: the calibration was made with another network. Call calibrate with this one."
+        )
+    return model
 
 
 def _got(value: object) -> str:
@@ -134,47 +187,3 @@ def _got(value: object) -> str:
         missing = first.default is first.empty
         example = "2" if missing else "" if first.default is None else repr(first.default)
     return f"got {name} itself. Call it: tp.{name}({example})"
-
-
-def _checked_passes(
-    passes: Sequence[CalibrationPass], timesteps: int | None
-) -> list[CalibrationPass]:
-    applied = list(passes)  # first of all: an iterator can be read only once
-    for one in applied:
-        if not isinstance(one, CalibrationPass):
-            raise ArgumentError(f"passes: needed passes such as BiasCorrection(), {_got(one)}.")
-    if applied and timesteps is None:
-        raise ArgumentError(
-            "passes: a pass is for one number of timesteps. Give convert(..., timesteps=...)."
-        )
-    return applied
-
-
-def _captured_and_calibrated(
-    model: nn.Module | Network, calibration: Calibration | Iterable[Any]
-) -> tuple[Network, Calibration]:
-    if isinstance(calibration, Calibration):
-        network = model if isinstance(model, Network) else None
-        if network is None:
-            raise ArgumentError(
-                "convert: a Calibration belongs to a captured network; give that network, or the "
-                "model with batches of data."
-            )
-        if (calibration.sites, calibration.fingerprint) != (network.sites, network.fingerprint):
-            raise ArgumentError("convert: the calibration was made with another network.")
-        return network, calibration
-    batches: Iterable[Any] = calibration
-    if isinstance(batches, Tensor):
-        batches = [batches]
-    if not isinstance(model, Network):
-        if not isinstance(batches, Iterable):
-            raise ArgumentError(
-                f"calibration: needed batches of data, got {type(batches).__name__}."
-            )
-        if iter(batches) is batches:  # a generator can be read only once
-            batches = list(batches)
-        first = next(inputs_of(batches), None)
-        if first is None:
-            raise DataError("calibration: needed at least one batch of data, got none.")
-        model = capture(model, first)
-    return model, collect(model, batches)

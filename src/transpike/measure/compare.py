@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from transpike.conversion.calibrate import calibrate, inputs_of
+from transpike.conversion.calibrate import calibrate
 from transpike.conversion.passes import BiasCorrection, CalibrationPass, SiteSearch
 from transpike.conversion.recipe import Recipe
 from transpike.conversion.thresholds import (
@@ -20,6 +20,7 @@ from transpike.conversion.thresholds import (
     ThresholdRule,
 )
 from transpike.errors import ArgumentError, DataError
+from transpike.graph.batches import Batches
 from transpike.graph.capture import capture
 from transpike.graph.network import Network, check_timesteps
 from transpike.measure.evaluate import Evaluation, evaluate
@@ -183,15 +184,15 @@ def compare(
     """
     if not recipes:
         raise ArgumentError("compare: needed at least one recipe, such as methods(timesteps=8).")
-    training, tested = list(inputs_of(batches)), list(test)
-    if not training or not tested:
+    training, tested = list(Batches(batches).inputs()), Batches(list(test))
+    if not training or not tested.count:
         raise DataError("compare: needed at least one batch of training and of test data.")
     network = model if isinstance(model, Network) else capture(model, training[0])
     statistics = calibrate(network, training)
     rows = []
     for name, recipe in recipes.items():
         snn = recipe.convert(network, training, calibration=statistics)
-        first = next(inputs_of(tested))
+        first = tested.first()
         unit, binary = _spikes(snn, first, recipe.timesteps)
         result = evaluate(snn, tested, recipe.timesteps)
         rows.append(Row(name, recipe, result, unit, binary, len(first)))

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transpike.conversion.calibrate import pairs_of
 from transpike.errors import DataError
+from transpike.graph.batches import Batches
 from transpike.graph.network import INPUT, Network, Node, check_timesteps
 from transpike.measure.fanout import Activity, Counts, Operation, count_operations, is_copy
 from transpike.measure.quality import Quality, QualityTally
@@ -313,7 +313,7 @@ def measure_cost(
     """
     check_timesteps(timesteps)
     tally = _Tally(snn, timesteps)
-    for x, labels in pairs_of(batches):
+    for x, labels in Batches(batches):
         tally.add(x.to(snn.network.device), labels)
         if progress is not None:
             progress(tally.samples, None)

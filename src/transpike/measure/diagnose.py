@@ -32,9 +32,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from transpike.conversion.calibrate import Histogram, inputs_of
+from transpike.conversion.calibrate import Histogram
 from transpike.conversion.thresholds import LeastSquares, threshold
 from transpike.errors import ArgumentError, DataError
+from transpike.graph.batches import Batches
 from transpike.graph.capture import capture
 from transpike.graph.network import Network, Site, check_timesteps
 from transpike.graph.outputs import cut_of, prediction
@@ -177,7 +178,7 @@ def diagnose(
     """
     check_timesteps(timesteps)
     tally = _Tally(snn, timesteps, model, simulator)
-    for x in inputs_of(batches):
+    for x in Batches(batches).inputs():
         tally.add(x.to(snn.network.device))
         if progress is not None:
             progress(tally.samples, None)

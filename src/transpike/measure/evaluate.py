@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from transpike.conversion.calibrate import pairs_of
 from transpike.errors import ArgumentError, DataError
+from transpike.graph.batches import Batches
 from transpike.graph.outputs import cut_of, prediction
 from transpike.simulation.early_stopping import EarlyStopping
 from transpike.simulation.engine.engine import Engine
@@ -183,7 +183,8 @@ def evaluate(
     """
     snn.check_timesteps(timesteps)
     check_portion(None, memory_budget)
-    total = _sample_count(batches)
+    data = Batches(batches)
+    total = data.samples
 
     def report(done: int, _: int) -> None:
         if progress is not None:
@@ -202,7 +203,7 @@ def evaluate(
     tally = _Tally(snn, request, metric, precision, compare_exact)
     interrupted = False
     try:
-        for x, target in pairs_of(batches):
+        for x, target in data:
             tally.add(*_checked_pair(snn, x, target))
     except KeyboardInterrupt:
         if not tally.samples:
@@ -228,13 +229,6 @@ def _moved(x: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and x.device.type == "cpu":
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
-
-
-def _sample_count(batches: Iterable[Any]) -> int | None:
-    if isinstance(batches, list | tuple):
-        return sum(len(pair[0]) for pair in batches if isinstance(pair, tuple | list))
-    dataset = getattr(batches, "dataset", None)
-    return len(dataset) if dataset is not None and hasattr(dataset, "__len__") else None
 
 
 class _Tally:

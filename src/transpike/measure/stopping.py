@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from transpike.conversion.calibrate import inputs_of
 from transpike.errors import ArgumentError, DataError
+from transpike.graph.batches import Batches
 from transpike.simulation.early_stopping import EarlyStopping, clearness
 from transpike.simulation.simulate import simulate
 from transpike.spiking.spiking_network import SpikingNetwork
@@ -49,7 +49,7 @@ def fit_early_stopping(
         raise ArgumentError(f"most_changed: needed 0 <= fraction < 1, got {most_changed!r}.")
     EarlyStopping(rule, 1.0, least)  # checks the settings
     clear, guesses = [], []
-    for x in inputs_of(batches):
+    for x in Batches(batches).inputs():
         output = simulate(snn, x.to(snn.network.device), timesteps).output
         if not isinstance(output, Tensor):
             raise DataError("fit_early_stopping: needed a model whose output is one tensor.")

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transpike.conversion.passes import joined_inputs
 from transpike.conversion.passes.distillation import Distillation
 from transpike.conversion.recipe import Recipe
 from transpike.errors import ArgumentError, DataError
+from transpike.graph.batches import Batches
 from transpike.graph.capture import capture
 from transpike.graph.network import Network
 from transpike.graph.outputs import Reading, check_reading
@@ -143,7 +143,7 @@ def tune(
     """
     check_reading(reading)
     space = Space(timesteps, max_count, spikes, signed, refining)
-    used, held = _parted(joined_inputs(batches), seed)
+    used, held = _parted(Batches(batches).joined(), seed)
     if not isinstance(network, Network):
         network = capture(network, used[:2])
     recipes = candidates(space, max(network.depth.values()) if refining else 0)

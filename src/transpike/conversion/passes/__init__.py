@@ -8,7 +8,6 @@ from transpike.conversion.passes.allocate_counts import AllocateCounts as Alloca
 from transpike.conversion.passes.allocate_counts import mean_count as mean_count
 from transpike.conversion.passes.apply import CalibrationPass as CalibrationPass
 from transpike.conversion.passes.apply import apply_pass as apply_pass
-from transpike.conversion.passes.apply import joined_inputs as joined_inputs
 from transpike.conversion.passes.bias_correction import BiasCorrection as BiasCorrection
 from transpike.conversion.passes.delayed_readout import DelayedReadout as DelayedReadout
 from transpike.conversion.passes.distillation import Distillation as Distillation

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from transpike.conversion.calibrate import inputs_of
 from transpike.conversion.passes.allocate_counts import AllocateCounts, allocated
 from transpike.conversion.passes.bias_correction import BiasCorrection, corrected_bias
 from transpike.conversion.passes.delayed_readout import DelayedReadout, delayed
@@ -17,7 +13,7 @@ from transpike.conversion.passes.distillation import Distillation, distilled
 from transpike.conversion.passes.membrane_correction import MembraneCorrection, corrected_membrane
 from transpike.conversion.passes.site_search import SiteSearch, searched
 from transpike.conversion.passes.sweep import Correction, Sweep, inputs_at_once
-from transpike.errors import ArgumentError, DataError
+from transpike.errors import ArgumentError
 from transpike.spiking.spiking_network import SpikingNetwork
 
 CalibrationPass = (
@@ -28,18 +24,6 @@ CalibrationPass = (
     | AllocateCounts
     | DelayedReadout
 )
-
-
-def joined_inputs(batches: Iterable[Any]) -> Tensor:
-    """All inputs of batches as one tensor (B, ...).
-
-    Raises:
-        DataError: no data.
-    """
-    parts = list(inputs_of(batches))
-    if not parts:
-        raise DataError("calibration: needed at least one batch of data, got none.")
-    return torch.cat(parts)
 
 
 def apply_pass(
