@@ -11,23 +11,12 @@ import typer
 
 import transpike as tp
 from transpike.cli.options import (
-    BatchOption,
-    CalibrationOption,
-    Choices,
-    ClassesOption,
-    DataOption,
-    DeviceOption,
-    GranularityOption,
+    Conversion,
     JsonOption,
-    MembraneOption,
+    Machine,
     ModelArgument,
-    NeuronOption,
-    PassesOption,
-    RecipeOption,
-    SeedOption,
-    ThresholdOption,
-    TileOption,
-    WeightsOption,
+    Source,
+    with_groups,
 )
 from transpike.cli.output import plain, write_json
 
@@ -41,17 +30,13 @@ _DEFAULT_SHAPES: Mapping[str, tuple[int, ...]] = {
 _IMAGENET_SHAPE = (3, 224, 224)
 
 
+@with_groups("calibration_size")
 def inspect(
     model: ModelArgument,
-    weights: WeightsOption = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Take the input shape from this data set.")
-    ] = None,
-    tile: TileOption = None,
+    source: Source,
     input_shape: Annotated[
         str | None, typer.Option("--input-shape", help="Of one input, as 3x224x224.")
     ] = None,
-    num_classes: ClassesOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Print what a conversion would do: sites, what each operation becomes, what is refused."""
@@ -61,60 +46,40 @@ def inspect(
     from transpike.conversion.specs import parse_shape
     from transpike.zoo.models import build_model
 
-    if tile is not None and (data is None or input_shape is not None):
+    if source.tile is not None and (source.data is None or input_shape is not None):
         raise tp.ArgumentError("--tile: for volumes only. Give it with --data lucchi:PATH alone.")
     if input_shape is not None:
         shape = parse_shape(input_shape)
-    elif data is not None:
-        shape = data_shape(data, tile)
+    elif source.data is not None:
+        shape = data_shape(source)
     else:
         shape = _DEFAULT_SHAPES.get(model.partition(":")[0], _IMAGENET_SHAPE)
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    report = tp.inspect(build_model(model, weights, num_classes), example)
+    report = tp.inspect(build_model(model, source.weights, source.num_classes), example)
     typer.echo(str(report))
     write_json(json_file, {"model": model, "input_shape": list(shape), **report.to_dict()})
 
 
+@with_groups()
 def convert(
     model: ModelArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to save it in.")],
-    weights: WeightsOption = None,
-    num_classes: ClassesOption = None,
-    data: DataOption = "digits",
-    tile: TileOption = None,
-    neuron: NeuronOption = None,
-    threshold: ThresholdOption = None,
-    granularity: GranularityOption = None,
-    initial_membrane: MembraneOption = None,
-    calibration_size: CalibrationOption = None,
-    passes: PassesOption = None,
-    recipe: RecipeOption = None,
+    source: Source,
+    conversion: Conversion,
+    machine: Machine,
     timesteps: Annotated[
         int | None,
         typer.Option("--timesteps", help="Needed by --threshold lsq and gauss, and by --passes."),
     ] = None,
-    seed: SeedOption = 0,
-    batch_size: BatchOption = None,
-    device: DeviceOption = "cpu",
     json_file: JsonOption = None,
 ) -> None:
     """Convert a model and save the spiking network in a folder."""
     from transpike.cli.run import open_run
 
-    choices = Choices(
-        weights,
-        num_classes,
-        neuron,
-        threshold,
-        granularity,
-        initial_membrane,
-        calibration_size,
-        passes,
-        recipe,
-    )
-    run = open_run(data, device, batch_size, seed, tile=tile)
-    snn, _ = run.convert(model, choices, timesteps)
+    run = open_run(source, machine)
+    snn, _ = run.convert(model, conversion, timesteps)
     tp.save(snn, output)
+    data = source.data or "digits"
     typer.echo(
         f"saved {output}: {len(snn.network.sites)} sites, {snn.network.neurons} neurons\n"
         f"evaluate it with: transpike evaluate {shlex.quote(str(output))} --data "
@@ -133,6 +98,6 @@ def convert(
         "sites": sites,
         "neurons": snn.network.neurons,
         "settings": plain(dict(snn.settings)),
-        **run.record(model, data, choices, snn.network),
+        **run.record(model, snn.network),
     }
     write_json(json_file, content)

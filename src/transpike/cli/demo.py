@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 import transpike as tp
-from transpike.cli.options import JsonOption, SeedOption
+from transpike.cli.options import FolderOption, JsonOption, SeedOption, TimestepsOption
 from transpike.cli.output import progress_bar, provenance, write_json
 
 
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for what it makes.")] = (
-        Path("demo-output")
-    ),
-    timesteps: Annotated[int, typer.Option("--timesteps", help="Length of the runs.")] = 32,
+    output: FolderOption = Path("demo-output"),
+    timesteps: TimestepsOption = 32,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
 ) -> None:

@@ -10,20 +10,13 @@ import typer
 
 import transpike as tp
 from transpike.cli.options import (
-    BatchOption,
-    CalibrationOption,
-    Choices,
-    ClassesOption,
-    DataOption,
-    DeviceOption,
     JsonOption,
-    LimitOption,
+    Machine,
     ModelArgument,
-    SeedOption,
-    SplitOption,
-    TileOption,
+    Part,
+    Source,
     TimestepsOption,
-    WeightsOption,
+    with_groups,
 )
 from transpike.cli.output import plain, progress_bar, provenance, write_json
 
@@ -31,14 +24,13 @@ if TYPE_CHECKING:
     from transpike.graph.outputs import Reading
 
 
+@with_groups()
 def tune(
     model: ModelArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="File for the recipe (JSON).")],
     timesteps: TimestepsOption,
-    weights: WeightsOption = None,
-    num_classes: ClassesOption = None,
-    data: DataOption = "digits",
-    tile: TileOption = None,
+    source: Source,
+    machine: Machine,
     max_count: Annotated[
         int, typer.Option("--max-count", min=1, help="Largest count per timestep.")
     ] = 1,
@@ -64,18 +56,13 @@ def tune(
             help="What the output is: scores (of classes, or logits of a mask), or values.",
         ),
     ] = "scores",
-    calibration_size: CalibrationOption = None,
-    seed: SeedOption = 0,
-    batch_size: BatchOption = None,
-    device: DeviceOption = "cpu",
     json_file: JsonOption = None,
 ) -> None:
     """Choose the recipe for a budget by fidelity on held-out training images; needs no labels."""
     from transpike.cli.run import open_run
 
-    choices = Choices(weights, num_classes, None, None, None, None, calibration_size)
-    run = open_run(data, device, batch_size, seed, tile=tile)
-    network, images = run.captured(model, choices)
+    run = open_run(source, machine)
+    network, images = run.captured(model)
     with progress_bar("tune", None) as progress:
         result = tp.tune(
             network,
@@ -86,51 +73,41 @@ def tune(
             signed=signed,
             refining=refining,
             reading=cast("Reading", reading),
-            seed=seed,
+            seed=machine.seed,
             progress=progress,
         )
     result.recipe.save(output)
-    command = ["transpike", "evaluate", model, "--recipe", str(output), "--data", data]
-    command += [] if tile is None else ["--tile", str(tile)]
-    command += [] if weights is None else ["--weights", str(weights)]
-    command += [] if num_classes is None else ["--num-classes", str(num_classes)]
+    command = ["transpike", "evaluate", model, "--recipe", str(output), *source.arguments()]
     typer.echo(f"{result}\n\nsaved {output}\nuse it with: {shlex.join(command)}")
-    content = {"model": model, "data": data, **result.to_dict(), **provenance(seed)}
+    content = {"model": model, "data": source.data, **result.to_dict(), **provenance(machine.seed)}
     write_json(json_file, plain(content))
 
 
+@with_groups()
 def compare(
     model: ModelArgument,
     timesteps: TimestepsOption,
-    weights: WeightsOption = None,
-    num_classes: ClassesOption = None,
-    data: DataOption = "digits",
-    tile: TileOption = None,
-    split: SplitOption = None,
+    source: Source,
+    part: Part,
+    machine: Machine,
     max_count: Annotated[
         int, typer.Option("--max-count", min=1, help="K of the methods that have one.")
     ] = 1,
     recipe: Annotated[
         list[Path] | None, typer.Option("--recipe", help="Also this recipe; may be repeated.")
     ] = None,
-    calibration_size: CalibrationOption = None,
-    limit: LimitOption = None,
-    seed: SeedOption = 0,
-    batch_size: BatchOption = None,
-    device: DeviceOption = "cpu",
     json_file: JsonOption = None,
 ) -> None:
     """Print one table of methods on one network, all on the same test images."""
     from transpike.cli.run import open_run
 
-    choices = Choices(weights, num_classes, None, None, None, None, calibration_size)
-    run = open_run(data, device, batch_size, seed, tile=tile, split=split)
-    network, images = run.captured(model, choices)
+    run = open_run(source, machine, part)
+    network, images = run.captured(model)
     recipes = tp.methods(timesteps, max_count, max(network.depth.values()))
     recipes |= {f"recipe {file}": tp.Recipe.load(file) for file in recipe or []}
-    test = list(run.batches(run.test_images(network, limit)))
+    test = list(run.batches(run.test_images(network, part.limit)))
     with progress_bar("compare", len(recipes)) as progress:
         result = tp.compare(network, images, test, recipes, progress=progress)
     typer.echo(str(result))
-    content = {**result.to_dict(), "limit": limit, **run.record(model, data, choices, network)}
+    content = {**result.to_dict(), "limit": part.limit, **run.record(model, network)}
     write_json(json_file, plain(content))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import transpike as tp
-from transpike.cli.options import Choices
+from transpike.cli.options import Conversion, Machine, Part, Source, option_names
 from transpike.cli.output import progress_bar, provenance
 from transpike.conversion.specs import (
     parse_early_stopping,
@@ -45,22 +45,24 @@ class Run:
     """The data and the machine of one command.
 
     Args:
+        source: the options that name the model and the data.
+        seed: of every random choice.
         train: what calibration draws from.
         test: what is measured on.
         classes: their names, in label order.
         device: of the network.
         batch_size: images or tiles at a time; None for tiles of a megapixel together.
-        seed: of every random choice.
         tile: side of the tiles that the user wants of volumes, pixels.
         part: of volumes, that `test` is: test or val.
     """
 
+    source: Source
+    seed: int
     train: Split | VolumeSplit
     test: Split | VolumeSplit
     classes: tuple[str, ...]
     device: torch.device
     batch_size: int | None
-    seed: int
     tile: int | None = None
     part: str = "test"
 
@@ -82,13 +84,17 @@ class Run:
         for images, labels in split.batches(self.at_once(split)):
             yield images.to(self.device), labels.to(self.device)
 
+    def model(self, name: str) -> nn.Module:
+        """Builds the model `name`, on the device."""
+        return build_model(name, self.source.weights, self.source.num_classes).to(self.device)
+
     def convert(
-        self, name: str, choices: Choices, timesteps: int | None
+        self, name: str, conversion: Conversion, timesteps: int | None
     ) -> tuple[tp.SpikingNetwork, nn.Module]:
         """Builds, captures, calibrates and converts the model `name`; also returns the model."""
-        recipe = self.recipe(choices, timesteps)
-        model = build_model(name, choices.weights, choices.num_classes).to(self.device)
-        images = self.calibration_images(choices)
+        recipe = recipe_of(conversion, timesteps)
+        model = self.model(name)
+        images = self.calibration_images()
         example, _ = next(self.batches(images))
         network = tp.capture(model, example)
         count = -(-len(images) // self.at_once(images))
@@ -100,55 +106,31 @@ class Run:
             calibration,
             neuron=recipe.neuron,
             threshold=recipe.threshold,
-            timesteps=recipe.timesteps if choices.recipe or timesteps else None,
+            timesteps=recipe.timesteps if conversion.recipe or timesteps else None,
             passes=recipe.passes,
             batches=inputs,
         )
         return snn, model
 
-    def recipe(self, choices: Choices, timesteps: int | None) -> tp.Recipe:
-        """The recipe of `--recipe`, or what the other options say."""
-        if choices.recipe is not None:
-            fixed = "neuron threshold granularity initial_membrane passes".split()
-            clash = [f"--{n.replace('_', '-')}" for n in fixed if getattr(choices, n) is not None]
-            if clash:
-                raise tp.ArgumentError(
-                    f"--recipe: {', '.join(clash)} cannot change a recipe. Leave these options out."
-                )
-            return tp.Recipe.load(choices.recipe)
-        membrane = 0.5 if choices.initial_membrane is None else choices.initial_membrane
-        passes = () if choices.passes is None else parse_passes(choices.passes)
-        if passes and timesteps is None:
-            raise tp.ArgumentError("--passes: a pass is for one T. Give --timesteps.")
-        return tp.Recipe(
-            timesteps or 1,
-            parse_neuron(choices.neuron or "if", membrane),
-            parse_threshold(
-                choices.threshold or "percentile:99.9", choices.granularity or "channel"
-            ),
-            passes,
-        )
-
-    def captured(self, name: str, choices: Choices) -> tuple[tp.Network, list[Tensor]]:
+    def captured(self, name: str) -> tuple[tp.Network, list[Tensor]]:
         """The captured model `name`, and batches of calibration images."""
-        model = build_model(name, choices.weights, choices.num_classes).to(self.device)
-        images = [x for x, _ in self.batches(self.calibration_images(choices))]
-        return tp.capture(model, images[0]), images
+        images = [x for x, _ in self.batches(self.calibration_images())]
+        return tp.capture(self.model(name), images[0]), images
 
     def loaded_or_converted(
-        self, model: str, choices: Choices, timesteps: int, *, whole: bool = False
-    ) -> tuple[tp.SpikingNetwork, Choices | None]:
-        """A saved network, or the model converted now with these choices.
+        self, name: str, conversion: Conversion, timesteps: int, *, whole: bool = False
+    ) -> tuple[tp.SpikingNetwork, nn.Module | None]:
+        """A saved network, or the model converted now, and that model.
 
         With `whole` a network converted now takes whole slices of volumes, where it can and no
         tile is given.
         """
-        if not is_saved(model):
-            snn, built = self.convert(model, choices, timesteps)
-            if whole and self.tile is None and isinstance(self.test, VolumeSplit):
-                snn = _for_whole_slices(snn, built, self.test.slice_shape)
-            return snn, choices
-        return load_saved(model, choices, self.device), None
+        if is_saved(name):
+            return load_saved(name, self.source, conversion, self.device), None
+        snn, model = self.convert(name, conversion, timesteps)
+        if whole and self.tile is None and isinstance(self.test, VolumeSplit):
+            snn = _for_whole_slices(snn, model, self.test.slice_shape)
+        return snn, model
 
     def test_images(
         self, network: tp.Network, limit: int | None, *, strict: bool = False
@@ -184,15 +166,15 @@ class Run:
             )
         return shape[1]
 
-    def calibration_images(self, choices: Choices) -> Split | VolumeSplit:
+    def calibration_images(self) -> Split | VolumeSplit:
         """A random part of the training images, or of tiles of the training slices."""
-        wanted = choices.calibration_size
+        wanted = self.source.calibration_size
         if wanted is None and isinstance(self.train, VolumeSplit):
             wanted = min(_CALIBRATION_TILES, len(self.train))
         return self.train.subset(wanted or CALIBRATION_SIZE, self.seed)
 
     def stopping_rule(
-        self, snn: tp.SpikingNetwork, text: str | None, timesteps: int, choices: Choices
+        self, snn: tp.SpikingNetwork, text: str | None, timesteps: int
     ) -> tp.EarlyStopping | None:
         """The rule of `--early-stopping`, with a threshold from training images by default."""
         if text is None:
@@ -205,16 +187,21 @@ class Run:
         rule, threshold = parse_early_stopping(text)
         if threshold is not None:
             return tp.EarlyStopping(rule, threshold)
-        images = self.batches(self.calibration_images(choices))
+        images = self.batches(self.calibration_images())
         return tp.fit_early_stopping(snn, images, timesteps, rule=rule)
 
-    def record(
-        self, model: str, data: str, choices: Choices | None, network: tp.Network
-    ) -> dict[str, Any]:
-        """What a result needs to be repeated; a saved network keeps its own calibration."""
+    def record(self, model: str, network: tp.Network, *, converted: bool = True) -> dict[str, Any]:
+        """What a result needs to be repeated.
+
+        Args:
+            model: what the user named.
+            network: the captured network.
+            converted: now, with the calibration images of this run.
+        """
+        data = self.source.data or "digits"
         calibration: dict[str, Any] | None = None
-        if choices is not None:
-            used = self.calibration_images(choices)
+        if converted:
+            used = self.calibration_images()
             calibration = {"data": data, "split": "train", "n": len(used), "seed": self.seed}
             if isinstance(used, VolumeSplit):
                 calibration["tile"] = list(used.tile_shape)
@@ -234,26 +221,20 @@ class Run:
 
 
 def open_run(
-    data: str,
-    device: str,
-    batch_size: int | None,
-    seed: int,
+    source: Source,
+    machine: Machine,
+    part: Part | None = None,
     *,
     together: int = _TOGETHER,
-    tile: int | None = None,
-    split: str | None = None,
     normalization: Normalization | None = None,
 ) -> Run:
     """Opens the data and the device of a command.
 
     Args:
-        data: what `open_data` or `open_volumes` takes.
-        device: of the network.
-        batch_size: of `--batch-size`.
-        seed: of `--seed`.
-        together: images in a batch where no batch size is given.
-        tile: of `--tile`.
-        split: of `--split`.
+        source: the options that name the model and the data.
+        machine: the options of the machine.
+        part: the options that choose what is measured on.
+        together: images in a batch where the user gives no batch size.
         normalization: of the input; the data's own where None.
 
     Raises:
@@ -261,29 +242,38 @@ def open_run(
         FileError: the data are missing or damaged.
         DataError: the data are unusable.
     """
+    split = None if part is None else part.split
+    device = open_device(machine.device)
+    data = source.data or "digits"
     if not is_volumes(data):
-        options = {"--tile": tile, "--split": split}
-        given = [name for name, value in options.items() if value is not None]
+        given = option_names({"tile": source.tile, "split": split})
         if given:
             raise tp.ArgumentError(
                 f"{', '.join(given)}: for volumes only, as --data lucchi:PATH. Leave it out."
             )
         images = open_data(data, normalization)
-        size = batch_size or together
-        return Run(images.train, images.test, images.classes, open_device(device), size, seed)
+        size = machine.batch_size or together
+        return Run(source, machine.seed, images.train, images.test, images.classes, device, size)
     volumes = open_volumes(data, normalization)
     parts = {"test": volumes.test, "val": volumes.validation}
-    part = split or "test"
-    if part not in parts:
+    chosen_part = split or "test"
+    if chosen_part not in parts:
         raise tp.ArgumentError(f"--split: needed test or val, got {split!r}.")
-    chosen = volumes.train.tile if tile is None else tile
-    train = volumes.train.with_tile(chosen or _default_side(volumes.train.slice_shape))
-    test = parts[part].with_tile(chosen)
-    classes = volumes.classes
-    return Run(train, test, classes, open_device(device), batch_size, seed, chosen, part)
+    chosen = volumes.train.tile if source.tile is None else source.tile
+    return Run(
+        source,
+        machine.seed,
+        volumes.train.with_tile(chosen or _default_side(volumes.train.slice_shape)),
+        parts[chosen_part].with_tile(chosen),
+        volumes.classes,
+        device,
+        machine.batch_size,
+        chosen,
+        chosen_part,
+    )
 
 
-def data_shape(data: str, tile: int | None) -> tuple[int, ...]:
+def data_shape(source: Source) -> tuple[int, ...]:
     """Shape of one input: an image, or the tile of volumes that calibration sees.
 
     Raises:
@@ -291,9 +281,10 @@ def data_shape(data: str, tile: int | None) -> tuple[int, ...]:
         FileError: see `open_run`.
         DataError: see `open_run`.
     """
-    if not is_volumes(data) and tile is None:
+    data = source.data or "digits"
+    if not is_volumes(data) and source.tile is None:
         return open_data(data).input_shape
-    train = open_run(data, "cpu", None, 0, tile=tile).train
+    train = open_run(source, Machine()).train
     assert isinstance(train, VolumeSplit)
     return (1, *train.tile_shape)
 
@@ -308,19 +299,56 @@ def is_saved(model: str) -> bool:
     return (Path(model) / _CONFIG_FILE).is_file()
 
 
-def load_saved(model: str, choices: Choices, device: torch.device) -> tp.SpikingNetwork:
+def load_saved(
+    folder: str, source: Source, conversion: Conversion, device: torch.device
+) -> tp.SpikingNetwork:
     """A converted network from its folder.
 
     Raises:
         ArgumentError: options were given that decide a conversion.
         FileError: the folder is damaged.
     """
-    if choices.given():
+    given = option_names(
+        {
+            "weights": source.weights,
+            "num_classes": source.num_classes,
+            **vars(conversion),
+            "calibration_size": source.calibration_size,
+        }
+    )
+    if given:
         raise tp.ArgumentError(
-            f"{model!r} is a converted network: {', '.join(choices.given())} cannot change it. "
+            f"{folder!r} is a converted network: {', '.join(given)} cannot change it. "
             "Leave these options out, or convert again."
         )
-    return tp.load(model).to(device)
+    return tp.load(folder).to(device)
+
+
+def recipe_of(conversion: Conversion, timesteps: int | None) -> tp.Recipe:
+    """The recipe of `--recipe`, or what the other options say.
+
+    Raises:
+        ArgumentError: an option is unknown, or does not go with another.
+        FileError: the recipe cannot be read.
+    """
+    if conversion.recipe is not None:
+        clash = option_names({**vars(conversion), "recipe": None})
+        if clash:
+            raise tp.ArgumentError(
+                f"--recipe: {', '.join(clash)} cannot change a recipe. Leave these options out."
+            )
+        return tp.Recipe.load(conversion.recipe)
+    membrane = 0.5 if conversion.initial_membrane is None else conversion.initial_membrane
+    passes = () if conversion.passes is None else parse_passes(conversion.passes)
+    if passes and timesteps is None:
+        raise tp.ArgumentError("--passes: a pass is for one T. Give --timesteps.")
+    rule, granularity = conversion.threshold, conversion.granularity
+    return tp.Recipe(
+        timesteps or 1,
+        parse_neuron(conversion.neuron or "if", membrane),
+        parse_threshold(rule or "percentile:99.9", granularity or "channel"),
+        passes,
+    )
 
 
 def _default_side(shape: tuple[int, int]) -> int:

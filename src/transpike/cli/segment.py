@@ -11,19 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from transpike.cli.options import (
-    CalibrationOption,
-    Choices,
-    ClassesOption,
-    DeviceOption,
-    GranularityOption,
+    Conversion,
+    FolderOption,
     JsonOption,
-    MembraneOption,
-    NeuronOption,
-    PassesOption,
-    RecipeOption,
-    SeedOption,
-    ThresholdOption,
-    WeightsOption,
+    Machine,
+    MemoryOption,
+    PrecisionOption,
+    RunLengthOption,
+    Source,
+    with_groups,
 )
 from transpike.cli.output import (
     INTERRUPTED,
@@ -39,6 +35,7 @@ if TYPE_CHECKING:
     from transpike.segment import Mask, Segmented
 
 
+@with_groups("batch_size")
 def segment(
     volume: Annotated[
         Path,
@@ -51,28 +48,11 @@ def segment(
     model: Annotated[
         str, typer.Option("--model", metavar="MODEL|FOLDER", help="As of transpike evaluate.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for what it makes.")],
-    weights: WeightsOption = None,
-    num_classes: ClassesOption = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="lucchi:PATH to calibrate on; not for a saved folder."),
-    ] = None,
-    neuron: NeuronOption = None,
-    threshold: ThresholdOption = None,
-    granularity: GranularityOption = None,
-    initial_membrane: MembraneOption = None,
-    calibration_size: CalibrationOption = None,
-    passes: PassesOption = None,
-    recipe: RecipeOption = None,
-    timesteps: Annotated[
-        int | None,
-        typer.Option("--timesteps", help="Length of the run (default: the recipe's, or 32)."),
-    ] = None,
-    tile: Annotated[
-        int | None,
-        typer.Option("--tile", min=1, help="Side in pixels (default 512, or that of a folder)."),
-    ] = None,
+    output: FolderOption,
+    source: Source,
+    conversion: Conversion,
+    machine: Machine,
+    timesteps: RunLengthOption = None,
     overlap: Annotated[
         int | None,
         typer.Option(
@@ -113,21 +93,14 @@ def segment(
         float, typer.Option("--mean", help="Taken from pixel values in 0..1, as in training.")
     ] = 0.5,
     std: Annotated[float, typer.Option("--std", help="What they are divided by then.")] = 0.5,
-    seed: SeedOption = 0,
-    device: DeviceOption = "cpu",
-    precision: Annotated[
-        str,
-        typer.Option("--precision", help="exact, fast (bfloat16 products) or split (on CUDA)."),
-    ] = "exact",
-    memory: Annotated[
-        int | None, typer.Option("--memory", min=1, help="MiB for values and states of a tile.")
-    ] = None,
+    precision: PrecisionOption = "exact",
+    memory: MemoryOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Make masks of your own slices, tile by tile, by the spiking and the analog network."""
     from transpike.cli.mask_files import check_output, mask_writer
     from transpike.cli.run import run_length
-    from transpike.cli.slices import Source, chosen_slices, open_labels, shown_slices
+    from transpike.cli.slices import chosen_slices, open_labels, open_network, shown_slices
     from transpike.cli.tally import Tally, strip_figure
     from transpike.data import Normalization
     from transpike.data.volumes import open_stack
@@ -136,18 +109,7 @@ def segment(
     from transpike.report.pictures import overview_figure
     from transpike.segment import segment as segment_slices
 
-    choices = Choices(
-        weights,
-        num_classes,
-        neuron,
-        threshold,
-        granularity,
-        initial_membrane,
-        calibration_size,
-        passes,
-        recipe,
-    )
-    timesteps = run_length(timesteps, recipe)
+    timesteps = run_length(timesteps, conversion.recipe)
     stack = open_stack(volume)
     truth = open_labels(labels, stack)
     chosen = chosen_slices(slices, limit, stack.shape[0])
@@ -155,8 +117,10 @@ def segment(
     size = stack.voxel_size if voxel_size is None else VoxelSize.parse(voxel_size)
     check_output(output)
     blank_figure((1, 1))  # where matplotlib is missing it says so now, not after the work
-    source = Source(model, choices, data, Normalization((mean,), (std,)), device, seed)
-    snn, calibration = source.network(timesteps, stack.shape[1:], tile, overlap)
+    normalization = Normalization((mean,), (std,))
+    snn, calibration = open_network(
+        model, source, conversion, machine, normalization, timesteps, stack.shape[1:], overlap
+    )
     tally = Tally(truth, drawn)
     with (
         mask_writer(output, tiff, stack, chosen, size) as write,
@@ -166,7 +130,7 @@ def segment(
             snn,
             stack,
             timesteps,
-            normalization=source.normalization,
+            normalization=normalization,
             slices=chosen,
             curve=chosen if labels else drawn[:1],
             overlap=overlap,
@@ -186,13 +150,13 @@ def segment(
         "interrupted": interrupted,
         "model": model,
         "calibration": calibration,
-        "normalization": source.normalization.to_dict(),
+        "normalization": normalization.to_dict(),
         "timesteps": timesteps,
         "max_count": snn.max_count,
         "settings": plain(dict(snn.settings)),
-        "device": device,
+        "device": machine.device,
         **tally.to_dict(),
-        **provenance(seed),
+        **provenance(machine.seed),
     }
     name = f"{volume}: T = {timesteps}, K = {snn.max_count}"
     if tally.rows:  # an interrupt can come before the first slice to draw

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import transpike as tp
-from transpike.cli.options import Choices
+from transpike.cli.options import Conversion, Machine, Source
 from transpike.cli.run import is_saved, is_volumes, load_saved, open_device, open_run
 from transpike.data import Normalization
 from transpike.data.volumes import Volume, open_stack
@@ -20,50 +20,67 @@ _TILE = 512  # pixels
 _MOST_SHOWN = 4  # slices in the overview
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the spiking network comes from."""
+def open_network(
+    model: str,
+    source: Source,
+    conversion: Conversion,
+    machine: Machine,
+    normalization: Normalization,
+    timesteps: int,
+    size: Sequence[int],
+    overlap: int | None,
+) -> tuple[tp.SpikingNetwork, dict[str, Any] | None]:
+    """Opens the network for tiles of the slices.
 
-    model: str
-    choices: Choices
-    data: str | None
-    normalization: Normalization
-    device: str
-    seed: int
+    Args:
+        model: a model's name, or the folder of a saved network.
+        source: the options that name the weights, the data to calibrate on and the tile.
+        conversion: the options of the conversion.
+        machine: the options of the machine.
+        normalization: of the slices, and of the calibration.
+        timesteps: T.
+        size: height and width of a slice, pixels.
+        overlap: pixels that tiles share; the receptive field where None.
 
-    def network(
-        self, timesteps: int, size: Sequence[int], tile: int | None, overlap: int | None
-    ) -> tuple[tp.SpikingNetwork, dict[str, Any] | None]:
-        """The network for tiles of slices of this size, and what it was calibrated on, if now."""
-        if is_saved(self.model):
-            return self._saved(tile), None
-        if self.data is None or not is_volumes(self.data):
-            raise tp.ArgumentError(
-                "segment: needed --data lucchi:PATH, whose training slices set the thresholds, or "
-                f"a folder that transpike convert saved, got {self.data!r}."
-            )
-        run = open_run(self.data, self.device, None, self.seed, normalization=self.normalization)
-        snn, model = run.convert(self.model, self.choices, timesteps)
-        sides = fitting_tile(snn.network, size, tile or _TILE, overlap)
-        if sides != snn.network.input_shape[1:]:
-            snn = resized(snn, model, sides)
-        calibration = run.record(self.model, self.data, self.choices, snn.network)["calibration"]
-        return snn, calibration
+    Returns:
+        The network, and what it was calibrated on; None where the folder says so.
 
-    def _saved(self, tile: int | None) -> tp.SpikingNetwork:
-        if self.data is not None:
-            raise tp.ArgumentError(
-                f"--data: {self.model!r} is a converted network and needs no calibration. Leave "
-                "the option out."
-            )
-        snn = load_saved(self.model, self.choices, open_device(self.device))
-        shape = snn.network.input_shape
-        if tile is not None and shape[1:] != (tile, tile):
-            raise tp.ArgumentError(
-                f"--tile {tile}: the saved network takes inputs of {shape}. Leave the option out, "
-                f"or convert again with --tile {tile}."
-            )
-        return snn
+    Raises:
+        ArgumentError: an option does not go with the model or the data.
+        FileError: a file is missing or damaged.
+        DataError: the data or the slices do not fit the network.
+    """
+    if is_saved(model):
+        return _saved(model, source, conversion, machine), None
+    if source.data is None or not is_volumes(source.data):
+        raise tp.ArgumentError(
+            "segment: needed --data lucchi:PATH, whose training slices set the thresholds, or "
+            f"a folder that transpike convert saved, got {source.data!r}."
+        )
+    run = open_run(replace(source, tile=None), machine, normalization=normalization)
+    snn, built = run.convert(model, conversion, timesteps)
+    sides = fitting_tile(snn.network, size, source.tile or _TILE, overlap)
+    if sides != snn.network.input_shape[1:]:
+        snn = resized(snn, built, sides)
+    return snn, run.record(model, snn.network)["calibration"]
+
+
+def _saved(
+    folder: str, source: Source, conversion: Conversion, machine: Machine
+) -> tp.SpikingNetwork:
+    if source.data is not None:
+        raise tp.ArgumentError(
+            f"--data: {folder!r} is a converted network and needs no calibration. Leave "
+            "the option out."
+        )
+    snn = load_saved(folder, source, conversion, open_device(machine.device))
+    shape, tile = snn.network.input_shape, source.tile
+    if tile is not None and shape[1:] != (tile, tile):
+        raise tp.ArgumentError(
+            f"--tile {tile}: the saved network takes inputs of {shape}. Leave the option out, "
+            f"or convert again with --tile {tile}."
+        )
+    return snn
 
 
 def open_labels(place: Path | None, stack: Volume) -> Volume | None:

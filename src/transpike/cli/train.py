@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from transpike.cli.options import JsonOption, SeedOption
+from transpike.cli.options import FolderOption, JsonOption, SeedOption
 from transpike.cli.output import progress_bar, provenance, write_json
 
 
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="vgg-cifar or unet-lucchi.")],
     data: Annotated[str, typer.Option("--data", help="cifar10:PATH or lucchi:PATH.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for what it makes.")],
+    output: FolderOption,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")
     ] = False,
