@@ -12,6 +12,7 @@ from torch import nn
 
 from transpike.errors import ArgumentError
 from transpike.zoo.models.digits_cnn import digits_cnn
+from transpike.zoo.models.pretrained import missing_extra, pretrained_model, similar
 from transpike.zoo.models.resnet_cifar import resnet20
 from transpike.zoo.models.unet import unet, unet_sigmoid
 from transpike.zoo.models.vgg_cifar import vgg_cifar
@@ -25,9 +26,13 @@ _POSSIBLE = (
 
 
 def build_model(
-    name: str, weights: str | Path | None = None, num_classes: int | None = None
+    name: str,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    *,
+    pretrained: bool = False,
 ) -> nn.Module:
-    """Builds a model by name, never downloading anything.
+    """Builds a model by name; downloads nothing unless `pretrained` is set.
 
     Args:
         name: `resnet20`, `vgg-cifar`, `unet:WIDTH`, `unet-sigmoid:WIDTH` (64 where the width is
@@ -35,16 +40,21 @@ def build_model(
             a callable that returns an `nn.Module`.
         weights: file to read into it, see `load_state_dict`; fresh weights where None.
         num_classes: size of the output; the model's own default where None.
+        pretrained: download the weights that torchvision or timm has for the model.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
         ArgumentError: the name is unknown, the package that has it is not installed, or the
-            factory does not return an `nn.Module` or take `num_classes`.
-        FileError: the weight file cannot be read.
+            factory does not return an `nn.Module` or take `num_classes`; or `pretrained` does not
+            go with the model or the other arguments.
+        FileError: the weight file cannot be read, or the weights cannot be downloaded.
         CheckpointError: the weights do not fit.
     """
+    if pretrained:
+        given = {"weights": weights, "num_classes": num_classes}
+        return pretrained_model(name, [key for key, value in given.items() if value is not None])
     model = _fresh_model(name, {} if num_classes is None else {"num_classes": num_classes})
     if weights is not None:
         load_weights(model, weights)
@@ -82,10 +92,10 @@ def _torchvision_model(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         from torchvision import models
     except ImportError as error:
-        raise _missing_extra("torchvision", "vision") from error
+        raise missing_extra("torchvision", "vision") from error
     if name not in models.list_models():
         raise ArgumentError(
-            f"torchvision has no model {name!r}{_similar(name, models.list_models())}."
+            f"torchvision has no model {name!r}{similar(name, models.list_models())}."
         )
     # Some constructors download a backbone unless told otherwise, or warn without init_weights.
     settings: dict[str, Any] = {"weights": None, **options}
@@ -103,9 +113,9 @@ def _timm_model(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         import timm
     except ImportError as error:
-        raise _missing_extra("timm", "vision") from error
+        raise missing_extra("timm", "vision") from error
     if not timm.is_model(name):
-        raise ArgumentError(f"timm has no model {name!r}{_similar(name, timm.list_models())}.")
+        raise ArgumentError(f"timm has no model {name!r}{similar(name, timm.list_models())}.")
     model: nn.Module = timm.create_model(name, pretrained=False, **options)
     return model
 
@@ -132,19 +142,6 @@ def _factory_model(module_name: str, attribute: str, options: dict[str, Any]) ->
             f"{module_name}:{attribute} returned {type(model).__name__}: needed an nn.Module."
         )
     return model
-
-
-def _missing_extra(package: str, extra: str) -> ArgumentError:
-    return ArgumentError(
-        f"{package} is not installed: install it with pip install 'transpike[{extra}]'."
-    )
-
-
-def _similar(name: str, known: list[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, known)
-    return f"; close names are {', '.join(close)}" if close else ""
 
 
 __all__ = [
