@@ -243,7 +243,7 @@ def test_inspect_of_dense_networks(data: list[str], tmp_path: Path) -> None:
 
 
 def test_options_of_volumes_are_for_volumes(data: list[str]) -> None:
-    message = refused("evaluate", "digits_cnn", "--tile", "8", "--split", "val")
+    message = refused("evaluate", "digits_cnn", "--data", "digits", "--tile", "8", "--split", "val")
     assert "--tile, --split: for volumes only" in message
     assert "--tile: for volumes only" in refused("inspect", "digits_cnn", "--tile", "8")
     assert "--split: needed test or val" in refused("evaluate", MODEL, *data, "--split", "train")

@@ -15,6 +15,7 @@ import transpike as tp
 from transpike.cli import app
 from transpike.zoo.models import build_model
 
+DIGITS = ["--data", "digits"]
 SMALL = ["--calibration-size", "32", "--batch-size", "32"]
 
 
@@ -38,7 +39,7 @@ def refused(*arguments: str | Path) -> str:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    ok("convert", "digits_cnn", "-o", tmp_path / "snn", *SMALL)
+    ok("convert", "digits_cnn", *DIGITS, "-o", tmp_path / "snn", *SMALL)
     return tmp_path / "snn"
 
 
@@ -64,7 +65,7 @@ def test_inspect_reports_what_is_refused_without_failing() -> None:
 
 
 def test_convert_refuses_an_unsupported_model(tmp_path: Path) -> None:
-    message = refused("convert", "torch.nn:GELU", "-o", tmp_path / "snn", *SMALL)
+    message = refused("convert", "torch.nn:GELU", *DIGITS, "-o", tmp_path / "snn", *SMALL)
     assert "gelu" in message.lower() and not (tmp_path / "snn").exists()
 
 
@@ -75,7 +76,16 @@ def test_convert_saves_a_folder_that_loads(saved: Path) -> None:
 
 
 def test_convert_writes_json(tmp_path: Path) -> None:
-    ok("convert", "digits_cnn", "-o", tmp_path / "a", "--json", tmp_path / "c.json", *SMALL)
+    ok(
+        "convert",
+        "digits_cnn",
+        *DIGITS,
+        "-o",
+        tmp_path / "a",
+        "--json",
+        tmp_path / "c.json",
+        *SMALL,
+    )
     content = json.loads((tmp_path / "c.json").read_text())
     assert [site["max_count"] for site in content["sites"]] == [1] * len(content["sites"])
     assert content["calibration"] == {"data": "digits", "split": "train", "n": 32, "seed": 0}
@@ -83,8 +93,22 @@ def test_convert_writes_json(tmp_path: Path) -> None:
 
 def test_evaluate_writes_the_promised_keys(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
-    ok("evaluate", "digits_cnn", "--neuron", "burst:5", "--timesteps", "4", "--limit", "40",
-       "--seed", "3", "--json", file, *SMALL)  # fmt: skip
+    ok(
+        "evaluate",
+        "digits_cnn",
+        *DIGITS,
+        "--neuron",
+        "burst:5",
+        "--timesteps",
+        "4",
+        "--limit",
+        "40",
+        "--seed",
+        "3",
+        "--json",
+        file,
+        *SMALL,
+    )
     content = json.loads(file.read_text())
     assert content["n"] == 40 and content["max_count"] == 5 and content["precision"] == "exact"
     assert len(content["accuracy"]) == len(content["spikes_per_neuron"]) == 4
@@ -101,9 +125,9 @@ def test_saved_folder_gives_the_same_numbers(tmp_path: Path) -> None:
     torch.save(build_model("digits_cnn").state_dict(), tmp_path / "w.pt")
     common = ["--timesteps", "3", "--limit", "30", "--json"]
     chosen = ["--weights", tmp_path / "w.pt", "--neuron", "signed:1", *SMALL]
-    ok("evaluate", "digits_cnn", *chosen, *common, tmp_path / "a.json")
-    ok("convert", "digits_cnn", *chosen, "-o", tmp_path / "snn")
-    ok("evaluate", tmp_path / "snn", "--batch-size", "32", *common, tmp_path / "b.json")
+    ok("evaluate", "digits_cnn", *DIGITS, *chosen, *common, tmp_path / "a.json")
+    ok("convert", "digits_cnn", *DIGITS, *chosen, "-o", tmp_path / "snn")
+    ok("evaluate", tmp_path / "snn", *DIGITS, "--batch-size", "32", *common, tmp_path / "b.json")
     a, b = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
     for key in ("accuracy", "ann_accuracy", "quantized", "spikes_per_neuron", "n"):
         assert a[key] == b[key]
@@ -113,8 +137,22 @@ def test_diagnose_prints_draws_and_writes_json(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(build_model("digits_cnn").state_dict(), tmp_path / "w.pt")
     figure, file = tmp_path / "d.png", tmp_path / "d.json"
-    result = ok("diagnose", "digits_cnn", "--weights", tmp_path / "w.pt", "--timesteps", "8",
-                "--limit", "30", "-o", figure, "--json", file, *SMALL)  # fmt: skip
+    result = ok(
+        "diagnose",
+        "digits_cnn",
+        *DIGITS,
+        "--weights",
+        tmp_path / "w.pt",
+        "--timesteps",
+        "8",
+        "--limit",
+        "30",
+        "-o",
+        figure,
+        "--json",
+        file,
+        *SMALL,
+    )
     content = json.loads(file.read_text())
     assert content["n"] == 30 and content["timesteps"] == 8 and content["against"] == "the model"
     assert [site["name"] for site in content["sites"]][-1] == "block.relu_1"
@@ -126,7 +164,9 @@ def test_diagnose_prints_draws_and_writes_json(tmp_path: Path) -> None:
 
 def test_cost_of_a_saved_folder(saved: Path, tmp_path: Path) -> None:
     figure, file = tmp_path / "c.svg", tmp_path / "c.json"
-    result = ok("cost", saved, "--timesteps", "4", "--limit", "20", "-o", figure, "--json", file)
+    result = ok(
+        "cost", saved, *DIGITS, "--timesteps", "4", "--limit", "20", "-o", figure, "--json", file
+    )
     content = json.loads(file.read_text())
     assert content["n"] == 20 and content["timesteps"] == 4 and content["calibration"] is None
     assert content["total"]["accumulates"] > 0 and len(content["energy"]) == 2
@@ -135,7 +175,9 @@ def test_cost_of_a_saved_folder(saved: Path, tmp_path: Path) -> None:
 
 
 def test_a_figure_that_cannot_be_written(saved: Path, tmp_path: Path) -> None:
-    message = refused("cost", saved, "--timesteps", "1", "--limit", "4", "-o", tmp_path / "c.xyz")
+    message = refused(
+        "cost", saved, *DIGITS, "--timesteps", "1", "--limit", "4", "-o", tmp_path / "c.xyz"
+    )
     assert "cannot write" in message
 
 
@@ -145,9 +187,9 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuned")
     torch.manual_seed(0)
     torch.save(build_model("digits_cnn").state_dict(), folder / "w.pt")
-    result = ok("tune", "digits_cnn", "-o", folder / "r.json", "--timesteps", "3", "--signed",
-                "--weights", folder / "w.pt", "--json", folder / "t.json", "--seed", "1",
-                "--calibration-size", "104", "--batch-size", "52")  # fmt: skip
+    result = ok("tune", "digits_cnn", *DIGITS, "-o", folder / "r.json", "--timesteps", "3",
+                "--signed", "--weights", folder / "w.pt", "--json", folder / "t.json", "--seed",
+                "1", "--calibration-size", "104", "--batch-size", "52")  # fmt: skip
     (folder / "stdout.txt").write_text(result.stdout)
     return folder
 
@@ -167,10 +209,21 @@ def test_tune_writes_a_recipe_and_how_to_use_it(tuned: Path) -> None:
 
 def test_a_recipe_decides_evaluate_and_convert(tuned: Path, tmp_path: Path) -> None:
     given = ["--weights", tuned / "w.pt", "--recipe", tuned / "r.json", *SMALL]
-    ok("evaluate", "digits_cnn", *given, "--limit", "30", "--json", tmp_path / "a.json")
-    ok("convert", "digits_cnn", *given, "-o", tmp_path / "snn")
-    ok("evaluate", tmp_path / "snn", "--batch-size", "32", "--timesteps", "3", "--limit", "30",
-       "--json", tmp_path / "b.json")  # fmt: skip
+    ok("evaluate", "digits_cnn", *DIGITS, *given, "--limit", "30", "--json", tmp_path / "a.json")
+    ok("convert", "digits_cnn", *DIGITS, *given, "-o", tmp_path / "snn")
+    ok(
+        "evaluate",
+        tmp_path / "snn",
+        *DIGITS,
+        "--batch-size",
+        "32",
+        "--timesteps",
+        "3",
+        "--limit",
+        "30",
+        "--json",
+        tmp_path / "b.json",
+    )
     a, b = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
     recipe = tp.Recipe.load(tuned / "r.json")
     assert a["timesteps"] == 3  # the recipe's, as none is given
@@ -178,32 +231,43 @@ def test_a_recipe_decides_evaluate_and_convert(tuned: Path, tmp_path: Path) -> N
     assert len(a["settings"].get("passes", [])) == len(recipe.passes)
     for key in ("accuracy", "ann_accuracy", "quantized", "spikes_per_neuron", "settings"):
         assert a[key] == b[key]
-    longer = ok("evaluate", "digits_cnn", *given, "--limit", "30", "--timesteps", "4")
+    longer = ok("evaluate", "digits_cnn", *DIGITS, *given, "--limit", "30", "--timesteps", "4")
     assert longer.stdout.splitlines()[-1].split()[0] == "4"
 
 
 def test_a_recipe_cannot_be_changed(tuned: Path) -> None:
-    message = refused("evaluate", "digits_cnn", "--recipe", tuned / "r.json", "--neuron", "if",
-                      "--passes", "bias")  # fmt: skip
+    message = refused(
+        "evaluate",
+        "digits_cnn",
+        *DIGITS,
+        "--recipe",
+        tuned / "r.json",
+        "--neuron",
+        "if",
+        "--passes",
+        "bias",
+    )
     assert "--neuron, --passes cannot change a recipe" in message
-    assert "not a recipe" in refused("evaluate", "digits_cnn", "--recipe", tuned / "t.json")
+    assert "not a recipe" in refused(
+        "evaluate", "digits_cnn", *DIGITS, "--recipe", tuned / "t.json"
+    )
 
 
 def test_tune_keeps_a_budget_or_refuses(tmp_path: Path) -> None:
-    message = refused("tune", "digits_cnn", "-o", tmp_path / "r.json", "--timesteps", "1",
+    message = refused("tune", "digits_cnn", *DIGITS, "-o", tmp_path / "r.json", "--timesteps", "1",
                       "--spikes", "1e-9", "--unsigned", "--calibration-size", "104")  # fmt: skip
     assert "no candidate keeps 1e-09 spikes" in message and not (tmp_path / "r.json").exists()
 
 
 def test_tune_refuses_too_few_images(tmp_path: Path) -> None:
-    message = refused("tune", "digits_cnn", "-o", tmp_path / "r.json", "--timesteps", "1",
+    message = refused("tune", "digits_cnn", *DIGITS, "-o", tmp_path / "r.json", "--timesteps", "1",
                       "--calibration-size", "33")  # fmt: skip
     assert "needed at least 104 inputs, of which 35 are held out" in message
     assert "got 33" in message and "(--calibration-size 104)" in message
 
 
 def test_passes_by_name_reach_the_network(tmp_path: Path) -> None:
-    command = ["convert", "digits_cnn", "-o", tmp_path / "snn", "--neuron", "signed:1",
+    command = ["convert", "digits_cnn", *DIGITS, "-o", tmp_path / "snn", "--neuron", "signed:1",
                "--threshold", "gauss", *SMALL]  # fmt: skip
     passes = ["--passes", "search,bias, membrane,delay"]
     assert "Give --timesteps" in refused(*command, *passes)
@@ -217,9 +281,22 @@ def test_passes_by_name_reach_the_network(tmp_path: Path) -> None:
 
 
 def test_compare_prints_one_table(tuned: Path, tmp_path: Path) -> None:
-    result = ok("compare", "digits_cnn", "--weights", tuned / "w.pt", "--timesteps", "2", "--limit",
-                "20", "--recipe", tuned / "r.json", "--json", tmp_path / "c.json",
-                *SMALL)  # fmt: skip
+    result = ok(
+        "compare",
+        "digits_cnn",
+        *DIGITS,
+        "--weights",
+        tuned / "w.pt",
+        "--timesteps",
+        "2",
+        "--limit",
+        "20",
+        "--recipe",
+        tuned / "r.json",
+        "--json",
+        tmp_path / "c.json",
+        *SMALL,
+    )
     content = json.loads((tmp_path / "c.json").read_text())
     names = [*tp.methods(2), f"recipe {tuned / 'r.json'}"]
     assert [row["name"] for row in content["rows"]] == names
@@ -232,16 +309,52 @@ def test_compare_prints_one_table(tuned: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("neuron", ["if", "burst:3", "burst:4:resolution", "telescoped:2"])
 @pytest.mark.parametrize("threshold", ["max", "lsq:8", "percentile:99"])
 def test_every_neuron_meets_every_threshold(neuron: str, threshold: str) -> None:
-    ok("evaluate", "digits_cnn", "--neuron", neuron, "--threshold", threshold, "--granularity",
-       "layer", "--initial-membrane", "0", "--timesteps", "2", "--limit", "8", *SMALL)  # fmt: skip
+    ok(
+        "evaluate",
+        "digits_cnn",
+        *DIGITS,
+        "--neuron",
+        neuron,
+        "--threshold",
+        threshold,
+        "--granularity",
+        "layer",
+        "--initial-membrane",
+        "0",
+        "--timesteps",
+        "2",
+        "--limit",
+        "8",
+        *SMALL,
+    )
 
 
 def test_lsq_takes_its_levels_from_the_timesteps() -> None:
-    ok("evaluate", "digits_cnn", "--threshold", "lsq", "--timesteps", "2", "--limit", "8", *SMALL)
+    ok(
+        "evaluate",
+        "digits_cnn",
+        *DIGITS,
+        "--threshold",
+        "lsq",
+        "--timesteps",
+        "2",
+        "--limit",
+        "8",
+        *SMALL,
+    )
 
 
 def test_convert_with_lsq_needs_timesteps_and_works_with_them(tmp_path: Path) -> None:
-    command = ["convert", "digits_cnn", "-o", tmp_path / "snn", "--threshold", "lsq", *SMALL]
+    command = [
+        "convert",
+        "digits_cnn",
+        *DIGITS,
+        "-o",
+        tmp_path / "snn",
+        "--threshold",
+        "lsq",
+        *SMALL,
+    ]
     assert "timesteps" in refused(*command)
     ok(*command, "--timesteps", "4")
 
@@ -249,25 +362,34 @@ def test_convert_with_lsq_needs_timesteps_and_works_with_them(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "resnet21"], "needed resnet20, "),
+        (["evaluate", "resnet21", *DIGITS], "needed resnet20, "),
         (["evaluate", "digits_cnn", "--data", "mnist"], "needed digits, cifar10:PATH"),
         (["evaluate", "digits_cnn", "--data", "cifar10:absent.npz"], "no file 'absent.npz'"),
-        (["evaluate", "digits_cnn", "--weights", "absent.pt"], "no file 'absent.pt'"),
-        (["evaluate", "digits_cnn", "--neuron", "lif"], "needed a form like if"),
-        (["evaluate", "digits_cnn", "--threshold", "mean"], "needed a form like percentile"),
-        (["evaluate", "digits_cnn", "--passes", "weights"], "needed forms like bias, membrane"),
-        (["evaluate", "digits_cnn", "--recipe", "absent.json"], "cannot read the recipe"),
-        (["evaluate", "digits_cnn", "--granularity", "pixel"], "needed channel or layer"),
-        (["evaluate", "digits_cnn", "--initial-membrane", "2"], "initial_membrane"),
-        (["evaluate", "digits_cnn", "--timesteps", "0"], "timesteps"),
-        (["evaluate", "digits_cnn", "--limit", "501"], "needed 1..500 images, got 501"),
-        (["evaluate", "digits_cnn", "--limit", "0"], "needed 1..500 images, got 0"),
-        (["evaluate", "digits_cnn", "--calibration-size", "9999"], "needed 1..1297 images"),
-        (["evaluate", "digits_cnn", "--precision", "half"], "precision: needed one of"),
-        (["evaluate", "digits_cnn", "--device", "abacus"], "Use --device cpu"),
+        (["evaluate", "digits_cnn", *DIGITS, "--weights", "absent.pt"], "no file 'absent.pt'"),
+        (["evaluate", "digits_cnn", *DIGITS, "--neuron", "lif"], "needed a form like if"),
+        (
+            ["evaluate", "digits_cnn", *DIGITS, "--threshold", "mean"],
+            "needed a form like percentile",
+        ),
+        (
+            ["evaluate", "digits_cnn", *DIGITS, "--passes", "weights"],
+            "needed forms like bias, membrane",
+        ),
+        (["evaluate", "digits_cnn", *DIGITS, "--recipe", "absent.json"], "cannot read the recipe"),
+        (["evaluate", "digits_cnn", *DIGITS, "--granularity", "pixel"], "needed channel or layer"),
+        (["evaluate", "digits_cnn", *DIGITS, "--initial-membrane", "2"], "initial_membrane"),
+        (["evaluate", "digits_cnn", *DIGITS, "--timesteps", "0"], "timesteps"),
+        (["evaluate", "digits_cnn", *DIGITS, "--limit", "501"], "needed 1..500 images, got 501"),
+        (["evaluate", "digits_cnn", *DIGITS, "--limit", "0"], "needed 1..500 images, got 0"),
+        (
+            ["evaluate", "digits_cnn", *DIGITS, "--calibration-size", "9999"],
+            "needed 1..1297 images",
+        ),
+        (["evaluate", "digits_cnn", *DIGITS, "--precision", "half"], "precision: needed one of"),
+        (["evaluate", "digits_cnn", *DIGITS, "--device", "abacus"], "Use --device cpu"),
         (["inspect", "digits_cnn", "--input-shape", "3,4"], "needed a form like 3x224x224"),
         (["evaluate"], "Missing argument"),
-        (["evaluate", "digits_cnn", "--batch-size", "0"], "--batch-size"),
+        (["evaluate", "digits_cnn", *DIGITS, "--batch-size", "0"], "--batch-size"),
         (["simulate"], "No such command"),
     ],
 )
@@ -289,18 +411,18 @@ def test_data_of_another_shape_than_the_model_takes(tmp_path: Path) -> None:
 
 
 def test_conversion_options_cannot_change_a_saved_network(saved: Path) -> None:
-    message = refused("evaluate", saved, "--neuron", "signed:1", "--calibration-size", "8")
+    message = refused("evaluate", saved, *DIGITS, "--neuron", "signed:1", "--calibration-size", "8")
     assert "--neuron, --calibration-size cannot change it" in message
 
 
 def test_damaged_folder(saved: Path) -> None:
     (saved / "config.json").write_text("{")
-    assert "config.json" in refused("evaluate", saved)
+    assert "config.json" in refused("evaluate", saved, *DIGITS)
 
 
 def test_checkpoint_that_does_not_fit(tmp_path: Path) -> None:
     torch.save(build_model("resnet20").state_dict(), tmp_path / "w.pt")
-    message = refused("evaluate", "digits_cnn", "--weights", tmp_path / "w.pt")
+    message = refused("evaluate", "digits_cnn", *DIGITS, "--weights", tmp_path / "w.pt")
     assert "missing: block.bn1.bias" in message and "unexpected: bn1.bias" in message
 
 
@@ -309,7 +431,16 @@ def test_json_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_quiet_when_stderr_is_not_a_terminal() -> None:
-    command = [sys.executable, "-m", "transpike", "evaluate", "digits_cnn", "--timesteps", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "transpike",
+        "evaluate",
+        "digits_cnn",
+        *DIGITS,
+        "--timesteps",
+        "2",
+    ]
     done = subprocess.run(
         [*command, "--limit", "8", *SMALL], capture_output=True, text=True, check=True
     )
@@ -324,4 +455,4 @@ def test_demo_makes_everything_it_names(tmp_path: Path) -> None:
     results = content["results"]
     assert results["IF"]["ann_accuracy"] > 0.97 and results["signed K=1"]["accuracy"][7] > 0.95
     assert "transpike evaluate" in result.stdout
-    ok("evaluate", tmp_path / "out" / "network", "--timesteps", "2", "--limit", "10")
+    ok("evaluate", tmp_path / "out" / "network", *DIGITS, "--timesteps", "2", "--limit", "10")

@@ -197,7 +197,7 @@ def _run(*arguments):
 def test_evaluate_records_samples_of_what_it_evaluates(tmp_path):
     options = ("--calibration-size", 32, "--batch-size", 16, "--timesteps", T, "--limit", 40)
     files = ("--json", tmp_path / "evaluate.json", "--samples", tmp_path)
-    result = _run("evaluate", "digits_cnn", *options, *files)
+    result = _run("evaluate", "digits_cnn", "--data", "digits", *options, *files)
     assert result.exit_code == 0, result.stderr
     content = json.loads((tmp_path / "evaluate.json").read_text())
     samples = read_samples(tmp_path)
@@ -235,6 +235,8 @@ def test_evaluate_records_the_first_slices_of_volumes(tmp_path):
 def test_samples_and_early_stopping_are_refused_together(tmp_path):
     options = ("--calibration-size", 32, "--timesteps", T, "--limit", 10)
     both = ("--samples", tmp_path / "s", "--early-stopping", "margin:0.9")
-    result = _run("evaluate", "digits_cnn", *options, *both)
+    result = _run("evaluate", "digits_cnn", "--data", "digits", *options, *both)
     assert result.exit_code == 2 and "Leave one of them out" in result.stderr
-    assert _run("evaluate", "digits_cnn", *options, *both[:2]).exit_code == 0  # the remedy
+    assert (
+        _run("evaluate", "digits_cnn", "--data", "digits", *options, *both[:2]).exit_code == 0
+    )  # the remedy

@@ -55,7 +55,10 @@ def inspect(
     else:
         shape = _DEFAULT_SHAPES.get(model.partition(":")[0], _IMAGENET_SHAPE)
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    report = tp.inspect(build_model(model, source.weights, source.num_classes), example)
+    report = tp.inspect(
+        build_model(model, source.weights, source.num_classes, pretrained=bool(source.pretrained)),
+        example,
+    )
     typer.echo(str(report))
     write_json(json_file, {"model": model, "input_shape": list(shape), **report.to_dict()})
 
@@ -74,16 +77,15 @@ def convert(
     json_file: JsonOption = None,
 ) -> None:
     """Convert a model and save the spiking network in a folder."""
-    from transpike.cli.run import open_run
+    from transpike.cli.run import open_run, required_data
 
     run = open_run(source, machine)
     snn, _ = run.convert(model, conversion, timesteps)
     tp.save(snn, output)
-    data = source.data or "digits"
     typer.echo(
         f"saved {output}: {len(snn.network.sites)} sites, {snn.network.neurons} neurons\n"
         f"evaluate it with: transpike evaluate {shlex.quote(str(output))} --data "
-        f"{shlex.quote(data)}"
+        f"{shlex.quote(required_data(source))}"
     )
     sites = [
         {

@@ -90,7 +90,7 @@ def evaluate(
             memory_budget=None if memory is None else memory * 2**20,
             progress=progress,
         )
-    typer.echo(str(result))
+    typer.echo(f"{run.heading(model)}{result}")
     content = {
         **result.to_dict(),
         "limit": part.limit,
@@ -128,7 +128,7 @@ def diagnose(
     images = run.test_images(snn.network, limit)
     with progress_bar("diagnose", len(images)) as progress:
         result = tp.diagnose(snn, run.batches(images), timesteps, model=built, progress=progress)
-    typer.echo(str(result))
+    typer.echo(f"{run.heading(model)}{result}")
     write_figure(figure, diagnosis_figure, result)
     record = run.record(model, snn.network, converted=built is not None)
     write_json(json_file, {**plain(result.to_dict()), "limit": limit, **record})
@@ -155,7 +155,7 @@ def cost(
     images = run.test_images(snn.network, limit)
     with progress_bar("cost", len(images)) as progress:
         result = tp.measure_cost(snn, run.batches(images), timesteps, progress=progress)
-    typer.echo(str(result))
+    typer.echo(f"{run.heading(model)}{result}")
     write_figure(figure, cost_figure, result)
     record = run.record(model, snn.network, converted=built is not None)
     write_json(json_file, {**plain(result.to_dict()), "limit": limit, **record})

@@ -78,8 +78,16 @@ def tune(
         )
     result.recipe.save(output)
     command = ["transpike", "evaluate", model, "--recipe", str(output), *source.arguments()]
-    typer.echo(f"{result}\n\nsaved {output}\nuse it with: {shlex.join(command)}")
-    content = {"model": model, "data": source.data, **result.to_dict(), **provenance(machine.seed)}
+    typer.echo(
+        f"{run.heading(model)}{result}\n\nsaved {output}\nuse it with: {shlex.join(command)}"
+    )
+    content = {
+        "model": model,
+        "untrained": run.untrained(model),
+        "data": source.data,
+        **result.to_dict(),
+        **provenance(machine.seed),
+    }
     write_json(json_file, plain(content))
 
 
@@ -108,6 +116,6 @@ def compare(
     test = list(run.batches(run.test_images(network, part.limit)))
     with progress_bar("compare", len(recipes)) as progress:
         result = tp.compare(network, images, test, recipes, progress=progress)
-    typer.echo(str(result))
+    typer.echo(f"{run.heading(model)}{result}")
     content = {**result.to_dict(), "limit": part.limit, **run.record(model, network)}
     write_json(json_file, plain(content))

@@ -15,7 +15,23 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of every random choice.")]
+from transpike.cli.completion import (
+    MODELS,
+    NEURONS,
+    THRESHOLDS,
+    complete_data,
+    complete_from,
+    complete_model,
+)
+
+SeedOption = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        min=0,
+        help="Seed of every random choice: which images are used, and untrained weights.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -26,16 +42,37 @@ class Source:
 
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", help="File of weights: .safetensors, .pt, .pth, .th."),
+        typer.Option("--weights", help="File of trained weights: .safetensors, .pt, .pth or .th."),
+    ] = None
+    pretrained: Annotated[
+        bool | None,
+        typer.Option(
+            "--pretrained",
+            help="Download the trained weights that torchvision or timm has for torchvision:NAME "
+            "or timm:NAME.",
+        ),
     ] = None
     num_classes: Annotated[
-        int | None, typer.Option("--num-classes", min=1, help="Size of the model's output.")
+        int | None,
+        typer.Option(
+            "--num-classes",
+            min=1,
+            help="Number of outputs of the model. By default the model decides it.",
+        ),
     ] = None
     data: Annotated[
         str | None,
         typer.Option(
             "--data",
-            help="digits, cifar10:PATH, folder:PATH or lucchi:PATH; calibrates on its train.",
+            metavar="DATA",
+            autocompletion=complete_data,
+            help="Data set. The network is calibrated on its training part and measured on its "
+            "test part. Possible are: digits, which comes with scikit-learn; cifar10:PATH, an "
+            ".npz file or the folder that torchvision makes (cifar10:PATH?download fetches it); "
+            "folder:PATH, images in PATH/train/CLASS and PATH/test/CLASS (add ?size=N to resize "
+            "them to N x N pixels, ?gray to read one channel, or both as in "
+            "folder:PATH?size=64&gray); and lucchi:PATH, volumes with masks (add ?tile=N to cut "
+            "their slices into tiles).",
         ),
     ] = None
     tile: Annotated[
@@ -43,8 +80,8 @@ class Source:
         typer.Option(
             "--tile",
             min=1,
-            help="Of volumes: side in pixels of the tiles they are cut into (default 256, and "
-            "whole test slices to evaluate).",
+            help="Side in pixels of the tiles that slices of volumes are cut into. The default "
+            "is 256 for calibration and 512 for segment; evaluate takes whole slices.",
         ),
     ] = None
     calibration_size: Annotated[
@@ -52,15 +89,19 @@ class Source:
         typer.Option(
             "--calibration-size",
             min=1,
-            help="Training images used (default 512), or tiles of training slices (default 64).",
+            help="Number of training images that calibration uses (default 512), or of tiles "
+            "of training slices (default 64).",
         ),
     ] = None
 
     def arguments(self) -> list[str]:
         """The options that open the same model and the same data again."""
         given = {name: value for name, value in vars(self).items() if name != "calibration_size"}
-        values = [str(value) for value in given.values() if value is not None]
-        return [part for pair in zip(option_names(given), values, strict=True) for part in pair]
+        found = []
+        for name, value in given.items():
+            found += option_names({name: value})
+            found += [] if value is None or value is True else [str(value)]
+        return found
 
 
 @dataclass(frozen=True)
@@ -73,35 +114,55 @@ class Conversion:
         str | None,
         typer.Option(
             "--neuron",
-            help="if (default), burst:5, burst:8:resolution, signed:1, multi:3, differential:8, "
-            "refining:4 (refining:K:RATIO:LEVELS:PERIOD), staggered:1 "
-            "(staggered:K:RATIO:WINDOW:LAG:LEVELS) or telescoped:8.",
+            autocompletion=complete_from(NEURONS),
+            help="Kind of spiking neuron. K is the largest number of spikes that a neuron sends "
+            "in one timestep. Possible are: if (default), signed:K, burst:K, "
+            "burst:K:resolution, multi:BITS, differential:LEVELS:K, refining:K, staggered:K and "
+            "telescoped:K. Further settings have names, as in staggered:K=2,window=4,lag=1.",
         ),
     ] = None
     threshold: Annotated[
         str | None,
-        typer.Option("--threshold", help="percentile:99.9 (default), max, lsq, gauss, ltb."),
+        typer.Option(
+            "--threshold",
+            autocompletion=complete_from(THRESHOLDS),
+            help="Rule that chooses the firing thresholds from calibration images: percentile:P "
+            "(default percentile:99.9), max, lsq (least squares), gauss (least squares for a "
+            "Gaussian) or ltb (local threshold balancing).",
+        ),
     ] = None
     granularity: Annotated[
         str | None,
-        typer.Option("--granularity", help="One threshold per channel (default) or layer."),
+        typer.Option(
+            "--granularity",
+            autocompletion=complete_from(("channel", "layer")),
+            help="Use one threshold for each channel (default) or for each layer.",
+        ),
     ] = None
     initial_membrane: Annotated[
         float | None,
         typer.Option(
-            "--initial-membrane", help="At the start, a fraction of the step (default 0.5)."
+            "--initial-membrane",
+            help="Membrane potential before the first timestep, as a fraction of the value of "
+            "one spike (default 0.5).",
         ),
     ] = None
     passes: Annotated[
         str | None,
         typer.Option(
             "--passes",
-            help="Passes, in order: bias, membrane, search, distill (of a regression "
-            "distill:values), delay, allocate:SPIKES.",
+            help="Calibration passes, which correct the converted network. They are separated by "
+            "commas and run in this order: bias, membrane, search, distill (distill:values for a "
+            "regression), delay, allocate:SPIKES. They need --timesteps.",
         ),
     ] = None
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="A file written by transpike tune.")
+        Path | None,
+        typer.Option(
+            "--recipe",
+            help="File that transpike tune wrote. It fixes the neuron, the thresholds and the "
+            "passes.",
+        ),
     ] = None
 
 
@@ -113,14 +174,19 @@ class Part:
 
     split: Annotated[
         str | None,
-        typer.Option("--split", help="Of volumes: measure on test (default), or on val, held out."),
+        typer.Option(
+            "--split",
+            autocompletion=complete_from(("test", "val")),
+            help="For volumes: measure on test (default), or on val, training slices that are "
+            "held out.",
+        ),
     ] = None
     limit: Annotated[
         int | None,
         typer.Option(
             "--limit",
-            help="Use a random part of the test images, at most so many (default: all; of "
-            "diagnose and cost 200).",
+            help="Measure on a random part of the test images, at most this many. By default "
+            "evaluate and compare use all images; diagnose and cost use 200.",
         ),
     ] = None
 
@@ -137,40 +203,69 @@ class Machine:
         typer.Option(
             "--batch-size",
             min=1,
-            help="Images at a time (default 128, of diagnose and cost 50; of volumes a megapixel).",
+            help="Number of images that run together. The default is 128, for diagnose and cost "
+            "50, and for volumes as many tiles as have a megapixel.",
         ),
     ] = None
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu"
+    device: Annotated[
+        str, typer.Option("--device", help="Device that computes: cpu, cuda or cuda:N.")
+    ] = "cpu"
 
 
 ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="resnet20, vgg-cifar, unet:WIDTH, unet-sigmoid:WIDTH, digits_cnn, torchvision:NAME, "
-        "timm:NAME or package.module:factory.",
+        autocompletion=complete_from(MODELS),
+        help="Name of a model: resnet20, vgg-cifar, unet:WIDTH, unet-sigmoid:WIDTH, digits_cnn, "
+        "torchvision:NAME, timm:NAME, or package.module:factory for a function that returns a "
+        "model.",
     ),
 ]
 SavedOrModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL|FOLDER", help="A model's name or a saved folder.")
+    str,
+    typer.Argument(
+        metavar="MODEL|FOLDER",
+        autocompletion=complete_model,
+        help="Name of a model, as transpike convert takes it, or a folder that transpike convert "
+        "saved.",
+    ),
 ]
-TimestepsOption = Annotated[int, typer.Option("--timesteps", help="Length of the run.")]
+TimestepsOption = Annotated[
+    int, typer.Option("--timesteps", help="T, the number of timesteps of the simulation.")
+]
 RunLengthOption = Annotated[
     int | None,
-    typer.Option("--timesteps", help="Length of the run (default: the recipe's, or 32)."),
+    typer.Option(
+        "--timesteps",
+        help="T, the number of timesteps of the simulation. The default is the T of the recipe, "
+        "or 32.",
+    ),
 ]
 PrecisionOption = Annotated[
-    str, typer.Option("--precision", help="exact, fast (bfloat16 products) or split (on CUDA).")
+    str,
+    typer.Option(
+        "--precision",
+        autocompletion=complete_from(("exact", "fast", "split")),
+        help="exact, fast (products in bfloat16) or split (exact weights in bfloat16 parts, on "
+        "CUDA).",
+    ),
 ]
 MemoryOption = Annotated[
-    int | None, typer.Option("--memory", min=1, help="MiB for values and states.")
+    int | None,
+    typer.Option(
+        "--memory", min=1, help="Memory in MiB that the values and states of a batch may take."
+    ),
 ]
 FigureOption = Annotated[
-    Path | None, typer.Option("-o", "--output", help="Also draw it into this file (.png, .svg).")
+    Path | None,
+    typer.Option("-o", "--output", help="Also draw the result into this file (.png or .svg)."),
 ]
-FolderOption = Annotated[Path, typer.Option("-o", "--output", help="Folder for what it makes.")]
+FolderOption = Annotated[
+    Path, typer.Option("-o", "--output", help="Folder that the results are written into.")
+]
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", help="Also write the result to this file.")
+    Path | None, typer.Option("--json", help="Also write the result into this JSON file.")
 ]
 
 

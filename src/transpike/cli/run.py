@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from torch import Tensor, nn
 
 import transpike as tp
+from transpike.cli.completion import DATA, MODELS
 from transpike.cli.options import Conversion, Machine, Part, Source, option_names
 from transpike.cli.output import progress_bar, provenance
 from transpike.conversion.specs import (
@@ -20,6 +22,7 @@ from transpike.conversion.specs import (
     parse_threshold,
 )
 from transpike.data import Normalization, Split, VolumeSplit, open_data, open_volumes
+from transpike.graph.network import Value
 from transpike.graph.receptive_field import receptive_field
 from transpike.segment import resized
 from transpike.zoo.demo import CALIBRATION_SIZE
@@ -30,6 +33,8 @@ _TIMESTEPS = 32  # of a run where neither the user nor a recipe says
 _TOGETHER = 128  # images in a batch
 _CALIBRATION_TILES = 64
 _CALIBRATION_SIDE = 256  # pixels of a tile of a training slice, at most
+_KNOWN = frozenset(name.rstrip(":") for name in MODELS)
+_HAVE_WEIGHTS = ("torchvision", "timm")
 _PIXELS_TOGETHER = 2**20  # in a batch of tiles or slices
 
 
@@ -85,8 +90,29 @@ class Run:
             yield images.to(self.device), labels.to(self.device)
 
     def model(self, name: str) -> nn.Module:
-        """Builds the model `name`, on the device."""
-        return build_model(name, self.source.weights, self.source.num_classes).to(self.device)
+        """Builds the model `name`, on the device; warns where its weights are untrained."""
+        if self.untrained(name):
+            typer.echo(
+                f"warning: the weights of {name} are untrained (random, seed {self.seed}), and "
+                f"these results say nothing about a trained network. {_trained_weights(name)}",
+                err=True,
+            )
+        source = self.source
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            model = build_model(
+                name, source.weights, source.num_classes, pretrained=bool(source.pretrained)
+            )
+        return model.to(self.device)
+
+    def untrained(self, name: str) -> bool:
+        """Whether the weights of the model `name` are random."""
+        known = name.partition(":")[0] in _KNOWN and not is_saved(name)
+        return known and self.source.weights is None and not self.source.pretrained
+
+    def heading(self, name: str) -> str:
+        """What stands above the results; empty where there is nothing to say."""
+        return f"untrained weights (random, seed {self.seed})\n" if self.untrained(name) else ""
 
     def convert(
         self, name: str, conversion: Conversion, timesteps: int | None
@@ -145,9 +171,13 @@ class Run:
         found = self.test
         if isinstance(found, VolumeSplit):
             found = found.with_tile(self._tile_of(network, found))
+        else:
+            _check_classes(network, len(self.classes))
         if limit is None:
             return found
-        return found.subset(limit if strict else min(limit, len(found)), self.seed)
+        if not strict:
+            limit = min(limit, len(found))
+        return _part(found, limit, self.seed, "--limit", "test")
 
     def _tile_of(self, network: tp.Network, split: VolumeSplit) -> int | None:
         """Side of the tiles that fit the network's input; None for whole slices."""
@@ -171,7 +201,9 @@ class Run:
         wanted = self.source.calibration_size
         if wanted is None and isinstance(self.train, VolumeSplit):
             wanted = min(_CALIBRATION_TILES, len(self.train))
-        return self.train.subset(wanted or CALIBRATION_SIZE, self.seed)
+        if wanted is None:
+            wanted = CALIBRATION_SIZE
+        return _part(self.train, wanted, self.seed, "--calibration-size", "training")
 
     def stopping_rule(
         self, snn: tp.SpikingNetwork, text: str | None, timesteps: int
@@ -198,7 +230,7 @@ class Run:
             network: the captured network.
             converted: now, with the calibration images of this run.
         """
-        data = self.source.data or "digits"
+        data = self.source.data
         calibration: dict[str, Any] | None = None
         if converted:
             used = self.calibration_images()
@@ -210,6 +242,7 @@ class Run:
             volumes = {"split": self.part, "tile": list(network.input_shape[1:])}
         return {
             "model": model,
+            "untrained": self.untrained(model),
             "data": data,
             **volumes,
             "normalization": self.normalization.to_dict(),
@@ -244,7 +277,7 @@ def open_run(
     """
     split = None if part is None else part.split
     device = open_device(machine.device)
-    data = source.data or "digits"
+    data = required_data(source)
     if not is_volumes(data):
         given = option_names({"tile": source.tile, "split": split})
         if given:
@@ -273,6 +306,18 @@ def open_run(
     )
 
 
+def required_data(source: Source) -> str:
+    """The data set of `--data`.
+
+    Raises:
+        ArgumentError: the user gave none.
+    """
+    if source.data is None:
+        forms = ", ".join(f"{name}PATH" if name.endswith(":") else name for name in DATA)
+        raise tp.ArgumentError(f"--data: needed one of {forms}, got none. Give --data.")
+    return source.data
+
+
 def data_shape(source: Source) -> tuple[int, ...]:
     """Shape of one input: an image, or the tile of volumes that calibration sees.
 
@@ -281,7 +326,7 @@ def data_shape(source: Source) -> tuple[int, ...]:
         FileError: see `open_run`.
         DataError: see `open_run`.
     """
-    data = source.data or "digits"
+    data = required_data(source)
     if not is_volumes(data) and source.tile is None:
         return open_data(data).input_shape
     train = open_run(source, Machine()).train
@@ -311,6 +356,7 @@ def load_saved(
     given = option_names(
         {
             "weights": source.weights,
+            "pretrained": source.pretrained,
             "num_classes": source.num_classes,
             **vars(conversion),
             "calibration_size": source.calibration_size,
@@ -349,6 +395,39 @@ def recipe_of(conversion: Conversion, timesteps: int | None) -> tp.Recipe:
         parse_threshold(rule or "percentile:99.9", granularity or "channel"),
         passes,
     )
+
+
+def _part(
+    split: Split | VolumeSplit, n: int, seed: int, option: str, kind: str
+) -> Split | VolumeSplit:
+    """A random part of `n` images, of the size that this option asks for."""
+    if not 1 <= n <= len(split):
+        unit = "tiles" if isinstance(split, VolumeSplit) else "images"
+        raise tp.ArgumentError(
+            f"{option}: needed 1..{len(split)} {unit}, since the data set has {len(split)} {kind} "
+            f"{unit}, got {n}. Give {option} {len(split)} or less."
+        )
+    return split.subset(n, seed)
+
+
+def _check_classes(network: tp.Network, classes: int) -> None:
+    """Refuse labels that are no classes of the network."""
+    output = network.outputs[0]
+    node = network.by_name.get(output.name) if isinstance(output, Value) else None
+    if node is None or node.shape is None or node.shape[1:] == (classes,):
+        return
+    shape = node.shape[1:]
+    outputs = f"{shape[0]} outputs" if len(shape) == 1 else f"outputs of shape {shape}"
+    raise tp.ArgumentError(
+        f"cannot measure an accuracy: the data set has {classes} classes, and the network has "
+        f"{outputs}. Give --num-classes {classes} and weights for them, or other data."
+    )
+
+
+def _trained_weights(name: str) -> str:
+    """How to get trained weights for this model."""
+    downloaded = " or --pretrained" if name.partition(":")[0] in _HAVE_WEIGHTS else ""
+    return f"Give --weights FILE{downloaded}."
 
 
 def _default_side(shape: tuple[int, int]) -> int:
