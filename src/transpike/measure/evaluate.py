@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
@@ -14,6 +13,11 @@ from torch import Tensor
 from transpike.errors import ArgumentError, DataError
 from transpike.graph.batches import Batches
 from transpike.graph.outputs import cut_of, prediction
+from transpike.measure.intervals import Z95 as Z95
+from transpike.measure.intervals import ImageCounts
+from transpike.measure.intervals import Interval as Interval
+from transpike.measure.intervals import paired_interval as paired_interval
+from transpike.measure.intervals import wilson_interval as wilson_interval
 from transpike.simulation.early_stopping import EarlyStopping
 from transpike.simulation.engine.engine import Engine
 from transpike.simulation.engine.prepared import prepared
@@ -23,10 +27,7 @@ from transpike.simulation.record import OUTPUT_ONLY
 from transpike.simulation.simulate import check_portion
 from transpike.spiking.spiking_network import SpikingNetwork, quantized_ann
 
-Interval = tuple[float, float]
 _TOGETHER = 16  # samples of a pass through the analog network on a CPU
-Z95 = 1.959963984540054
-"""Two-sided 95 % quantile of the normal distribution."""
 
 
 class Metric(Protocol):
@@ -48,12 +49,14 @@ class Evaluation:
         n: labeled predictions: samples, or pixels for dense prediction.
         samples: samples.
         accuracy: fraction correct after t = 1..T.
-        accuracy_interval: Wilson 95 % intervals (for dense prediction the pixels of one image
-            are not independent, so they are too narrow there).
+        accuracy_interval: 95 % interval after t = 1..T: Wilson's over samples. For dense
+            prediction it is an interval over images, because the pixels of one image are not
+            independent, see `image_interval`.
         ann_accuracy: of the analog network on the same samples.
-        ann_accuracy_interval: Wilson 95 % interval.
+        ann_accuracy_interval: its 95 % interval of the same kind.
         loss: ann_accuracy - accuracy, a fraction.
-        loss_interval: paired 95 % interval of the loss.
+        loss_interval: paired 95 % interval of the loss, over images for dense prediction.
+        intervals_over: "samples" or "images": what the intervals take for independent.
         agreement: fraction of predictions equal to the analog network's.
         spikes_per_neuron: sum of |count| up to t over all sites / neurons, mean over samples.
         quantized: accuracy of the quantized ANN with K t levels, by t: 1, 2, 4, ... and T, from the
@@ -97,6 +100,7 @@ class Evaluation:
     computed_timesteps: float | None = None
     interrupted: bool = False
     first_output: int = 1
+    intervals_over: str = "samples"
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -248,6 +252,7 @@ class _Tally:
         self.precision = precision
         self.cut = cut_of(snn.network)
         self.samples = self.n = 0
+        self.images = ImageCounts()
         self.sums: dict[str, Tensor] = {}
         self.quantized = dict.fromkeys(curve_points(self.timesteps, snn.first_output), 0)
         self.metrics = None
@@ -263,13 +268,15 @@ class _Tally:
         self._check_target(target, ann_guess, ann)
         quantized = {t: self._quantized_right(x, target, t) for t in self.quantized}
         metrics = copy.deepcopy(self.metrics)
-        found = self._simulated(x, target, ann_guess, metrics)
+        images = ImageCounts.of(ann_guess == target, self.timesteps)
+        found = self._simulated(x, target, ann_guess, metrics, images)
         found["ann_correct"] = (ann_guess == target).sum().reshape(1)
         for name, value in found.items():
             before = self.sums.get(name)
             self.sums[name] = value.cpu() if before is None else before + value.cpu()
         for t, right in quantized.items():
             self.quantized[t] += right
+        self.images.extend(images)
         self.samples += len(target)
         self.n += target.numel()
         if metrics is not None:
@@ -303,7 +310,12 @@ class _Tally:
             )
 
     def _simulated(
-        self, x: Tensor, target: Tensor, ann_guess: Tensor, metrics: list[Metric] | None
+        self,
+        x: Tensor,
+        target: Tensor,
+        ann_guess: Tensor,
+        metrics: list[Metric] | None,
+        images: ImageCounts,
     ) -> dict[str, Tensor]:
         """Sums over one batch, each (T,): correct, agreeing, and pairs where one side is right."""
         names = ("correct", "agree", "lost", "won")
@@ -322,6 +334,7 @@ class _Tally:
             # Pairs where only the ANN is right, and where only the SNN is.
             sums["lost"][t - 1] += (truth & ~right).sum()
             sums["won"][t - 1] += (right & ~truth).sum()
+            images.count(rows, t, right)
             if metrics is not None:
                 metrics[t - 1].update(_squeezed(output), target[rows])
             if self.exact is not None:
@@ -351,8 +364,7 @@ class _Tally:
             raise DataError("evaluate: needed at least one batch of data, got none.")
         n, sums = self.n, self.sums
         accuracy = [int(c) / n for c in sums["correct"]]
-        ann_correct = int(sums["ann_correct"])
-        ann = ann_correct / n
+        ann = int(sums["ann_correct"]) / n
         *values, ann_value = [_plain(m.compute()) for m in self.metrics] if self.metrics else [None]
         decided = sums.get("decided")
         return Evaluation(
@@ -360,14 +372,8 @@ class _Tally:
             n=n,
             samples=self.samples,
             accuracy=accuracy,
-            accuracy_interval=[wilson_interval(int(c), n) for c in sums["correct"]],
             ann_accuracy=ann,
-            ann_accuracy_interval=wilson_interval(ann_correct, n),
             loss=[ann - value for value in accuracy],
-            loss_interval=[
-                paired_interval(int(lost), int(won), n)
-                for lost, won in zip(sums["lost"], sums["won"], strict=True)
-            ],
             agreement=[int(a) / n for a in sums["agree"]],
             spikes_per_neuron=(
                 sums["spikes"].cumsum(0) / (self.samples * self.engine.network.neurons)
@@ -384,7 +390,26 @@ class _Tally:
             interrupted=interrupted,
             first_output=self.snn.first_output,
             settings=dict(self.snn.settings),
+            **self._intervals(),
         )
+
+    def _intervals(self) -> dict[str, Any]:
+        """Over images where there are several predictions per image."""
+        if self.n > self.samples:
+            return {
+                "accuracy_interval": self.images.accuracy_intervals(),
+                "ann_accuracy_interval": self.images.ann_interval(),
+                "loss_interval": self.images.loss_intervals(),
+                "intervals_over": "images",
+            }
+        n, sums = self.n, self.sums
+        pairs = zip(sums["lost"], sums["won"], strict=True)
+        return {
+            "accuracy_interval": [wilson_interval(int(c), n) for c in sums["correct"]],
+            "ann_accuracy_interval": wilson_interval(int(sums["ann_correct"]), n),
+            "loss_interval": [paired_interval(int(lost), int(won), n) for lost, won in pairs],
+            "intervals_over": "samples",
+        }
 
 
 def _cached_parts(x: Tensor) -> tuple[Tensor, ...]:
@@ -415,32 +440,3 @@ def _single(output: Any) -> Tensor:
 
 def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, Tensor) else value
-
-
-def wilson_interval(successes: float, n: int) -> Interval:
-    """Wilson's 95 % score interval of a fraction.
-
-    Source: Wilson 1927.
-    """
-    p = successes / n
-    center = p + Z95**2 / (2 * n)
-    spread = Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
-    scale = 1 + Z95**2 / n
-    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
-
-
-def paired_interval(lost: int, won: int, n: int) -> Interval:
-    """95 % interval of a paired difference of two fractions, (lost - won) / n.
-
-    Args:
-        lost: pairs where only the first is right.
-        won: pairs where only the second is right.
-        n: all pairs.
-
-    Source: Agresti & Min 2005: half a pair is added to each of the four cells, so that the interval
-    does not vanish where the two never differ.
-    """
-    b, c, m = lost + 0.5, won + 0.5, n + 2
-    difference = (b - c) / m
-    spread = Z95 * math.sqrt((b + c) / m - difference**2) / math.sqrt(m)
-    return difference - spread, difference + spread
