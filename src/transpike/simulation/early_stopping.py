@@ -1,6 +1,6 @@
-"""When the readout of a sample is settled, so that its simulation can stop.
+"""Stop the simulation of a sample as soon as its output is settled.
 
-Thresholds come from training data, see `fit_early_stopping`; never from test data.
+Choose the threshold on training data with `fit_early_stopping`, never on test data.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from transpike.errors import ArgumentError, DataError
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """A sample is settled as soon as its readout is clear enough.
+    """The rule by which the output of a sample counts as settled.
+
+    Class probabilities are the softmax of the mean output over the timesteps 1 to t.
 
     Attributes:
-        rule: "margin": largest minus second largest class probability is at least `threshold`;
-            "entropy": the entropy of the class probabilities, over that of equal ones, is at most
-            `threshold`. Probabilities are the softmax of the mean readout at t.
+        rule: "margin" asks that the largest class probability exceeds the second largest by at
+            least `threshold`. "entropy" asks that the entropy of the class probabilities, divided
+            by the entropy of equal probabilities, is at most `threshold`.
         threshold: between 0 and 1.
         least: earliest timestep at which a sample may settle.
 
@@ -43,7 +45,14 @@ class EarlyStopping:
             raise ArgumentError(f"least: needed an integer >= 1, got {self.least!r}.")
 
     def settled(self, output: Tensor, t: int) -> Tensor:
-        """Which samples are settled at timestep t, (B,) of bool, for class scores (B, C).
+        """Tell which samples are settled at timestep t.
+
+        Args:
+            output: class scores (B, C) at t.
+            t: the timestep, counted from 1.
+
+        Returns:
+            (B,) of bool.
 
         Raises:
             DataError: the output is not one row of scores per sample.
@@ -55,7 +64,9 @@ class EarlyStopping:
 
 
 def clearness(rule: Literal["margin", "entropy"], output: Tensor) -> Tensor:
-    """How clear class scores (B, C) are, (B,), from 0 to 1: the margin, or one minus the entropy.
+    """Measure from 0 to 1 how clear class scores (B, C) are.
+
+    It is the margin, or one minus the relative entropy, of every sample, (B,).
 
     Raises:
         DataError: the output is not one row of at least two scores per sample.

@@ -1,6 +1,7 @@
-"""The reference simulator: slow, obvious, one timestep after the other through the whole graph.
+"""The reference simulator: slow and obvious.
 
-Every faster path has to equal it. It runs in the network's own type, float32 or float64.
+It computes one timestep after the other through the whole graph, in the network's own type (float32
+or float64). Every faster path has to give the same result.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ def simulate_reference(
     time_axis: bool = False,
     record: Record = OUTPUT_ONLY,
 ) -> Simulation:
-    """Simulate step by step: the same result as `simulate`, slowly and obviously.
+    """Simulate step by step: slow, obvious, and with the same result as `simulate`.
 
     Args:
         snn: the converted network.
         x: input (B, ...), the same at every timestep, or (T, B, ...) with `time_axis`.
-        timesteps: T >= 1.
-        time_axis: the input's first axis is time.
+        timesteps: T >= 1; every synchronous pass is counted.
+        time_axis: whether the first axis of the input is time.
         record: what to keep; by default the output at every timestep. Spikes are always counted.
 
     Returns:
-        Outputs, counts, records and totals.
+        The output at every t in `record.output_at`, the spike counts, and what else was recorded.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -105,19 +106,19 @@ class _Stepwise:
         )
 
     def presented(self, x: Tensor, t: int, time_axis: bool) -> Tensor:
-        """The input of timestep t (B, ...): its change since t - 1 in differential coding."""
+        """Input of timestep t, (B, ...). In differential coding it is the change since t - 1."""
         if not self.differential or t == 1:
             return x[t - 1] if time_axis else x
         return x[t - 1] - x[t - 2] if time_axis else torch.zeros_like(x)
 
     def averaged(self, total: Tensor, t: int) -> Tensor:
-        """What is read out at t of a sum since the readout's start."""
+        """Output at t, given the sum since the start of the readout."""
         if self.differential:
             return total
         return mean_of(total, t - self.readout_start if t > self.readout_start else t)
 
     def step(self, x: Tensor, t: int) -> dict[str, Any]:
-        """All values of timestep t, up to the readout."""
+        """Compute all values of timestep t, up to the readout."""
         values: dict[str, Any] = {INPUT: x}
         network = self.network if t == 1 else self.later
         for node in network.nodes:
@@ -133,7 +134,10 @@ class _Stepwise:
         return values
 
     def population(self, name: str, current: Tensor, t: int) -> Tensor:
-        """One timestep of one population: current (B, ...) in, counts times step out."""
+        """Update one population for one timestep.
+
+        It takes a current (B, ...) and returns counts times the step.
+        """
         neuron, step, bound = self.neurons[name], self.steps[name], self.bounds[name]
         start, offset = self.starts[name], self.offsets[name]
         if name not in self.states:
@@ -157,7 +161,7 @@ class _Stepwise:
         return count * step
 
     def cumulative(self, node: Node, values: dict[str, Any], t: int) -> Tensor:
-        """f(S_t) - f(S_{t-1}) for positively homogeneous f; at t = 1 just f(S_1)."""
+        """Compute f(S_t) - f(S_{t-1}) for a positively homogeneous f; at t = 1 it is f(S_1)."""
         source = node.reads[0]
         before = self.sums.get(node.name)
         total = values[source] if before is None else before + values[source]

@@ -19,13 +19,13 @@ from transpike.spiking.spiking_network import SpikingNetwork
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """What one site did over time, for the sites of `Record.sites`.
+    """What one site of `Record.sites` did over time.
 
     Attributes:
         counts: (T, B, ...) counts per timestep.
-        membrane: (T, B, ...) membrane after each timestep, activation units; for the telescoped
-            neuron the cumulative input plus its start. It starts at start times the first step,
-            also where the step shrinks.
+        membrane: (T, B, ...) membrane potential after each timestep, in activation units. For a
+            telescoped neuron it is the cumulative input plus the initial membrane. The initial
+            value is `start` times the first step, even if the step shrinks later.
     """
 
     counts: Tensor
@@ -34,14 +34,15 @@ class SiteRecord:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over timesteps 1..T at one site, if asked for, each (B, ...).
+    """Sums over the timesteps 1..T at one site, each of shape (B, ...).
 
     Attributes:
-        current: input current, activation units.
-        net: signed counts, where the step shrinks in units of the first one; times that step it
-            is what the site sent on.
-        unit: |count|: events if a count of n is sent as n spikes.
-        binary: bits set in |count|: events if a count is sent as a binary number.
+        current: input current, in activation units.
+        net: signed counts. If the step shrinks, they are in units of the first step. The product
+            of `net` and the first step is what the site sent.
+        unit: |count|, which is the number of events if a count of n is sent as n spikes.
+        binary: bits set in |count|, which is the number of events if a count is sent as a binary
+            number.
     """
 
     current: Tensor
@@ -51,7 +52,14 @@ class Totals:
 
 
 def add_totals(before: Totals | None, current: Tensor, counts: Tensor, finer: int = 1) -> Totals:
-    """Totals with one more timestep: current (B, ...), counts (B, ...) of 1/finer each."""
+    """Add one timestep to the totals.
+
+    Args:
+        before: the totals so far, or None before the first timestep.
+        current: input current (B, ...), in activation units.
+        counts: signed counts (B, ...).
+        finer: how many times smaller the step is than the first one.
+    """
     magnitude = counts.abs()
     now = Totals(current, counts / finer, magnitude, bits_set(magnitude))
     if before is None:
@@ -61,13 +69,16 @@ def add_totals(before: Totals | None, current: Tensor, counts: Tensor, finer: in
 
 
 def spikes_of(neuron: Neuron, count: Tensor) -> Tensor:
-    """Spikes that send each count (B, ...): |n|, or the bits set in |n| in the binary code."""
+    """Number of spikes that send each count (B, ...).
+
+    It is |n|, or the number of bits set in |n| in the binary code.
+    """
     magnitude = count.abs()
     return bits_set(magnitude) if neuron.code == "binary" else magnitude
 
 
 def bits_set(counts: Tensor) -> Tensor:
-    """Number of ones in the binary expansion of non-negative whole counts."""
+    """Number of ones in the binary form of non-negative whole counts."""
     bits = torch.zeros_like(counts)
     while bool((counts > 0).any()):
         half = torch.floor(counts / 2)
@@ -81,20 +92,22 @@ class Simulation:
     """Result of a simulation.
 
     Attributes:
-        output: readout for every t in `output_at`, shape (T', B, ...), in the structure of the
-            model's output: the mean over timesteps readout_start+1..t (1..t up to there), or the
-            sum over 1..t in differential coding.
-        output_at: the timesteps t of `output`, 1-based.
-        timesteps: T, every synchronous pass counted.
-        counts_per_timestep: per site (T, B), spikes of the site's neurons: the sum of |count|, or
-            of the bits set in |count| for a binary-coded neuron.
-        neurons: neurons per sample, over all sites.
-        precision: arithmetic used.
-        records: per recorded site.
-        totals: per site, if asked for.
-        decided_at: with a stopping rule, (B,) timestep at which each sample's output was settled, T
-            if it never was; its output is held from there on.
-        computed: with a stopping rule, (B,) timesteps computed; spikes count up to there.
+        output: the output at every t in `output_at`, shape (T', B, ...), in the structure of the
+            model's output. In rate coding it is the mean over the timesteps readout_start+1..t, or
+            over 1..t while t does not exceed `readout_start`. In differential coding it is the sum
+            over 1..t.
+        output_at: the timesteps t of `output`, counted from 1.
+        timesteps: T; every synchronous pass is counted.
+        counts_per_timestep: spikes of every site, (T, B). A count of n is |n| spikes, or as many
+            spikes as |n| has bits set if the neuron has a binary code.
+        neurons: number of neurons per sample, over all sites.
+        precision: the arithmetic that was used.
+        records: what each site of `Record.sites` did.
+        totals: sums of each site, if `Record.totals` is set.
+        decided_at: with early stopping, the timestep at which the output of each sample was
+            settled, (B,). It is T if the output never settled. The output is held from there on.
+        computed: with early stopping, the number of timesteps computed for each sample, (B,).
+            Spikes are counted up to there.
     """
 
     output: Any = field(repr=False)
@@ -110,12 +123,15 @@ class Simulation:
 
     @cached_property
     def spike_counts(self) -> dict[str, Tensor]:
-        """Per site (B,): spikes summed over neurons and timesteps."""
+        """Spikes of every site, summed over its neurons and all timesteps, (B,)."""
         return {name: counts.sum(dim=0) for name, counts in self.counts_per_timestep.items()}
 
     @cached_property
     def spikes_per_neuron(self) -> Tensor:
-        """(T,): spikes summed up to t over all sites, per neuron, mean over the batch.
+        """Spikes per neuron up to each timestep, (T,).
+
+        Spikes are summed over all sites and over the timesteps 1..t, divided by the number of
+        neurons, and averaged over the batch.
 
         Raises:
             DataError: spikes were not counted.
@@ -127,7 +143,9 @@ class Simulation:
 
 
 def readout_timesteps(output_at: Iterable[int] | None, timesteps: int) -> tuple[int, ...]:
-    """The timesteps to read out, each once and ascending; None: all of them.
+    """Timesteps at which the output is read, each once and in ascending order.
+
+    None stands for all of them.
 
     Raises:
         ArgumentError: timesteps or output_at are out of range.

@@ -1,4 +1,4 @@
-"""Simulate a spiking network: the same numbers as the reference, fast and in bounded memory."""
+"""Simulate a spiking network fast, in bounded memory, with the results of the reference."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _simulated(snn: SpikingNetwork, x: Tensor, request: Request, precision: str)
 
 
 def _path_independent(snn: SpikingNetwork, precision: str) -> bool:
-    """Whether the output at t follows from the cumulative input, whatever the way there."""
+    """Whether the output at t depends on the cumulative input only, not on its order in time."""
     telescoped = all(neuron.telescoped for neuron in snn.neurons.values())
     return telescoped and snn.coding == "rate" and not snn.readout_start and precision == "exact"
 
@@ -126,7 +126,7 @@ def _path_independent(snn: SpikingNetwork, precision: str) -> bool:
 def _in_one_pass(
     snn: SpikingNetwork, x: Tensor, timesteps: int, wanted: tuple[int, ...], time_axis: bool
 ) -> Simulation:
-    """Outputs of telescoped neurons: the quantized network on the mean input up to t."""
+    """Compute the output of telescoped neurons: the quantized network of the mean input to t."""
     with torch.inference_mode():
         means = [x[:t].mean(dim=0) if time_axis else x for t in wanted]
         flat = [
@@ -145,7 +145,7 @@ def _in_one_pass(
 
 
 def check_portion(chunk: int | None, memory_budget: int | None) -> None:
-    """Refuse anything but None or an integer >= 1.
+    """Check that both arguments are None or an integer >= 1.
 
     Raises:
         ArgumentError: an argument is out of range.

@@ -1,12 +1,14 @@
-"""Large images and volumes: simulation tile by tile, read from and written to disk as it goes.
+"""Simulate large images and volumes tile by tile.
 
-A tile has the size the network was captured with, and neighboring tiles overlap. Where the overlap
-is at least the receptive field, every pixel is taken from a tile that sees all it depends on: the
-result is that of the whole image. Where it is less, every pixel is a weighted mean of the tiles
-that cover it, an approximation without seams.
+Tiles are read from disk and results are written to disk one by one, so memory does not grow with
+the image. Neighboring tiles overlap. If the overlap is at least the receptive field, every pixel is
+taken from a tile that contains all pixels it depends on. The result then equals that of the whole
+image. If the overlap is smaller, every pixel is a weighted mean of the tiles that cover it. This is
+an approximation without visible seams.
 
-Weights along one axis: tile k has u_k - u_{k+1}, where u_k rises from 0 to 1 inside the overlap of
-tiles k-1 and k, u_0 = 1. They are non-negative multiples of 1/256 that sum to one at every pixel.
+Along one axis, tile k has the weight u_k - u_{k+1}. Here u_k rises from 0 to 1 inside the overlap
+of the tiles k-1 and k, and u_0 = 1. The weights are non-negative multiples of 1/256, and their sum
+is one at every pixel.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ class TiledSimulation:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Tiles along one axis: where each begins, and its weights."""
+    """The tiles along one axis: the offset of each in pixels, and its weights."""
 
     offsets: tuple[int, ...]
     weights: tuple[np.ndarray[Any, Any], ...]
@@ -188,7 +190,7 @@ def simulate_tiled(
 def _layout(
     snn: SpikingNetwork, image: Array, channels: bool
 ) -> tuple[int | None, tuple[int, ...]]:
-    """Number of samples, None without such an axis, and the image's size in pixels."""
+    """Number of samples (None if the image has no such axis), and the size in pixels."""
     if not hasattr(image, "shape") or not hasattr(image, "__getitem__"):
         raise DataError(f"image: needed an array with a shape, got {type(image).__name__}.")
     shape, needed = tuple(image.shape), snn.network.input_shape
@@ -220,7 +222,7 @@ def overlaps_of(
     tile: tuple[int, ...],
     size: tuple[int, ...],
 ) -> tuple[int, ...]:
-    """Overlap per axis, checked against the tile."""
+    """Overlap along every axis, in pixels, checked against the size of a tile."""
     if overlap is None:
         wanted = tuple(b + a for b, a in zip(seen.before, seen.after, strict=True))
     elif isinstance(overlap, int) and not isinstance(overlap, bool):
@@ -249,7 +251,7 @@ def _aligned(pixels: int, alignment: int) -> int:
 
 
 def axis_of(size: int, tile: int, overlap: int, before: int, after: int, alignment: int) -> _Axis:
-    """Places of the tiles along one axis, the last flush with the border, and their weights."""
+    """Place the tiles along one axis, the last one flush with the border, and weight them."""
     if size == tile:
         return _Axis((0,), (np.ones(tile),), 0, True)
     step = (tile - overlap) // alignment * alignment
@@ -259,7 +261,7 @@ def axis_of(size: int, tile: int, overlap: int, before: int, after: int, alignme
     exact = all(offset % alignment == 0 for offset in offsets)
     for last, offset in itertools.pairwise(offsets):
         start, stop = offset + before, last + tile - after
-        if start <= stop:  # both tiles know the pixels in between, and agree: a cut
+        if start <= stop:  # Both tiles are exact in between, so a cut there is exact.
             start = stop = (start + stop) // 2
         else:
             start, stop, exact = offset, last + tile, False
@@ -276,7 +278,7 @@ def axis_of(size: int, tile: int, overlap: int, before: int, after: int, alignme
 
 
 def places_of(axes: list[_Axis]) -> Iterator[tuple[tuple[slice, ...], np.ndarray[Any, Any]]]:
-    """Slices and weights of every tile, in the order of the pixels."""
+    """Slices and weights of every tile, in the order of the pixels in memory."""
     for numbers in itertools.product(*(range(len(axis.offsets)) for axis in axes)):
         weight: np.ndarray[Any, Any] = np.ones(())
         where = []

@@ -1,4 +1,4 @@
-"""Convolution of sparse signals, in proportion to the values that are not zero."""
+"""Convolution of sparse signals, with work in proportion to the values that are not zero."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ from transpike.simulation.readout import frontier
 
 Call = Callable[[Mapping[str, Any], int], Any]
 Rival = Literal["float", "none", "vectors", "tiles"]
-"""What multiplies otherwise: float32, or bfloat16 without units for it, with vectors, or tiles."""
+"""The dense alternative: float32, or bfloat16 without own units, with vectors, or with tiles."""
 
 Form = Literal["held", "scattered", "gathered"]
-"""How it is computed: see convolve.c."""
+"""How the convolution is computed; convolve.c explains the three forms."""
 
-# Share of values that are not zero up to which this beats the dense convolution in float32, as
-# measured: held, scattered (by number of outputs), gathered (by values of the processor's vectors).
+# Up to these shares of nonzero values, the sparse convolution was measured to be faster than the
+# dense one in float32. The keys of "scattered" are numbers of outputs, and those of "gathered" are
+# numbers of values in a vector of the processor.
 _DENSEST_HELD = 0.5
 _DENSEST_SCATTERED = {8: 0.1, 16: 0.17, 32: 0.27}
 _DENSEST_GATHERED = {8: 0.3, 16: 0.35}
-# Most outputs for which sums are held: beyond, gathering is faster.
+# The form "held" is used up to these numbers of outputs; gathering is faster for more.
 _MOST_HELD = {8: 32, 16: 64}
-# Time of a dense convolution over its time in float32, as measured; tiles: as others report.
+# Time of a dense convolution relative to float32. All were measured except "tiles", which is a
+# published value.
 _RIVAL_TIME: dict[Rival, float] = {"float": 1.0, "none": 4.0, "vectors": 0.5, "tiles": 0.25}
-# Every so many pixels are looked at before it is decided.
+# One of so many pixels is counted before the form is chosen.
 _SAMPLED = 13
-# Fewer multiplications per pixel and kernel position, or fewer positions, are left to torch.
+# PyTorch computes convolutions with fewer multiplications per pixel and kernel position than this,
+# or with fewer kernel positions.
 _LEAST_PRODUCTS = 128
 _LEAST_POSITIONS = 4
 _LANE = 8
@@ -51,7 +54,7 @@ class Geometry:
 
 
 def geometry(network: Network, node: Node) -> Geometry | None:
-    """Stride and padding of a node, or None where it has to be computed densely."""
+    """Stride and padding of a node, or None if it has to be computed densely."""
     if node.op != CONV2D or node.kwargs or not isinstance(node.args[0], Value):
         return None
     arguments: tuple[Any, ...] = (*node.args, *_DEFAULTS[len(node.args) :])
@@ -83,7 +86,7 @@ def form_of(shape: Geometry, size: tuple[int, ...], outs: int) -> Form:
 
 
 def densest(form: Form, outs: int, rival: Rival) -> float:
-    """Share of values that are not zero up to which a convolution is computed sparsely."""
+    """Largest share of nonzero values for which a convolution is computed sparsely."""
     if form == "held":
         most = _DENSEST_HELD
     elif form == "scattered":
@@ -94,23 +97,23 @@ def densest(form: Form, outs: int, rival: Rival) -> float:
 
 
 def _strip(outs: int) -> int:
-    """Outputs whose sums are held together: two vectors where there are registers for them."""
+    """Number of outputs whose sums are held together: two vectors if the registers suffice."""
     lanes = native.convolution_lanes()
     return 32 if lanes == 16 and outs % 32 == 0 else lanes
 
 
 class SparseConvolution:
-    """A convolution that looks at its input first: with many values it goes to `fallback`.
+    """A convolution that uses `fallback` if its input has many nonzero values.
 
-    The sums are the same but for their order.
+    Both forms compute the same sums in different orders.
 
     Args:
         weight: (O, C, KH, KW), float32.
         bias: (O,), or None.
         shape: stride and padding.
-        rival: what computes it otherwise.
-        source: name of the value it reads.
-        fallback: how it is computed otherwise.
+        rival: how `fallback` multiplies.
+        source: name of the value that is read.
+        fallback: the dense convolution.
     """
 
     def __init__(
@@ -138,7 +141,7 @@ class SparseConvolution:
         return result
 
     def few(self, x: Tensor) -> bool:
-        """Whether few enough values are not zero, judged from some pixels; x from `single`."""
+        """Estimate from some pixels whether few enough values of x (from `single`) are nonzero."""
         arguments, library = self._arguments(x), native.convolution()
         assert library is not None
         images, channels, height, width = x.shape
@@ -147,7 +150,7 @@ class SparseConvolution:
         return found <= self.densest * sampled
 
     def added(self, x: Tensor, onto: Tensor | None) -> Tensor:
-        """The sparse convolution of x, from `single`, with bias; or added to `onto`, without."""
+        """Convolve x (from `single`) sparsely. The result has the bias, or is added to `onto`."""
         arguments, library = self._arguments(x), native.convolution()
         assert library is not None
         images, channels, height, width = x.shape
@@ -201,7 +204,7 @@ class SparseConvolution:
 
 
 def _ordered(weight: Tensor, form: Form) -> Tensor:
-    """Weights (O, C, KH, KW) in the order in which a form reads them."""
+    """Reorder weights (O, C, KH, KW) as a form reads them."""
     if form == "held":
         strip = _strip(len(weight))
         strips = weight.reshape(-1, strip, *weight.shape[1:])
@@ -211,13 +214,13 @@ def _ordered(weight: Tensor, form: Form) -> Tensor:
 
 
 def single(value: Tensor) -> Tensor:
-    """The value in float32 and dense order; products of `fast` are in bfloat16."""
+    """The value in float32 and dense order; the precision "fast" makes bfloat16 values."""
     return dense(value.to(torch.float32))
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What a joined convolution does with one of the values that are concatenated."""
+    """One of the concatenated values, with its share of the weights."""
 
     source: str
     sparse: SparseConvolution
@@ -225,18 +228,18 @@ class _Part:
 
 
 class JoinedConvolution:
-    """A convolution of values concatenated along channels, without concatenating them.
+    """A convolution of values that are concatenated along channels, without concatenating them.
 
-    It is the sum of the convolutions of the values, each of them sparse or dense by itself: what
-    comes from an upsampling of spikes is dense, the skip beside it is sparse.
+    It is the sum of the convolutions of the values. Each of them is sparse or dense by itself. For
+    example, an upsampled signal is dense, while the skip connection beside it is sparse.
 
     Args:
         weight: (O, C, KH, KW), float32.
-        weight_in_type: the same in the type of dense products.
+        weight_in_type: the same weights in the type of dense products.
         bias: (O,), float32, or None.
-        parts: names and channels of the values, in order.
+        parts: names and numbers of channels of the values, in order.
         shape: stride and padding.
-        rival: what dense products are computed by.
+        rival: how dense products are computed.
     """
 
     def __init__(
@@ -260,7 +263,7 @@ class JoinedConvolution:
         ]
 
     def __call__(self, values: Mapping[str, Any], rows: int) -> Tensor:
-        """The convolution of the concatenation (rows, C, H, W); dense parts come first."""
+        """Convolve the concatenation (rows, C, H, W), with the dense parts first."""
         del rows
         found = [(part, single(values[part.source])) for part in self.parts]
         judged = [(part.sparse.few(x), part, x) for part, x in found]
@@ -294,7 +297,7 @@ def joinable(network: Network, node: Node) -> Node | None:
 
 
 def value_channels(network: Network, name: str) -> int:
-    """Channels of a (B, C, H, W) value, or 0 where it is something else."""
+    """Number of channels of a value (B, C, H, W), or 0 if it has another shape."""
     if name == INPUT:
         return network.input_shape[0] if len(network.input_shape) == 3 else 0
     shape = network.by_name[name].shape

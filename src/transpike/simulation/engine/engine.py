@@ -1,4 +1,4 @@
-"""A spiking network made ready to run: its plans, its calls and the constants of its sites."""
+"""The engine of a spiking network: its plans, its calls and the constants of its sites."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from transpike.spiking.spiking_network import SpikingNetwork, site_bounds, site_
 
 
 class Engine:
-    """A spiking network made ready to run; keeps nothing of a run.
+    """A spiking network that is prepared to run. It keeps nothing from one run to the next.
 
-    In differential coding the network of t = 1 differs from that of all later timesteps, which has
-    no biases.
+    In differential coding the network of the first timestep has biases, and the network of all
+    later timesteps has none.
     """
 
     def __init__(self, snn: SpikingNetwork, precision: str) -> None:
-        # Not the network itself: an engine is held as long as its network lives, and no longer.
+        # An engine must not hold its network: it is kept only as long as the network lives.
         self.neurons, self.steps = dict(snn.neurons), dict(snn.steps)
         self.first_output, self.readout_start = snn.first_output, snn.readout_start
         self.differential = snn.coding == "differential"
         network = snn.network
         self.arithmetic = arithmetic(precision, network)
         self.constants = _constants(snn, network)
-        # Layers that fire in some timesteps only leave the others nothing to compute.
+        # Layers that fire in some timesteps only leave nothing to compute in the others.
         self.windows = any(
             n.schedule.window is not None or n.schedule.delay for n in snn.neurons.values()
         )
@@ -44,7 +44,7 @@ class Engine:
 
 
 class Phase:
-    """A network with its plans and calls."""
+    """The network of some timesteps, with its plans and calls."""
 
     def __init__(self, network: Network, arithmetic: Arithmetic) -> None:
         self.network, self.arithmetic = network, arithmetic
@@ -54,7 +54,7 @@ class Phase:
         self._calls: dict[str, Call] = {}
 
     def plan(self, moving_input: bool) -> Plan:
-        """The plan for an input that changes in time, or not."""
+        """The plan for an input that changes in time, or for one that does not."""
         if moving_input not in self._plans:
             self._plans[moving_input] = plan(
                 self.network, constant_input=not moving_input, joins=self.joins
@@ -62,7 +62,7 @@ class Phase:
         return self._plans[moving_input]
 
     def call(self, node: Node) -> Call:
-        """How a node that is not a site is computed."""
+        """The function that computes a node that is not a site."""
         if node.name not in self._calls:
             joined = self.joins.get(node.name)
             call = self.arithmetic.call(self.network, self.weights, node, joined)
@@ -71,7 +71,7 @@ class Phase:
 
 
 def _constants(snn: SpikingNetwork, network: Network) -> dict[str, Constants]:
-    """Step, start, offset and bound of every site for every neuron of a sample, in memory order."""
+    """Step, start, offset and bound of every neuron of a sample, by site and in memory order."""
     bounds, starts, offsets, steps = (
         site_bounds(snn),
         site_starts(snn),

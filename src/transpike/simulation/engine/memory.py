@@ -1,4 +1,4 @@
-"""How many samples and timesteps are computed together."""
+"""Choose how many samples and timesteps are computed together."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from transpike.errors import ArgumentError
 from transpike.simulation.engine.plan import Plan
 
 DEFAULT_CHUNK = 8
-# Bytes of the largest value of a portion. On a CPU values then stay in the last-level cache and
-# below the size from which the allocator returns memory to the system at every release; where one
-# sample's chunk takes more than twice that, the chunk is shorter.
+# Bytes of the largest value of a portion. On a CPU, values of this size stay in the last-level
+# cache. The allocator also keeps their memory when they are released, and does not return it to the
+# system. If the chunk of one sample takes more than twice as much, the chunk becomes shorter.
 _CPU_VALUE = 8 * 2**20
 _ACCELERATOR_VALUE = 512 * 2**20
 
 
 @dataclass(frozen=True)
 class Portion:
-    """What is computed together: `samples` samples times `timesteps` timesteps."""
+    """Number of samples and timesteps that are computed together."""
 
     samples: int
     timesteps: int
@@ -38,13 +38,13 @@ def portion(
     """Choose how many samples and timesteps are computed together.
 
     Args:
-        plan: of the network.
+        plan: the plan of the network.
         timesteps: T.
-        batch: samples.
-        device: where it runs.
+        batch: number of samples.
+        device: the device that computes.
         itemsize: bytes of one number.
-        chunk: timesteps, if the user fixed them.
-        budget: bytes that values and states may take, if the user fixed them.
+        chunk: number of timesteps, if the user set it.
+        budget: bytes that values and states may take, if the user set a limit.
 
     Raises:
         ArgumentError: one sample does not fit the budget.
@@ -74,6 +74,6 @@ def portion(
 
 
 def _even(batch: int, fitting: int) -> int:
-    """Samples per portion, at most `fitting`, so that all portions are about the same."""
+    """Number of samples per portion, at most `fitting`, such that all portions are about equal."""
     portions = -(-batch // max(1, fitting))
     return -(-batch // portions)

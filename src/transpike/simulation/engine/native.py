@@ -1,8 +1,9 @@
-"""Two kernels in C, compiled once by the system's own compiler, kept in the user's cache.
+"""Two kernels in C that the system's compiler builds once; the user's cache keeps them.
 
-scan.c is the neuron update, convolve.c the convolution of sparse signals. Why not torch.compile for
-the update on a CPU: Inductor writes the counts of a chunk in a second pass with every intermediate
-stored, needs seconds per class of shapes, and reaches a third of the kernel's speed.
+scan.c is the neuron update, and convolve.c is the convolution of sparse signals. torch.compile does
+not replace the update on a CPU: Inductor stores every intermediate result and counts the spikes in
+a second pass. It also needs seconds of compilation per class of shapes, and it reaches a third of
+the kernel's speed.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from torch import Tensor
 
 _FOLDER = Path(__file__).parent
 MOST_COUNTS = 2**20
-"""Largest count a neuron may send in one timestep: sums of a block stay within 32 bits."""
+"""Largest count per timestep for which the sums of a block stay within 32 bits."""
 _FLAGS = "-O3 -march=native -std=c11 -fno-math-errno -fno-trapping-math -shared -fPIC".split()
-# The neuron update rounds after every operation, as torch does; products of weights may fuse.
+# The neuron update rounds after every operation, as PyTorch does. A convolution may use fused
+# multiply-adds.
 _CONTRACTION = {"scan": "-ffp-contract=off", "convolve": "-ffp-contract=fast"}
-# With threads where the compiler has OpenMP, else without.
+# The kernels use threads if the compiler has OpenMP.
 _THREADS: tuple[list[str], ...] = (["-fopenmp"], ["-fopenmp-simd"], [])
 _log = logging.getLogger("transpike")
 
@@ -71,13 +73,13 @@ class Convolution(ctypes.Structure):
 
 
 def pointer(tensor: Tensor | None) -> int | None:
-    """Address of a tensor's first value, for a field of `Scan`."""
+    """Address of the first value of a tensor, for a field of `Scan`."""
     return None if tensor is None else tensor.data_ptr()
 
 
 @cache
 def kernel() -> ctypes.CDLL | None:
-    """The compiled neuron update, or None where it cannot be built; then one message says so."""
+    """The compiled neuron update, or None if it cannot be built; one warning then says so."""
     library, reason = _library("scan")
     if library is None:
         _log.warning("neurons are updated by slower torch code, with the same results: %s", reason)
@@ -90,7 +92,7 @@ def kernel() -> ctypes.CDLL | None:
 
 @cache
 def convolution() -> ctypes.CDLL | None:
-    """The compiled convolution of sparse signals, or None where it cannot be built."""
+    """The compiled convolution of sparse signals, or None if it cannot be built."""
     library, _ = _library("convolve")
     if library is None:
         return None
@@ -110,7 +112,7 @@ def convolution() -> ctypes.CDLL | None:
 
 
 def convolution_lanes() -> int:
-    """Values of one vector in the compiled convolution."""
+    """Number of values in one vector of the compiled convolution."""
     library = convolution()
     assert library is not None
     return int(library.transpike_convolution_lanes())
@@ -122,7 +124,7 @@ def _check_size(size: Any, structure: type[ctypes.Structure]) -> None:
 
 
 def _library(name: str) -> tuple[ctypes.CDLL | None, str]:
-    """A kernel's library, or None and the reason."""
+    """The library of a kernel, or None and the reason why there is none."""
     if os.environ.get("TRANSPIKE_NATIVE") == "0":
         return None, "TRANSPIKE_NATIVE=0"
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
@@ -139,7 +141,7 @@ def _library(name: str) -> tuple[ctypes.CDLL | None, str]:
 
 
 def _compiled(name: str, compiler: str, flags: list[str]) -> Path:
-    """Path of the library for this source, compiler and processor; built if it is not there."""
+    """Path of the library for this source, compiler and processor. It is built if it is missing."""
     source = _FOLDER / f"{name}.c"
     parts = [source.read_text(), compiler, *flags, platform.machine(), _processor()]
     identity = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -154,7 +156,7 @@ def _compiled(name: str, compiler: str, flags: list[str]) -> Path:
 
 
 def _processor() -> str:
-    """What -march=native depends on; a home directory may be shared by several machines."""
+    """A text that identifies the processor, because several machines may share a home folder."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
         return platform.processor()
@@ -164,7 +166,7 @@ def _processor() -> str:
 
 
 def _cache_folder() -> Path:
-    """A folder that can be written: the user's cache, or a private one of this process."""
+    """A folder that can be written: the user's cache, or a temporary folder of this process."""
     base = os.environ.get("XDG_CACHE_HOME")
     folder = (Path(base) if base else Path.home() / ".cache") / "transpike"
     try:
@@ -177,7 +179,7 @@ def _cache_folder() -> Path:
 
 
 def run(arguments: Scan) -> None:
-    """Run the kernel; the threads are torch's."""
+    """Run the kernel with as many threads as PyTorch uses."""
     library = kernel()
     assert library is not None
     arguments.threads = torch.get_num_threads()

@@ -1,8 +1,8 @@
-"""What a simulation does with a network, decided once: order, reuse, memory, layout.
+"""Plan a simulation once: the order of operations, the reuse of memory, and its layout.
 
-Every node becomes a `Step`. Values that are the same at every timestep are computed once; a sum of
-two branches whose only reader is a site is added inside the neuron update; every step says which
-values nobody reads after it.
+Every node becomes a `Step`. Values that are the same at every timestep are computed once. A sum of
+two branches that only a site reads is computed inside the neuron update. Every step names the
+values that no later step reads, so that their memory can be released.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ class Step:
     Attributes:
         node: the node.
         kind: "site", "cumulative" or "linear".
-        site: the site, of a site.
-        reads: names of the values read; for a site its current, or the two that make it up.
-        dead: names nobody reads afterwards.
-        reusable: the site's output may take the memory of its current.
-        broadcast: a sum of a value in time and one that is constant in time.
+        site: the site, if the node is one.
+        reads: names of the values that are read. A site reads its current, or the two currents
+            whose sum it is.
+        dead: names of the values that no later step reads.
+        reusable: whether the output of the site may overwrite its current.
+        broadcast: whether the node adds a value that changes in time and one that does not.
     """
 
     node: Node
@@ -64,8 +65,8 @@ class Plan:
     Attributes:
         network: the network.
         static: nodes whose value is the same at every timestep.
-        kept: names of static values that are read at every timestep or read out.
-        steps: what is done at every timestep.
+        kept: names of the static values that a step or the readout needs.
+        steps: what is computed at every timestep, in order.
         readout: names of the values whose time average is read out.
     """
 
@@ -76,7 +77,7 @@ class Plan:
     readout: tuple[str, ...]
 
     def bytes_per_timestep(self, itemsize: int) -> int:
-        """Most memory that values of one sample and timestep take at once, outputs included."""
+        """Largest number of bytes that values of one sample and timestep take at the same time."""
         size = _value_sizes(self.network)
         live: dict[str, int] = {}
         most = 0
@@ -88,7 +89,7 @@ class Plan:
         return max(most, 1) * itemsize
 
     def bytes_per_sample(self, itemsize: int) -> int:
-        """Memory that stays from one timestep to the next: states, sums and static values."""
+        """Bytes per sample that are kept between timesteps: states, sums and static values."""
         size = _value_sizes(self.network)
         state = sum(2 * step.site.neurons for step in self.steps if step.site is not None)
         sums = sum(size[s.reads[0]] for s in self.steps if s.kind == "cumulative")
@@ -103,8 +104,8 @@ class Plan:
 
 
 def _scratch(step: Step, size: Mapping[str, int]) -> int:
-    """Values' worth of memory that a step takes while it runs, beyond what it reads and writes."""
-    if step.kind == "cumulative":  # running sums of what is pooled, and the pooled sums
+    """Number of values in memory while a step runs, besides its inputs and its output."""
+    if step.kind == "cumulative":  # The running sums, before and after pooling.
         return size[step.reads[0]] + size[step.node.name]
     if OPERATIONS[step.node.op].convolves:
         # Lists of values and their channels, or a copy in another order.
@@ -113,7 +114,7 @@ def _scratch(step: Step, size: Mapping[str, int]) -> int:
 
 
 def _value_sizes(network: Network) -> dict[str, int]:
-    """Values per sample of every node; a tuple of parts counts as what it was split from."""
+    """Number of values per sample of every node. A tuple counts as the value it was split from."""
     sizes = {INPUT: prod(network.input_shape)}
     for node in network.nodes:
         if node.shape is None:
@@ -131,8 +132,9 @@ def plan(
 
     Args:
         network: the network.
-        constant_input: the input is the same at every timestep.
-        joins: concatenations by the node that reads their values itself, their only reader.
+        constant_input: whether the input is the same at every timestep.
+        joins: concatenations whose parts their only reader reads directly, by the name of the
+            reader.
     """
     static = _static_names(network, constant_input)
     readout = frontier(network)
@@ -165,7 +167,7 @@ def plan(
 
 
 def _static_names(network: Network, constant_input: bool) -> frozenset[str]:
-    """Values that are the same at every timestep; each has the batch as its first axis."""
+    """Names of the values that are the same at every timestep and have the batch as first axis."""
     names = {INPUT} if constant_input else set()
     for node in network.nodes:
         if node.name in network.tail or node.kind not in ("linear", "constant"):
@@ -177,7 +179,7 @@ def _static_names(network: Network, constant_input: bool) -> frozenset[str]:
 
 
 def _fused(network: Network, moving: list[Node], readers: Counter[str]) -> dict[str, Node]:
-    """Sums of two branches of the same shape that only a site reads, by name."""
+    """Sums of two branches of equal shape that only a site reads, by name."""
     sums: dict[str, Node] = {}
     shapes = {node.name: node.shape for node in network.nodes}
     in_time = {node.name for node in moving}
@@ -238,9 +240,10 @@ def _is_fresh(node: Node) -> bool:
 
 
 def bound_call(network: Network, node: Node) -> Callable[[Mapping[str, Any], int], Any]:
-    """A node as a function of (values, rows), with everything looked up that can be.
+    """Turn a node into a function of (values, rows), with all constant arguments looked up.
 
-    The same result as `Network.compute`; nested or batch-dependent arguments go there.
+    The result is that of `Network.compute`, which also serves nodes with nested arguments or with
+    arguments that depend on the batch size.
     """
     plain = all(isinstance(arg, Value) or not _nested(arg) for arg in node.args)
     if node.kwargs or not plain or any(isinstance(leaf, Batch) for leaf in leaves(node.args)):
@@ -263,25 +266,25 @@ def bound_call(network: Network, node: Node) -> Callable[[Mapping[str, Any], int
 
 
 def _nested(argument: Any) -> bool:
-    """Whether an argument holds references inside a tuple."""
+    """Whether an argument is a tuple that contains references."""
     inside = isinstance(argument, tuple | list)
     return inside and any(isinstance(leaf, Value | Weight | Batch) for leaf in leaves(argument))
 
 
 def dense(value: Tensor) -> Tensor:
-    """The value in channels-last memory order (plain order without spatial axes)."""
+    """The value in channels-last memory order, or in plain order if it has no spatial axes."""
     return value.contiguous(memory_format=_FORMATS.get(value.ndim, torch.contiguous_format))
 
 
 def room(rows: int, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """New memory for `rows` rows of the shape of `like`'s, in channels-last order."""
+    """Allocate `rows` rows with the shape of those of `like`, in channels-last order."""
     shape = (rows, *like.shape[1:])
     order = _FORMATS.get(like.ndim, torch.contiguous_format)
     return torch.empty(shape, dtype=dtype, device=like.device, memory_format=order)
 
 
 def flat(value: Tensor, length: int) -> Tensor:
-    """A dense (L*B, ...) value as (L, B, N) in memory order, sharing its memory."""
+    """View a dense value (L*B, ...) as (L, B, N) in memory order; the memory is shared."""
     batch = value.shape[0] // length
     neurons = value[:1].numel()
     return value.as_strided((length, batch, neurons), (batch * neurons, neurons, 1))

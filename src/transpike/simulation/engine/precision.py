@@ -1,4 +1,4 @@
-"""The arithmetic of a simulation: which type holds membranes, which signals and weights."""
+"""The arithmetic of a simulation: the types of membranes, signals and weights."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Arithmetic:
 
     Attributes:
         name: "exact", "fast" or "split".
-        kept: type of membranes, sums and readout: the network's own.
-        product: type of the factors of convolutions and matrix products that are not sparse.
-        signal: type of what goes from one operation to the next.
+        kept: type of membranes, sums and readout, which is the network's own.
+        product: type of the factors of dense convolutions and matrix products.
+        signal: type of the values that one operation hands to the next.
     """
 
     name: Precision
@@ -55,13 +55,13 @@ class Arithmetic:
     def call(
         self, network: Network, weights: Network, node: Node, joined: Node | None = None
     ) -> Call:
-        """How a node that is not a site is computed.
+        """Choose how a node that is not a site is computed.
 
         Args:
             network: the network in the type of the membranes.
-            weights: the same, from `weights`.
-            node: its node.
-            joined: the concatenation whose values the node reads itself.
+            weights: the same network in the type of the products, from `weights`.
+            node: the node.
+            joined: the concatenation whose parts the node reads directly, or None.
         """
         if node.kind == "cumulative":
             return bound_call(network, node)
@@ -84,7 +84,7 @@ class Arithmetic:
         return JoinedConvolution(weight, in_type, bias, parts, shape, rival)
 
     def joins(self, network: Network) -> dict[str, Node]:
-        """Convolutions that read the values of a concatenation themselves, by name."""
+        """Convolutions that read the parts of a concatenation directly, by name."""
         if self.signal != self.kept:
             return {}
         found = {node.name: joinable(network, node) for node in network.nodes}
@@ -92,10 +92,10 @@ class Arithmetic:
 
 
 def arithmetic(precision: str, network: Network) -> Arithmetic:
-    """The arithmetic of a precision for a network.
+    """Choose the types for a precision and a network.
 
     Raises:
-        ArgumentError: an unknown precision, or one this network or device cannot have.
+        ArgumentError: the precision is unknown, or this network or device cannot have it.
     """
     if precision not in get_args(Precision):
         raise ArgumentError(f"precision: needed one of {get_args(Precision)}, got {precision!r}.")
@@ -115,7 +115,7 @@ def arithmetic(precision: str, network: Network) -> Arithmetic:
         return Arithmetic("fast", kept, torch.bfloat16, torch.bfloat16)
     if network.device.type != "cuda":
         raise ArgumentError(
-            f"precision='split' needs the tensor cores of a CUDA device, the network is on "
+            f"precision='split' needs the tensor cores of a CUDA device, but the network is on "
             f"{network.device}. Use 'exact' or 'fast'."
         )
     return Arithmetic("split", kept, kept, kept)
@@ -123,9 +123,9 @@ def arithmetic(precision: str, network: Network) -> Arithmetic:
 
 @cache
 def _bfloat16_units() -> Rival:
-    """How the processor multiplies bfloat16: "tiles", "vectors" or "none".
+    """Tell how the processor multiplies bfloat16: with "tiles", with "vectors", or not ("none").
 
-    Unknown systems count as having vectors.
+    An unknown system counts as one with vectors.
     """
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
@@ -158,23 +158,24 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 def tf32_terms(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Two float32 tensors of at most 11 significant bits that add up to x within 2^-22 of it.
+    """Split x into two float32 tensors of at most 11 significant bits each.
 
-    TF32 products of such terms are exact, so that three of them restore a float32 product.
+    Their sum differs from x by at most 2^-22 of x. TF32 products of such terms are exact, so three
+    of them restore a float32 product.
     """
     high = _rounded(x)
     return high, _rounded(x - high)
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """Round float32 to the 10 explicit bits of TF32, to nearest even."""
+    """Round float32 to the 10 explicit mantissa bits of TF32, to nearest even."""
     bits = x.contiguous().view(torch.int32)
     bits = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF
     return bits.view(torch.float32)
 
 
 def _split_product(network: Network, node: Node) -> Call:
-    """A convolution or matrix product as the sum of three TF32 products, and its bias."""
+    """Compute a convolution or matrix product as a sum of three TF32 products and the bias."""
     function = operation(node.op)
     source, weight, bias, *rest = (*node.args, None)[: max(3, len(node.args))]
     high, low = tf32_terms(network.resolve(weight, {}, 0))
@@ -193,7 +194,7 @@ def _split_product(network: Network, node: Node) -> Call:
 
 @contextlib.contextmanager
 def tensor_cores(arithmetic: Arithmetic, device: torch.device) -> Iterator[None]:
-    """Whether CUDA may round products to TF32: only where the precision splits them first."""
+    """Allow CUDA to round products to TF32 only if the precision splits them first."""
     if device.type != "cuda":
         yield
         return

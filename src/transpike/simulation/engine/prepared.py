@@ -9,17 +9,18 @@ from torch import Tensor
 from transpike.simulation.engine.engine import Engine
 from transpike.spiking.spiking_network import SpikingNetwork
 
-_SAMPLED = 4096  # numbers of a weight that are looked at for changes
-# An entry goes with its network: an engine holds no reference to the network it was made from.
+_SAMPLED = 4096  # Numbers of a weight that are compared to find changes.
+# An entry disappears with its network, because an engine holds no reference to that network.
 _ENGINES: WeakKeyDictionary[SpikingNetwork, tuple[object, Engine]] = WeakKeyDictionary()
 
 
 def prepared(snn: SpikingNetwork, precision: str) -> Engine:
-    """The engine of a network, made anew only where something of the network has changed.
+    """Return the engine of a network, and make a new one if the network has changed.
 
-    A change is seen by torch's count of changes. Behind its back (`tensor.data`, shared memory) any
-    change of up to 4096 numbers (steps, starts, offsets) is seen, and one of a larger weight where
-    it touches an even sample of 4096.
+    PyTorch counts the changes of every tensor, and this count is compared. PyTorch does not count
+    changes through `tensor.data` or shared memory. They are seen in all tensors of up to 4096
+    numbers, such as steps, starts and offsets. In a larger weight they are seen if they touch one
+    of 4096 numbers at even distances.
     """
     numbers = [
         (name, *_fingerprint(tensor))
@@ -36,7 +37,7 @@ def prepared(snn: SpikingNetwork, precision: str) -> Engine:
 
 def _fingerprint(tensor: Tensor) -> tuple[object, ...]:
     alone = tensor.untyped_storage().nbytes() == tensor.nbytes
-    if tensor.is_inference() or not alone:  # counts no changes, or is a view
+    if tensor.is_inference() or not alone:  # PyTorch counts no changes, or the tensor is a view.
         return tensor.data_ptr(), tensor.dtype, float(tensor.sum()), float(tensor.norm())
     step = -(-tensor.numel() // _SAMPLED) or 1
     sample = tensor.as_strided((-(-tensor.numel() // step),), (step,))

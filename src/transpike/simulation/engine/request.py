@@ -1,4 +1,4 @@
-"""What one run of the engine is asked for, and what it leaves."""
+"""What one run of the engine has to do, and what it returns."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from transpike.simulation.record import Record
 from transpike.simulation.result import SiteRecord, Totals
 
 Output = Callable[[slice | Tensor, int, list[Tensor]], None]
-"""Receives the flat outputs (rows, ...) at a timestep of some rows of the batch."""
+"""It receives rows of the batch, a timestep, and the flat outputs (rows, ...) of these rows."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one simulation is asked for.
+    """What one simulation has to do.
 
     Attributes:
         timesteps: T.
         output_at: timesteps to read out, each once and ascending.
         record: what else to keep.
-        time_axis: the input's first axis is time.
-        chunk: timesteps computed together, or None.
-        memory_budget: bytes, or None.
-        early_stopping: stopping rule, or None.
-        progress: called with timesteps x samples done, and in all.
+        time_axis: whether the first axis of the input is time.
+        chunk: number of timesteps computed together, or None for the default.
+        memory_budget: bytes, or None for the default.
+        early_stopping: the rule that stops samples, or None.
+        progress: called with the number of timesteps x samples done, and with that of all.
     """
 
     timesteps: int
@@ -42,14 +42,14 @@ class Request:
 
 @dataclass
 class Outcome:
-    """What a simulation leaves besides its outputs.
+    """What a simulation returns besides its outputs.
 
     Attributes:
-        counts: per site, (T, B) spikes.
-        records: per recorded site.
-        totals: per site.
-        decided_at: (B,) timestep at which each sample's output was settled, T if never.
-        computed: (B,) timesteps computed for each sample.
+        counts: spikes of every site, (T, B).
+        records: what each recorded site did.
+        totals: sums of each site.
+        decided_at: timestep at which the output of each sample was settled, (B,); T if never.
+        computed: number of timesteps computed for each sample, (B,).
     """
 
     counts: dict[str, Tensor]

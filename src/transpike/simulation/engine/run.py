@@ -1,4 +1,4 @@
-"""Runs an engine: portions of the batch, chunks of timesteps, readout and early stopping."""
+"""Run an engine: portions of the batch, chunks of timesteps, readout and early stopping."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from transpike.simulation.result import SiteRecord, Totals, add_totals
 
 
 def run(engine: Engine, x: Tensor, request: Request, output: Output) -> Outcome:
-    """Simulate; outputs go to `output` as they come, timestep by timestep and rows by rows."""
+    """Simulate, and hand the outputs to `output` as soon as they are known."""
     moving = request.time_axis
     batch = x.shape[1] if moving else x.shape[0]
     if request.early_stopping is not None:
@@ -48,7 +48,7 @@ def run(engine: Engine, x: Tensor, request: Request, output: Output) -> Outcome:
 
 
 class _Ledger:
-    """Results of all portions, put together."""
+    """The results of all portions."""
 
     def __init__(self, request: Request, network: Network, batch: int) -> None:
         self.request, self.network, self.batch = request, network, batch
@@ -65,13 +65,13 @@ class _Ledger:
         self.done = 0
 
     def advance(self, rows: int, timesteps: int) -> None:
-        """Count timesteps x samples, those that a settled sample does not need included."""
+        """Count timesteps x samples, including those that a settled sample does not need."""
         self.done += rows * timesteps
         if rows * timesteps and self.request.progress is not None:
             self.request.progress(self.done, self.batch * self.request.timesteps)
 
     def outcome(self) -> Outcome:
-        """Everything put together along the batch."""
+        """Join the results of all portions along the batch."""
         return Outcome(
             counts=self.counts,
             records={
@@ -88,7 +88,7 @@ class _Ledger:
 
 
 def _columns(found: Sequence[SiteRecord | Totals]) -> Iterator[tuple[Tensor, ...]]:
-    """The first field of all, the second of all, ..."""
+    """The first fields of all records, then the second fields, and so on."""
     return zip(*(vars(one).values() for one in found), strict=True)
 
 
@@ -98,7 +98,7 @@ class _Portion:
 
     Attributes:
         start: row of the batch at which the portion begins.
-        rows: rows of the batch that are still simulated.
+        rows: rows of the batch that are still being simulated.
     """
 
     engine: Engine
@@ -120,7 +120,7 @@ class _Portion:
         self.enter(self.engine.first)
 
     def enter(self, phase: Phase) -> None:
-        """Compute what is the same at every timestep of a phase."""
+        """Compute the values that are the same at every timestep of a phase."""
         self.phase, self.plan = phase, phase.plan(self.request.time_axis)
         values: dict[str, Any] = {}
         if not self.request.time_axis:
@@ -133,14 +133,14 @@ class _Portion:
     def run(self, chunk: int, output: Output) -> None:
         done, total = 0, self.request.timesteps
         while done < total and len(self.rows):
-            # In differential coding biases come at t = 1 only: it is a chunk of its own.
+            # In differential coding biases enter at t = 1 only, so it is a chunk of its own.
             alone = self.engine.differential and done == 0
             length = 1 if alone else min(chunk, total - done)
             values = self.pass_chunk(done, length)
             self.ledger.computed[self.rows] += length
             rows = len(self.rows)
             self.read_chunk(values, done, length, output)
-            del values  # or it stays beside those of the next chunk
+            del values  # Otherwise they would stay in memory beside those of the next chunk.
             done += length
             self.ledger.advance(rows, length)
             self.ledger.advance(rows - len(self.rows), total - done)
@@ -156,7 +156,7 @@ class _Portion:
             self.ledger.totals.setdefault(name, []).append(totals)
 
     def pass_chunk(self, done: int, length: int) -> dict[str, Any]:
-        """Run timesteps done+1 .. done+length through every node before the readout."""
+        """Run the timesteps done+1 .. done+length through every node before the readout."""
         values: dict[str, Any] = {}
         if self.request.time_axis:
             values[INPUT] = dense(self.presented(done, length).flatten(0, 1))
@@ -175,7 +175,7 @@ class _Portion:
         return values
 
     def computed(self, step: Step, values: dict[str, Any], done: int, length: int) -> Any:
-        """What a node sends in a chunk."""
+        """Compute what a node sends in a chunk."""
         if step.kind == "site":
             return self.site(step, values, done, length)
         if step.kind == "cumulative":
@@ -183,9 +183,9 @@ class _Portion:
         return self.linear(step, values, length)
 
     def nothing_comes(self, step: Step, silent: set[str], done: int, length: int) -> bool:
-        """Whether a node stays as it is in this chunk: nothing it reads changes, it sends nothing.
+        """Whether a node reads and sends nothing but zeros in this chunk.
 
-        From t = 2 on there are no biases, and all that is constant in time is zero.
+        From t = 2 on there are no biases, and every value that is constant in time is zero.
         """
         if done == 0 or step.node.shape is None or step.node.shape[:1] != (-1,):
             return False
@@ -195,7 +195,7 @@ class _Portion:
         return step.kind != "site" or self.nothing_goes(step, done, length)
 
     def nothing_goes(self, step: Step, done: int, length: int) -> bool:
-        """Whether a site is silent for the whole chunk, and nobody looks at it."""
+        """Whether a site is silent for the whole chunk and is not recorded."""
         if (
             step.site is None
             or self.request.record.totals
@@ -207,7 +207,7 @@ class _Portion:
         return done > 0 and not fires and step.node.name not in self.plan.readout
 
     def wait(self, step: Step, values: dict[str, Any], done: int, length: int) -> None:
-        """Add up the currents of a site outside of its window, those that are not silent."""
+        """Add the currents of a site to its membranes outside of its window."""
         assert step.site is not None
         name, moving = step.site.name, [read for read in step.reads if read in values]
         first, *others = [self.currents(read, values, length)[1] for read in moving]
@@ -216,21 +216,21 @@ class _Portion:
         charge(self.engine.constants[name], self.populations[name], chunk)
 
     def zeros(self, name: str, length: int) -> Tensor:
-        """What a silent node sends, (L*B, ...)."""
+        """The output of a silent node, (L*B, ...)."""
         shape = self.phase.network.by_name[name].shape
         assert shape is not None
         like = torch.empty(1, *shape[1:], device=self.x.device)
         return room(length * self.batch, like, self.engine.arithmetic.signal).zero_()
 
     def presented(self, done: int, length: int) -> Tensor:
-        """The input of a chunk (L, B, ...): its changes, in differential coding."""
+        """The input of a chunk, (L, B, ...). In differential coding it consists of changes."""
         now = self.x[done : done + length]
         if not self.engine.differential or done == 0:
             return now
         return now - self.x[done - 1 : done + length - 1]
 
     def over_time(self, name: str, values: dict[str, Any], length: int) -> Any:
-        """A value as (L*B, ...), repeating what is constant in time."""
+        """A value as (L*B, ...); one that is constant in time is repeated."""
         if name in values:
             return values[name]
         value = self.static[name]
@@ -239,7 +239,7 @@ class _Portion:
         return _repeated(value, length)
 
     def by_time(self, name: str, values: dict[str, Any], length: int) -> Tensor:
-        """(L, B, ...), or (B, ...) for a value that is constant in time."""
+        """A value as (L, B, ...), or as (B, ...) if it is constant in time."""
         if name not in values:
             constant: Tensor = self.static[name]
             return constant
@@ -249,7 +249,7 @@ class _Portion:
     def linear(self, step: Step, values: dict[str, Any], length: int) -> Any:
         call = self.phase.call(step.node)
         if step.broadcast:
-            # Add a value that is constant in time without repeating it.
+            # A value that is constant in time is added without repeating it.
             split = {name: self.by_time(name, values, length) for name in step.reads}
             result: Tensor = call(split, self.batch)
             return result.flatten(0, 1)
@@ -257,13 +257,13 @@ class _Portion:
         return call(inputs, length * self.batch)
 
     def currents(self, name: str, values: dict[str, Any], length: int) -> tuple[Tensor, Tensor]:
-        """A current as the dense value and its flat form (L, B, N), or (1, B, N) if constant."""
+        """A current in dense form and in flat form (L, B, N), or (1, B, N) if it is constant."""
         moving = name in values
         value = dense(values[name] if moving else self.static[name])
         return value, flat(value, length if moving else 1)
 
     def site(self, step: Step, values: dict[str, Any], done: int, length: int) -> Tensor:
-        """All timesteps of a chunk for one site; counts times step out, (L*B, ...)."""
+        """Run one site through a chunk and return counts times the step, (L*B, ...)."""
         assert step.site is not None
         name = step.site.name
         constants = self.engine.constants[name]
@@ -294,7 +294,7 @@ class _Portion:
         return out
 
     def observe(self, site: Site, chunk: Chunk, out: Tensor, membranes: Tensor | None) -> None:
-        """Keep counts, membranes and sums of one chunk, if asked for."""
+        """Keep the counts, membranes and sums of one chunk that were asked for."""
         length = len(chunk.out)
         d = site.along_channels(self.engine.steps[site.name])
         neuron = self.engine.neurons[site.name]
@@ -316,7 +316,7 @@ class _Portion:
             self.site_totals[site.name] = before
 
     def cumulative(self, step: Step, values: dict[str, Any], length: int) -> Tensor:
-        """f(S_t) - f(S_{t-1}) for all timesteps of a chunk at once."""
+        """Compute f(S_t) - f(S_{t-1}) for all timesteps of a chunk at once."""
         source = _split_time(self.over_time(step.reads[0], values, length), length)
         name, arithmetic = step.node.name, self.engine.arithmetic
         rows = (length + 1) * self.batch
@@ -335,7 +335,7 @@ class _Portion:
         return result.flatten(0, 1).to(arithmetic.signal)
 
     def read_chunk(self, values: dict[str, Any], done: int, length: int, output: Output) -> None:
-        """Averages for the wanted timesteps of this chunk, and the tail on them."""
+        """Average over time for the wanted timesteps of this chunk, and run the tail."""
         early_stopping = self.request.early_stopping
         wanted = set(self.request.output_at)
         every = range(done + 1, done + length + 1)
@@ -364,7 +364,7 @@ class _Portion:
             self.stop(early_stopping, by_t, asked, output)
 
     def averaged(self, total: Tensor, t: int) -> Tensor:
-        """What is read out at t of a sum since the readout's start."""
+        """Output at t, given the sum since the start of the readout."""
         if self.engine.differential:
             return total.clone()
         start = self.engine.readout_start
@@ -373,7 +373,7 @@ class _Portion:
     def stop(
         self, early_stopping: EarlyStopping, by_t: list[Tensor], asked: list[int], output: Output
     ) -> None:
-        """Hand out outputs, hold those of settled samples for the rest, drop the samples."""
+        """Hand over outputs, hold those of settled samples, and stop simulating these samples."""
         device = self.x.device
         settled = torch.stack([early_stopping.settled(by_t[0][i], t) for i, t in enumerate(asked)])
         done = settled.any(dim=0)
@@ -394,7 +394,7 @@ class _Portion:
         self.keep(every[~done])
 
     def keep(self, stay: Tensor) -> None:
-        """Go on with some samples only."""
+        """Continue with some samples only."""
         self.rows, self.batch = self.rows[stay], len(stay)
         self.x = self.x[:, stay] if self.request.time_axis else self.x[stay]
         for population in self.populations.values():

@@ -1,7 +1,9 @@
-"""One population of neurons through all timesteps of a chunk: C kernel, Triton kernel, eager form.
+"""Update one population of neurons for all timesteps of a chunk.
 
-All three do the arithmetic of `neuron.fire` in the same order, so their results are identical.
-Shapes: L timesteps, B batch, N neurons of a sample in memory order. Time comes first.
+There are three forms: a kernel in C, a Triton kernel, and eager PyTorch. All of them do the
+arithmetic of `neuron.fire` in the same order, so their results are identical. In shapes, L is the
+number of timesteps, B the batch size, and N the number of neurons of a sample in memory order. Time
+is the first axis.
 """
 
 from __future__ import annotations
@@ -24,15 +26,16 @@ _UNSIGNED, _SIGNED, _TELESCOPED = 0, 1, 2  # as in scan.c and scan_cuda.py
 
 @dataclass(frozen=True)
 class Constants:
-    """What does not change of one population.
+    """What does not change in one population.
 
     Attributes:
-        neuron: settings.
-        step: d, (N,), activation units.
+        neuron: settings of the neurons.
+        step: d, (N,), in activation units.
         start: initial membrane, (N,), in units of the step.
         offset: extra current per timestep, (N,), in units of the step, or None.
         bound: c/d of a bounded activation, (N,), or None.
-        later: where the step shrinks: the constants of its later steps, by how much finer they are.
+        later: constants for the smaller steps of a schedule that shrinks, by the factor by which
+            the first step is larger.
     """
 
     neuron: Neuron
@@ -43,7 +46,7 @@ class Constants:
     later: dict[int, Constants] = field(default_factory=dict, repr=False)
 
     def at(self, t: int) -> Constants:
-        """Those of timestep t (1-based), as of a neuron whose step stays."""
+        """The constants at timestep t (from 1), as those of a neuron with a constant step."""
         neuron = self.neuron
         finer = neuron.finer_at(t)
         if finer not in self.later:
@@ -51,7 +54,7 @@ class Constants:
             self.later[finer] = Constants(
                 replace(neuron, levels=neuron.levels_at(t), schedule=Schedule()),
                 self.step if finer == 1 else self.step / finer,
-                # Read for the bound only, which a calibrated start does not move.
+                # It is read for the bound only, and a calibrated start does not move the bound.
                 torch.full_like(self.start, neuron.initial_membrane) if bounded else self.start,
                 self.offset,
                 None if self.bound is None else self.bound * finer,
@@ -60,7 +63,7 @@ class Constants:
 
     @property
     def needs_total(self) -> bool:
-        """Whether a rule needs the running total of the counts."""
+        """Whether the neuron needs the running total of its counts."""
         return self.neuron.signed or self.neuron.telescoped or self.bound is not None
 
 
@@ -69,7 +72,7 @@ class Population:
     """State of one population for one batch, in units of the step.
 
     Attributes:
-        membrane: (B, N); for the telescoped neuron the cumulative input.
+        membrane: (B, N); for a telescoped neuron it is the cumulative input.
         total: (B, N) running total of the counts, or None.
     """
 
@@ -90,7 +93,7 @@ class Population:
 
     @property
     def bytes(self) -> int:
-        """Memory taken."""
+        """Bytes that the state takes."""
         held = [self.membrane, *([] if self.total is None else [self.total])]
         return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
@@ -100,12 +103,12 @@ class Chunk:
     """Currents and results of L timesteps.
 
     Attributes:
-        current: (L, B, N) activation units, or (1, B, N) where it is constant in time.
-        other: added to the current, in the same two shapes, or None.
-        out: (L, B, N) receives counts times step; may be the memory of `current`.
-        membranes: (L, B, N) receives the membranes after every timestep, or None.
-        first: timesteps done before.
-        offset: whether the constants' offset applies.
+        current: (L, B, N) in activation units, or (1, B, N) if it is constant in time.
+        other: a second current that is added to the first, in one of these shapes, or None.
+        out: receives counts times the step, (L, B, N); it may share the memory of `current`.
+        membranes: receives the membranes after every timestep, (L, B, N), or None.
+        first: number of timesteps done before.
+        offset: whether the offset of the constants is added.
     """
 
     current: Tensor
@@ -117,7 +120,7 @@ class Chunk:
 
 
 def scan(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
-    """Run a population through a chunk; fills `chunk.out` and updates the population.
+    """Run a population through a chunk: fill `chunk.out` and update the population.
 
     Returns:
         Spikes of every sample and timestep, (L, B), float64.
@@ -128,7 +131,7 @@ def scan(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
 
 
 def _alike(constants: Constants, chunk: Chunk) -> Iterator[Chunk]:
-    """The chunk in parts of timesteps with the same step, all in the window or none."""
+    """Split a chunk into parts of equal step that lie wholly inside or outside of the window."""
     neuron, length = constants.neuron, len(chunk.out)
     times = range(chunk.first + 1, chunk.first + length + 1)
     kinds = [(neuron.finer_at(t), neuron.schedule.fires_at(t)) for t in times]
@@ -150,7 +153,7 @@ def _rows(series: Tensor, low: int, high: int) -> Tensor:
 
 
 def _part_of(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
-    """A part as of a neuron of differential coding with its step and levels, or one that waits."""
+    """Run a part of equal step: update the neurons, or only charge them outside of the window."""
     neuron, t = constants.neuron, chunk.first + 1
     finer, v0 = neuron.finer_at(t), neuron.initial_membrane
     if t > 1 and finer != neuron.finer_at(t - 1):
@@ -171,7 +174,7 @@ def _part_of(constants: Constants, population: Population, chunk: Chunk) -> Tens
 
 
 def charge(constants: Constants, population: Population, chunk: Chunk) -> None:
-    """Add the currents of a chunk outside of the window to the membranes; nothing is sent."""
+    """Add the currents of a chunk to the membranes; outside of the window nothing is sent."""
     now = constants.at(chunk.first + 1)
     for index in range(len(chunk.out)):
         population.membrane.add_(_drive(now, chunk, index))
@@ -180,7 +183,7 @@ def charge(constants: Constants, population: Population, chunk: Chunk) -> None:
 
 
 def _scan(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
-    """Timesteps with the same step."""
+    """Run timesteps of equal step in the fastest form that can do it."""
     device = chunk.out.device.type
     if device == "cuda":
         return _on_cuda(constants, population, chunk)
@@ -240,7 +243,7 @@ def _native(constants: Constants, population: Population, chunk: Chunk) -> Tenso
 
 
 def _eager(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
-    """The same in torch, one block of neurons after the other while it stays in the cache."""
+    """Do the same in PyTorch, block by block, so that a block stays in the cache."""
     length, batch, neurons = chunk.out.shape
     counts = torch.zeros(length, batch, dtype=torch.float64, device=chunk.out.device)
     rows = max(1, _BLOCK // neurons)
@@ -286,7 +289,7 @@ def _part(constants: Constants, columns: slice) -> Constants:
 
 
 def _drive(constants: Constants, chunk: Chunk, index: int, block: tuple[slice, ...] = ()) -> Tensor:
-    """Current of one timestep in units of the step."""
+    """Current of one timestep, in units of the step."""
     current, other = chunk.current, chunk.other
     kept = constants.step.dtype
     drive = current[index if len(current) > 1 else 0][block].to(kept)
@@ -301,7 +304,7 @@ def _drive(constants: Constants, chunk: Chunk, index: int, block: tuple[slice, .
 def _fired(
     constants: Constants, membrane: Tensor, total: Tensor | None, t: int | Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """Counts of timestep t and the new total; the arithmetic of `neuron.fire`, nothing in place."""
+    """Counts of timestep t and the new total, as in `neuron.fire` but not in place."""
     neuron = constants.neuron
     level = level_of(neuron, membrane)
     if neuron.telescoped:
@@ -319,7 +322,7 @@ def _fired(
 
 
 def _limit(constants: Constants, like: Tensor, t: int | Tensor) -> Tensor:
-    """Largest total after t timesteps, as `neuron.level_limit`."""
+    """Largest total of the counts after t timesteps, as in `neuron.level_limit`."""
     neuron = constants.neuron
     levels = neuron.max_count * t if neuron.levels is None else neuron.levels
     most = torch.as_tensor(levels, dtype=like.dtype, device=like.device)
@@ -330,7 +333,7 @@ def _limit(constants: Constants, like: Tensor, t: int | Tensor) -> Tensor:
 
 
 def spikes(neuron: Neuron, count: Tensor) -> Tensor:
-    """Spikes that send each count: |n|, or the bits set in |n|; at most 2^31 - 1."""
+    """Number of spikes that send each count: |n|, or the bits set in |n|; at most 2^31 - 1."""
     magnitude = count.abs()
     if neuron.code == "unit":
         return magnitude
@@ -343,7 +346,7 @@ def spikes(neuron: Neuron, count: Tensor) -> Tensor:
 
 
 def _on_cuda(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
-    """The whole chunk as one kernel."""
+    """Run the whole chunk as one kernel."""
     from transpike.simulation.engine import (
         scan_cuda,  # needs Triton, which only CUDA's torch brings
     )

@@ -1,8 +1,8 @@
-"""The neuron update of `scan` as one Triton kernel, for CUDA.
+"""The neuron update of `scan` as one Triton kernel for CUDA.
 
-Imported only where a population is on a CUDA device: Triton comes with torch's CUDA packages. The
-arithmetic is, operation by operation, that of `transpike.spiking.neuron.fire`: divisions are
-rounded correctly and nothing is fused.
+This module is imported only if a population is on a CUDA device, because Triton comes with the CUDA
+packages of PyTorch. Every operation is that of `transpike.spiking.neuron.fire` in the same order:
+divisions are rounded correctly, and no multiplication is fused with an addition.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Neurons per program: a thread has 4.
+# Neurons per program; each thread has four of them.
 _BLOCK = 512
 
 
@@ -38,26 +38,26 @@ def run(
     binary: bool,
     limited: bool,
 ) -> Tensor:
-    """Run a population through a chunk; shapes and meaning as in `scan.Chunk` and `Constants`.
+    """Run a population through a chunk. The arguments are fields of `scan.Chunk` and `Constants`.
 
     Args:
-        current: (L, B, N), or (1, B, N) where it is constant in time.
-        other: added to it, in the same two shapes, or None.
+        current: (L, B, N), or (1, B, N) if it is constant in time.
+        other: a second current in one of these shapes, or None.
         offset: (N,) or None.
         step: (N,).
         bound: (N,) or None.
         start: (N,).
         membrane: (B, N), updated.
-        total: (B, N), updated; needed with `limited` and every kind but the unsigned.
+        total: (B, N), updated; needed with `limited` and for all kinds except unsigned.
         out: (L, B, N), filled; may be the memory of `current`.
         membranes: (L, B, N), filled, or None.
         first: timesteps done before.
         max_count: K.
-        levels: of differential coding, or 0.
+        levels: number of levels in differential coding, or 0.
         hysteresis: steps below 0 before a count is taken back.
         kind: 0 unsigned, 1 signed, 2 telescoped.
         binary: whether a count is sent as the bits set in it.
-        limited: whether the running total has a limit; that of the telescoped always has.
+        limited: whether the running total has a limit. That of a telescoped neuron always has one.
 
     Returns:
         Spikes of every sample and timestep, (L, B), float64.
@@ -100,17 +100,17 @@ def run(
 
 @triton.jit
 def _minimum(a, b):  # type: ignore[no-untyped-def]
-    """The smaller one; NaN where one is NaN, as in torch."""
+    """The smaller value; NaN if one of them is NaN, as in PyTorch."""
     return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def _maximum(a, b):  # type: ignore[no-untyped-def]
-    """The larger one; NaN where one is NaN, as in torch."""
+    """The larger value; NaN if one of them is NaN, as in PyTorch."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
-# Triton takes an integer of 1 for a constant, without the methods of a value, unless named here.
+# Without this list, Triton would treat an integer argument of 1 as a constant without methods.
 @triton.jit(  # type: ignore[untyped-decorator]
     do_not_specialize=[
         "length",
@@ -149,7 +149,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     limited: tl.constexpr,
     block: tl.constexpr,
 ):
-    """All timesteps of `block` neurons of one sample."""
+    """Run all timesteps of `block` neurons of one sample."""
     sample = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * block + tl.arange(0, block)
     here = columns < neurons
