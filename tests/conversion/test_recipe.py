@@ -107,6 +107,30 @@ def test_name_says_what_is_in_it():
     assert recipe.name == "signed + LeastSquares per layer + SiteSearch + BiasCorrection"
 
 
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ((tp.Signed, tp.MaxAbs()), r"neuron: .* got Signed itself. Call it: tp\.Signed\(1\)"),
+        ((tp.IF(), tp.LeastSquares), r"threshold: .* itself. Call it: tp\.LeastSquares\(\)"),
+        ((tp.IF(), tp.MaxAbs(), [tp.SiteSearch]), r"passes: .* Call it: tp\.SiteSearch\(3\)"),
+        ((tp.IF(), "max"), r"threshold: needed a rule such as Percentile\(99.9\), got 'max'"),
+    ],
+)
+def test_settings_are_refused_as_convert_refuses_them(settings, remedy):
+    with pytest.raises(tp.ArgumentError, match=remedy):
+        tp.Recipe(4, *settings)
+    neuron, rule, *passes = settings
+    with pytest.raises(tp.ArgumentError, match=remedy):
+        tp.convert(
+            nets.conv_net(),
+            [torch.rand(4, 2, 8, 8)],
+            neuron=neuron,
+            threshold=rule,
+            timesteps=4,
+            passes=passes[0] if passes else (),
+        )
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", '{"format": "transpike network"}'])
 def test_other_files_are_refused(tmp_path, text):
     file = tmp_path / "other.json"
@@ -121,8 +145,8 @@ def test_a_missing_file_is_refused(tmp_path):
 
 
 def test_another_schema_is_refused(tmp_path):
-    with pytest.raises(tp.FileError, match="needed schema 1, got 2"):
-        tp.Recipe.load(_saved(tmp_path, schema=2))
+    with pytest.raises(tp.FileError, match="needed schema 1 or 2, got 3"):
+        tp.Recipe.load(_saved(tmp_path, schema=3))
 
 
 @pytest.mark.parametrize(
@@ -157,9 +181,13 @@ def test_recipes_of_the_version_with_flat_fields_are_read():
     assert recipe.neuron.schedule == tp.Schedule(ratio=2, period=2)
 
 
-def test_a_recipe_with_the_old_name_of_its_passes_is_read(tmp_path):
-    """Versions before 0.1 wrote them under "calibrate"."""
+@pytest.mark.parametrize("key", ["calibrate", "passes"])
+def test_recipes_of_schema_1_are_read(tmp_path, key):
+    """Versions before 0.1 wrote schema 1, with the passes under either key."""
     recipe = tp.Recipe(4, tp.Signed(1), tp.MaxAbs(), passes=(tp.BiasCorrection(rounds=2),))
     content = recipe.to_dict()
-    content["calibrate"] = content.pop("passes")
+    assert content["schema"] == 2  # versions that read only "calibrate" refuse this schema by name
+    content |= {"schema": 1, key: content.pop("passes")}
     assert tp.Recipe.from_dict(content) == recipe
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    assert tp.Recipe.load(tmp_path / "r.json") == recipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from transpike.conversion.calibrate import Calibration, calibrate
 from transpike.conversion.passes import CalibrationPass, apply_pass
+from transpike.conversion.settings import check_settings
 from transpike.conversion.thresholds import Percentile, ThresholdRule
 from transpike.conversion.thresholds import threshold as threshold_of
 from transpike.errors import ArgumentError
@@ -58,7 +58,8 @@ def convert(
     neuron = IF() if neuron is None else neuron
     rule = Percentile() if threshold is None else threshold
     applied = list(passes)  # first of all: an iterator can be read only once
-    _check_settings(neuron, rule, applied, timesteps)
+    check_settings(neuron, rule, applied)
+    _check_timesteps(applied, timesteps)
     if isinstance(calibration, Calibration):
         data = None if batches is None else Batches(batches)
         if applied and data is None:
@@ -145,21 +146,13 @@ def _neurons(network: Network, neuron: Neuron) -> dict[str, Neuron]:
     }
 
 
-def _check_settings(
-    neuron: object, rule: object, passes: list[CalibrationPass], timesteps: int | None
-) -> None:
-    if not isinstance(neuron, Neuron):
-        raise ArgumentError(f"neuron: needed a Neuron such as IF() or Burst(5), {_got(neuron)}.")
-    if not isinstance(rule, ThresholdRule):
-        raise ArgumentError(f"threshold: needed a rule such as Percentile(99.9), {_got(rule)}.")
+def _check_timesteps(passes: Sequence[CalibrationPass], timesteps: int | None) -> None:
     if timesteps is not None:
         check_timesteps(timesteps)
-    for one in passes:
-        if not isinstance(one, CalibrationPass):
-            raise ArgumentError(f"passes: needed passes such as BiasCorrection(), {_got(one)}.")
-    if passes and timesteps is None:
+    elif passes:
         raise ArgumentError(
-            "passes: a pass is for one number of timesteps. Give convert(..., timesteps=...)."
+            "passes: a calibration pass needs the number of timesteps to correct the network for. "
+            "Give convert(..., timesteps=...)."
         )
 
 
@@ -174,16 +167,3 @@ def _checked_calibration(model: nn.Module | Network, calibration: Calibration) -
             "convert: the calibration was made with another network. Call calibrate with this one."
         )
     return model
-
-
-def _got(value: object) -> str:
-    """The end of a message: the value, or how to call what was not called."""
-    name = getattr(value, "__name__", "")
-    if not (callable(value) and getattr(value, "__module__", "").startswith("transpike.")):
-        return f"got {value!r}"
-    first = next(iter(inspect.signature(value).parameters.values()), None)
-    example = ""
-    if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD:
-        missing = first.default is first.empty
-        example = "2" if missing else "" if first.default is None else repr(first.default)
-    return f"got {name} itself. Call it: tp.{name}({example})"

@@ -13,6 +13,7 @@ from torch import nn
 from transpike.conversion.calibrate import Calibration
 from transpike.conversion.convert import convert
 from transpike.conversion.passes import CalibrationPass
+from transpike.conversion.settings import check_settings
 from transpike.conversion.thresholds import ThresholdRule
 from transpike.errors import ArgumentError, FileError
 from transpike.graph.network import Network, check_timesteps
@@ -20,8 +21,9 @@ from transpike.spiking.neuron import Neuron
 from transpike.spiking.spiking_network import SpikingNetwork
 
 FORMAT = "transpike recipe"
-SCHEMA = 1
-_OLD_PASSES_KEY = "calibrate"  # the name of "passes" in recipes written before it was renamed
+SCHEMA = 2
+_READ = (1, SCHEMA)  # the schemas that this version reads
+_OLD_PASSES_KEY = "calibrate"  # schema 1 has the passes under this key or under "passes"
 _RULES = {rule.__name__: rule for rule in get_args(ThresholdRule)}
 _PASSES = {one.__name__: one for one in get_args(CalibrationPass)}
 
@@ -47,6 +49,7 @@ class Recipe:
     def __post_init__(self) -> None:
         check_timesteps(self.timesteps)
         object.__setattr__(self, "passes", tuple(self.passes))
+        check_settings(self.neuron, self.threshold, self.passes)
 
     @property
     def name(self) -> str:
@@ -120,10 +123,11 @@ class Recipe:
             raise FileError(f"cannot read the recipe {str(file)!r}: {error}.") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise FileError(f'{str(file)!r} is not a recipe: needed "format": "{FORMAT}".')
-        if content.get("schema") != SCHEMA:
+        if content.get("schema") not in _READ:
             raise FileError(
-                f"{str(file)!r}: needed schema {SCHEMA}, got {content.get('schema')!r}. Tune "
-                "again, or use the version of transpike that wrote it."
+                f"{str(file)!r}: needed schema {' or '.join(map(str, _READ))}, got "
+                f"{content.get('schema')!r}. Tune again, or use the version of transpike that "
+                "wrote the recipe."
             )
         try:
             return cls.from_dict(content)
