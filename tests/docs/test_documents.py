@@ -7,6 +7,7 @@ from documents import ROOT, blocks, form, run, written
 DOCUMENTS = [
     "README.md",
     "docs/index.md",
+    "docs/will-it-convert.md",
     *sorted(str(file.relative_to(ROOT)) for file in (ROOT / "docs" / "tutorials").glob("*.md")),
 ]
 
