@@ -1,4 +1,7 @@
-"""Turn an exported program into normalized nodes: the border where ATen variants end."""
+"""Turn an exported program into normalized nodes.
+
+Behind this module every operation has one form only, and no variants of ATen are left.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from transpike.graph import ops
 from transpike.graph.fold import batch_norm_affine
 from transpike.graph.network import INPUT, Batch, Kind, Node, Value, Weight, leaves, map_leaves
 
-# Operations that do nothing in evaluation mode, and those that never do anything.
+# Operations that do nothing in evaluation mode, and operations that never do anything.
 _DROPOUT = frozenset(
     {"dropout", "native_dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
 )
@@ -45,7 +48,7 @@ _BATCH_NORM = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
 
 @dataclass
 class Draft:
-    """Nodes under construction, and what was refused."""
+    """Nodes under construction, and the operations that were refused."""
 
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -151,7 +154,7 @@ class _Walk:
             self._constant(node, args)
 
     def _constant(self, node: fx.Node, args: Any) -> None:
-        """Compute what depends on weights only, once."""
+        """Compute once what depends on weights only."""
 
         def concrete(leaf: Any) -> Any:
             return self.draft.tensors[leaf.name] if isinstance(leaf, Weight) else leaf
@@ -245,7 +248,7 @@ class _Walk:
         self._emit(node, op, args, kwargs, "linear", place)
 
     def _batch_norm(self, node: fx.Node, name: str, args: tuple[Any, ...], place: str) -> None:
-        """Both forms have input, weight, bias, mean, var first; epsilon stands elsewhere."""
+        """Both forms begin with input, weight, bias, mean and variance; epsilon comes later."""
         training = name == "batch_norm" and bool(args[5])
         if training or not all(isinstance(leaf, Weight) for leaf in args[3:5]):
             self._refuse(_op_name(node.target), place, *ops.REFUSALS["_native_batch_norm_legit"])
@@ -271,7 +274,7 @@ class _Walk:
             self.bound[node] = (Value(node.name),)
 
     def _site(self, node: fx.Node, op: str, args: tuple[Any, ...], place: str) -> bool:
-        """Emit a site if the operation is a clamp to [0, c]; else refuse it."""
+        """Emit a site if the operation is a clamp to [0, c]; otherwise refuse it."""
         schema = node.target._schema.arguments  # type: ignore[union-attr]
         named = {argument.name: argument.default_value for argument in schema}
         named |= dict(zip((argument.name for argument in schema), args, strict=False))
@@ -316,12 +319,12 @@ _DROPPED = frozenset({"device", "layout", "pin_memory", "non_blocking"})
 
 
 def _trains(node: fx.Node) -> bool:
-    """Whether a dropout is active: its third argument."""
+    """Whether a dropout is active, as its third argument says."""
     return bool(node.args[2]) if len(node.args) > 2 else bool(node.kwargs.get("train", True))
 
 
 def _is_pair_of(node: fx.Node, args: tuple[Any, ...]) -> bool:
-    """A getitem on an operation that was already reduced to its first result."""
+    """Whether a getitem reads an operation that was already reduced to its first result."""
     return node.target is operator.getitem and isinstance(args[0], tuple)
 
 
@@ -372,7 +375,7 @@ def _place(node: fx.Node) -> str:
 
 
 def _site_name(node: fx.Node, place: str, packet: str) -> str:
-    """A module's own path for nn.ReLU and the like; its parent's path plus the call otherwise."""
+    """Name a site by the path of its module, or of the module whose forward() calls it."""
     stack = _stack(node)
     if stack and "torch.nn.modules.activation" in stack[-1][1]:
         return place
@@ -380,7 +383,7 @@ def _site_name(node: fx.Node, place: str, packet: str) -> str:
 
 
 def _clamp_bounds(packet: str, named: dict[str, Any]) -> tuple[float | None, float | None] | None:
-    """(lower, upper) if the operation is a clamp with constant bounds, else None."""
+    """Bounds (lower, upper) of a clamp with constant bounds; None for anything else."""
     if packet == "relu":
         return 0.0, None
     if packet == "relu6":

@@ -1,4 +1,7 @@
-"""Fold BatchNorm into the linear operation that feeds it; what cannot be folded stays affine."""
+"""Fold BatchNorm into the linear operation before it.
+
+A BatchNorm that cannot be folded stays as an affine operation.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from transpike.graph.network import Node, Value, Weight, leaves, map_leaves
 
 @dataclass(frozen=True)
 class FoldCount:
-    """How many BatchNorms were folded, and how many stayed an affine operation."""
+    """Number of BatchNorms that were folded, and of those that stayed affine operations."""
 
     folded: int
     affine: int
@@ -37,9 +40,12 @@ def fold_affine(
 ) -> tuple[list[Node], dict[str, str], FoldCount]:
     """Fold every affine node whose producer is linear and has no other reader.
 
-    New tensors are added to `tensors`; existing ones are never changed, since a module that is
-    called twice shares them. Returns the new nodes, for each value that was folded away the one
-    that replaces it, and how many were folded.
+    New tensors are added to `tensors`. Existing tensors are never changed, because a module that is
+    called twice shares them.
+
+    Returns:
+        The new nodes; for each value that was folded away, the value that replaces it; and the
+        number of folded nodes.
     """
     readers: dict[str, int] = {}
     for name in [n for node in nodes for n in node.reads] + [
@@ -90,7 +96,7 @@ def _foldable(node: Node) -> bool:
 
 
 def _folded(node: Node, tensors: dict[str, Tensor], scale: Tensor, shift: Tensor) -> Node:
-    """The producer with scale and shift folded into fresh tensors."""
+    """The producer with scale and shift folded into new tensors."""
     if node.op == "affine":
         first_scale, first_shift = (tensors[leaf.name] for leaf in node.args[1:])
         tensors[f"{node.name}:scale"] = first_scale * scale
@@ -116,7 +122,7 @@ def _folded(node: Node, tensors: dict[str, Tensor], scale: Tensor, shift: Tensor
 
 
 def _scaled(weight: Tensor, scale: Tensor, axis: int, groups: int) -> Tensor:
-    """Scale the output channels; a transposed convolution keeps them per group on axis 1."""
+    """Scale the output channels, which a transposed convolution holds per group on axis 1."""
     if axis == 0:
         return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     inputs, per_group = weight.shape[:2]

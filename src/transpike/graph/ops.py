@@ -1,15 +1,16 @@
 """The table of operations: what every ATen operation becomes in a spiking network.
 
-linear       applied to every timestep, biases at every timestep
-site         a neuron population
-cumulative   t f(S_t / t) - (t-1) f(S_{t-1} / (t-1)), exact on time averages
-readout      only after the last site, once, on the time average
-refused      anything that is not in this table
+linear       It is applied at every timestep, with its bias.
+site         It becomes a population of neurons.
+cumulative   It sends t f(S_t / t) - (t-1) f(S_{t-1} / (t-1)), which is exact on time averages.
+readout      It is applied once, to the time average, and only behind the last site.
+refused      Every operation that is not in this table.
 
-A max-pool behind the last site stays cumulative, which is exact; the readout begins behind it.
+S_t is the sum of the inputs up to timestep t, and f is the operation. A max-pool behind the last
+site stays cumulative, which is exact; the readout begins behind it.
 
-A "signal" is a value that depends on the network's input. Which operands of a linear operation may
-be signals is part of the table: a product of two signals is not linear.
+A "signal" is a value that depends on the network's input. The table says which operands of a linear
+operation may be signals, because a product of two signals is not linear.
 """
 
 from __future__ import annotations
@@ -172,12 +173,12 @@ ZEROS, ONES = "aten.zeros.default", "aten.ones.default"
 
 _AS_RELU = "Replace it by nn.ReLU or nn.ReLU6 before capture and fine-tune the network."
 _GATE = (
-    "Replace the product by an addition, or remove the gate (a squeeze-and-excitation block, "
-    "say), before capture and fine-tune the network."
+    "Replace the product by an addition, or remove the gate (for example, a squeeze-and-excitation "
+    "block), before capture and fine-tune the network."
 )
 _NORM = "Replace it by nn.BatchNorm before capture and fine-tune the network."
 
-# Why an operation is refused, and a remedy that works; anything not named here is unknown.
+# The reason why an operation is refused, and a remedy that works. All others are UNKNOWN.
 REFUSALS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(
         (
@@ -215,7 +216,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
 
 SIGNAL_PRODUCT = ("two signals are multiplied or divided, which is not linear.", _GATE)
 READOUT_INSIDE = (
-    "it stands before an activation or a pooling, where only its time average would be exact.",
+    "it stands before an activation or a pooling, but it is exact on a time average only.",
     "Remove it, or move it behind the last activation of the model.",
 )
 AFTER_READOUT = (
@@ -224,15 +225,15 @@ AFTER_READOUT = (
 )
 BATCH_AXIS = (
     "the batch must stay the first axis of every signal, alone and in order.",
-    "Keep tensors as (B, ...): nn.Linear works on (B, N, C) without a reshape, and nothing may be "
-    "transposed, flipped, merged or indexed along the batch.",
+    "Keep every tensor as (B, ...), and do not transpose, flip, merge or index along the batch. "
+    "nn.Linear works on (B, N, C) without a reshape.",
 )
 DROPOUT = (
     "dropout is active in evaluation mode.",
     "Use nn.Dropout, or pass training=self.training to the functional form.",
 )
 SCALAR_SITE = (
-    "an activation needs a feature axis, this signal has the batch axis only.",
+    "an activation needs a feature axis, but this signal has the batch axis only.",
     "Keep the feature axis: use (B, 1) instead of (B,), without squeeze.",
 )
 OUTPUT = (
