@@ -122,7 +122,7 @@ class Run:
         model = self.model(name)
         images = self.calibration_images()
         example, _ = next(self.batches(images))
-        network = tp.capture(model, example)
+        network = self.capture(model, example)
         count = -(-len(images) // self.at_once(images))
         with progress_bar("calibrate", count) as progress:
             calibration = tp.calibrate(network, self.batches(images), progress=progress)
@@ -141,7 +141,14 @@ class Run:
     def captured(self, name: str) -> tuple[tp.Network, list[Tensor]]:
         """The captured model `name`, and batches of calibration images."""
         images = [x for x, _ in self.batches(self.calibration_images())]
-        return tp.capture(self.model(name), images[0]), images
+        return self.capture(self.model(name), images[0]), images
+
+    def capture(self, model: nn.Module, example: Tensor) -> tp.Network:
+        """Captures the model; where it does not take the data, the error names `--data`."""
+        try:
+            return tp.capture(model, example)
+        except tp.DataError as error:
+            raise tp.DataError(f"--data {self.source.data}: {error}") from error
 
     def loaded_or_converted(
         self, name: str, conversion: Conversion, timesteps: int, *, whole: bool = False

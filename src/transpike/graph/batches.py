@@ -10,6 +10,11 @@ from torch import Tensor
 
 from transpike.errors import ArgumentError, DataError
 
+ONE_INPUT = (
+    "A network has one input: join several tensors into one tensor, and split it again in the "
+    "forward() of a module that wraps the model."
+)
+
 
 class Batches:
     """Batches of inputs, with or without targets.
@@ -109,8 +114,5 @@ def _refusal(batch: Any) -> str:
         )
     inner = batch[0] if isinstance(batch, tuple | list) and batch else None
     if isinstance(inner, tuple | list) and inner and all(isinstance(x, Tensor) for x in inner):
-        return (
-            f"{needed} {len(inner)} input tensors. A network has one input: join them into one "
-            "tensor, and split it again in the forward() of a module that wraps the model."
-        )
+        return f"{needed} {len(inner)} input tensors. {ONE_INPUT}"
     return f"{needed} {type(batch).__name__}."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.errors import DataError, Refusal, UnsupportedError
 from transpike.graph import ops
+from transpike.graph.batches import ONE_INPUT
 from transpike.graph.export import Draft, normalize
 from transpike.graph.fold import FoldCount, fold_affine
 from transpike.graph.network import Network, Node, Site, Value, Weight, leaves, tail_of
@@ -91,7 +92,7 @@ def prepared(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor
     if not isinstance(model, nn.Module):
         raise DataError(f"model: needed a torch.nn.Module, got {type(model).__name__}.")
     if not isinstance(example_input, Tensor):
-        raise DataError(f"example_input: needed a tensor, got {type(example_input).__name__}.")
+        raise DataError(_wrong_example(example_input))
     if example_input.ndim < 2 or 0 in example_input.shape:
         raise DataError(
             "example_input: needed shape (B, ...) with at least one sample, got "
@@ -122,6 +123,18 @@ def prepared(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor
     return eager, example_input.detach().clone()
 
 
+def _wrong_example(example_input: Any) -> str:
+    """Why this is no example, and what to give in its place."""
+    needed = f"example_input: needed a tensor, got {type(example_input).__name__}."
+    if isinstance(example_input, Mapping) and example_input:
+        keys = [str(key) for key in example_input]
+        return (
+            f"{needed} Give the tensor of one key, such as example_input[{keys[0]!r}], and wrap "
+            "the model in a module that takes this tensor."
+        )
+    return f"{needed} {ONE_INPUT}"
+
+
 def _check_weights(model: nn.Module, example: Tensor) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(tensor):
@@ -130,6 +143,11 @@ def _check_weights(model: nn.Module, example: Tensor) -> None:
             continue
         if not bool(torch.isfinite(tensor).all()):
             raise DataError(f"weights: '{name}' holds NaN or infinite values.")
+        if tensor.dtype not in _TOLERANCE:
+            raise DataError(
+                f"dtype: needed weights in float32 or float64, and '{name}' is {tensor.dtype}. "
+                "Convert the model with model.float(), and give it float32 inputs."
+            )
         if tensor.dtype != example.dtype:
             raise DataError(
                 f"dtype: '{name}' is {tensor.dtype} but the input is {example.dtype}. "
@@ -193,9 +211,15 @@ def _export(eager: nn.Module, example: Tensor) -> ExportedProgram:
         except Exception as failure:
             raise DataError(
                 f"the model does not accept the example input of shape {tuple(example.shape)}: "
-                f"{_first_line(failure)}"
+                f"{_first_line(failure)}{_remedy(failure)}"
             ) from failure
         raise UnsupportedError([_export_refusal(error)]) from error
+
+
+def _remedy(failure: Exception) -> str:
+    """What to do about a model that does not run on one tensor; empty where that is unknown."""
+    missing = isinstance(failure, TypeError) and "missing" in str(failure)
+    return f". {ONE_INPUT}" if missing else ""
 
 
 def _first_line(error: Exception) -> str:
