@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 import transpike as tp
 from nets import NETS, Fn, captured
-from transpike.measure.cost import FP32_45NM, INT8_45NM, NOT_COUNTED, measure_cost, passes_counts
+from transpike.measure.activity import passes_counts
+from transpike.measure.cost import NOT_COUNTED, measure_cost
+from transpike.measure.energy import FP32_45NM, INT8_45NM
 
 
 def _network(name: str) -> tuple[tp.Network, tp.Calibration]:

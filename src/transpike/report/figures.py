@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from transpike.errors import ArgumentError
-from transpike.measure.cost import Cost, Energy
+from transpike.measure.cost import Cost
 from transpike.measure.diagnose import RATE_BINS, Diagnosis
+from transpike.measure.energy import Energy
 from transpike.measure.evaluate import Evaluation
 from transpike.measure.findings import PART_LABELS, PARTS
 
