@@ -38,6 +38,7 @@ def test_without_labels_the_agreement_is_stated() -> None:
     assert cost.quality.snn_accuracy is None and cost.quality.ann_accuracy is None
     assert 0 < cost.quality.agreement <= 1
     assert "at T=3: the networks agree in " in str(cost)
+    assert "40 predictions (no labels were given)" in str(cost)
 
 
 @pytest.mark.parametrize("labels", [torch.full((40,), 255), torch.rand(40), torch.zeros(40, 2)])
@@ -45,6 +46,22 @@ def test_labels_that_are_no_classes_give_no_accuracy(labels: torch.Tensor) -> No
     snn, x = _snn()
     quality = tp.measure_cost(snn, [(x, labels)], 3).quality
     assert quality is not None and quality.snn_accuracy is None
+    assert "(the labels are not class indices of the output)" in str(quality)
+
+
+def test_a_mask_is_read_as_evaluate_reads_it() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1)).eval()
+    x, masks = torch.randn(6, 1, 5, 5), torch.rand(6, 1, 5, 5).round()
+    snn = tp.convert(model, [x])
+    quality = tp.measure_cost(snn, [(x, masks)], 3).quality
+    result = tp.evaluate(snn, [(x, masks)], 3)
+    assert quality is not None and quality.predictions == result.n == 150
+    assert quality.snn_accuracy == result.accuracy[-1]
+    assert quality.ann_accuracy == result.ann_accuracy
+    assert quality.agreement == result.agreement[-1]
+    assert tp.measure_cost(snn, [x], 3).quality is None  # it may be a regression
+    assert tp.evaluate(snn, [(x, masks.bool())], 3).accuracy == result.accuracy
 
 
 def test_a_single_output_holds_no_classes() -> None:

@@ -18,6 +18,7 @@ from transpike.measure.intervals import ImageCounts
 from transpike.measure.intervals import Interval as Interval
 from transpike.measure.intervals import paired_interval as paired_interval
 from transpike.measure.intervals import wilson_interval as wilson_interval
+from transpike.measure.targets import target_problem, without_channel
 from transpike.simulation.early_stopping import EarlyStopping
 from transpike.simulation.engine.engine import Engine
 from transpike.simulation.engine.prepared import prepared
@@ -263,9 +264,10 @@ class _Tally:
         self.snn.network.check_input(x)
         ann = self._analog(x)
         ann_guess = prediction(ann, self.cut)
-        if ann.shape[1] == 1 and target.shape == ann.shape:
-            target = target.squeeze(1)  # masks with a channel axis
-        self._check_target(target, ann_guess, ann)
+        target = without_channel(target, ann)
+        problem = target_problem(target, ann)
+        if problem is not None:
+            raise DataError(problem)
         quantized = {t: self._quantized_right(x, target, t) for t in self.quantized}
         metrics = copy.deepcopy(self.metrics)
         images = ImageCounts.of(ann_guess == target, self.timesteps)
@@ -295,19 +297,6 @@ class _Tally:
             for part, truth in pairs
         )
         return sum(int((guess == truth).sum()) for guess, truth in guesses)
-
-    def _check_target(self, target: Tensor, guess: Tensor, output: Tensor) -> None:
-        if guess.shape != target.shape:
-            raise DataError(
-                f"target shape: needed {tuple(guess.shape)} for an output of shape "
-                f"{tuple(output.shape)}, got {tuple(target.shape)}."
-            )
-        classes = max(2, output.shape[1])
-        if not bool(((target >= 0) & (target < classes) & (target == target.floor())).all()):
-            raise DataError(
-                f"target: needed class indices 0..{classes - 1}, got values from "
-                f"{target.min().item()} to {target.max().item()}."
-            )
 
     def _simulated(
         self,

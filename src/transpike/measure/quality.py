@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from transpike.graph.network import Network
+from transpike.graph.outputs import cut_of, prediction
+from transpike.measure.targets import target_problem, without_channel
 
 
 @dataclass(frozen=True)
@@ -18,21 +20,23 @@ class Quality:
     Attributes:
         predictions: number of predictions; for dense prediction every pixel counts.
         agreement: fraction of predictions in which both networks agree.
-        snn_accuracy: fraction that the spiking network predicts right after T timesteps; None
-            where a batch has no class labels.
+        snn_accuracy: fraction of correct predictions of the spiking network after T timesteps;
+            None where a batch has no class labels.
         ann_accuracy: the same for the analog network.
+        unlabeled: why there is no accuracy, or None.
     """
 
     predictions: int
     agreement: float
     snn_accuracy: float | None
     ann_accuracy: float | None
+    unlabeled: str | None = None
 
     def __str__(self) -> str:
         """One sentence."""
         same = f"the networks agree in {100 * self.agreement:.2f} %"
         if self.snn_accuracy is None or self.ann_accuracy is None:
-            return f"{same} of {self.predictions:,} predictions (no labels given)"
+            return f"{same} of {self.predictions:,} predictions ({self.unlabeled})"
         return (
             f"accuracy: SNN {100 * self.snn_accuracy:.2f} %, ANN {100 * self.ann_accuracy:.2f} % "
             f"of {self.predictions:,} predictions; {same}"
@@ -40,32 +44,43 @@ class Quality:
 
 
 class QualityTally:
-    """Sums of right and equal predictions over batches."""
+    """Sums of correct and equal predictions over batches."""
 
     def __init__(self, network: Network) -> None:
-        self.network = network
-        self.labeled = self.classifies = True
+        self.network, self.cut = network, cut_of(network)
+        self.classifies = True
+        self.unlabeled: str | None = None
         self.predictions = self.equal = self.snn_right = self.ann_right = 0
 
     def add(self, x: Tensor, labels: Any, output: Any) -> None:
         """Add samples.
 
+        An output with one channel counts as a mask only if the labels are those of a mask. Without
+        labels nothing tells a mask from a regression.
+
         Args:
             x: input (B, ...).
             labels: class indices (B, ...), or None.
-            output: of the spiking network at T alone, (1, B, C, ...).
+            output: output of the spiking network at T alone, (1, B, C, ...).
         """
-        if not isinstance(output, Tensor) or output.ndim < 3 or output.shape[2] < 2:
-            self.classifies = False  # nothing to take the largest class of
+        if not isinstance(output, Tensor) or output.ndim < 3:
+            self.classifies = False
+            return
+        spiking = output[0]
+        if isinstance(labels, Tensor):
+            labels = without_channel(labels.to(spiking.device), spiking)
+        problem = target_problem(labels, spiking)
+        if problem is not None and spiking.shape[1] == 1:
+            self.classifies = False
             return
         with torch.inference_mode():
-            snn, ann = output[0].argmax(dim=1), self.network(x).argmax(dim=1)
+            snn, ann = (prediction(one, self.cut) for one in (spiking, self.network(x)))
         self.predictions += snn.numel()
         self.equal += int((snn == ann).sum())
-        if not _are_classes(labels, snn, output.shape[2]):
-            self.labeled = False
+        if problem is not None:
+            given = "the labels are not class indices of the output"
+            self.unlabeled = "no labels were given" if labels is None else given
             return
-        labels = labels.to(snn.device)
         self.snn_right += int((snn == labels).sum())
         self.ann_right += int((ann == labels).sum())
 
@@ -74,11 +89,9 @@ class QualityTally:
         if not self.classifies or not self.predictions:
             return None
         n = self.predictions
-        right = (self.snn_right / n, self.ann_right / n) if self.labeled else (None, None)
-        return Quality(n, self.equal / n, *right)
+        if self.unlabeled is not None:
+            return Quality(n, self.equal / n, None, None, self.unlabeled)
+        return Quality(n, self.equal / n, self.snn_right / n, self.ann_right / n)
 
 
-def _are_classes(labels: Any, guess: Tensor, classes: int) -> bool:
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        return False
-    return labels.shape == guess.shape and bool(((labels >= 0) & (labels < classes)).all())
+__all__ = ["Quality", "QualityTally"]
