@@ -20,6 +20,7 @@ import numpy as np
 from transpike.errors import ArgumentError, FileError
 from transpike.report import charts, segmentation, text
 from transpike.report.charts import Chart
+from transpike.report.mask_scores import mask_scores
 from transpike.report.png import data_link, png_link
 from transpike.report.read import Found, Results
 from transpike.report.read import read_results as read_results
@@ -27,6 +28,7 @@ from transpike.report.samples import Samples as Samples
 from transpike.report.samples import join_samples as join_samples
 from transpike.report.samples import read_samples as read_samples
 from transpike.report.samples import record_samples as record_samples
+from transpike.report.settings import settings_tables
 
 _MOST_CLASSES = 30  # of a confusion table; the rest are put together
 _SHOWN_CLASSES = 20  # where there are more
@@ -78,7 +80,7 @@ def _page(results: Results, title: str | None) -> str:
         plotly=Markup(get_plotlyjs()),
         data=_page_data(sections),
         downloads=[_download(found) for found in results.files],
-        settings=text.settings_tables(results),
+        settings=settings_tables(results),
         **sections,
     )
 
@@ -165,7 +167,7 @@ def _segmentation(number: int, found: Found) -> dict[str, Any]:
 
 def _masks(number: int, name: str, samples: Samples) -> dict[str, Any]:
     """Images with their masks, as pictures the page lays over each other."""
-    scores = charts.mask_scores(samples)
+    scores = mask_scores(samples)
     images = []
     for k, values in enumerate(scores["images"]):
         images.append(

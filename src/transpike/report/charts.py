@@ -1,4 +1,7 @@
-"""Charts as data for Plotly; colors are names that the page replaces by those of its theme."""
+"""Charts as data for Plotly.
+
+A color is a name such as `@ink`. The page replaces it by the color of its theme.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from transpike.measure.evaluate import curve_points
 from transpike.measure.findings import PART_LABELS, PARTS
-from transpike.report.kinds import first_output
+from transpike.report.kinds import first_output, intervals_over
+from transpike.report.mask_scores import FEWEST_IMAGES
 from transpike.report.read import Evaluated
 from transpike.report.samples import Samples
 from transpike.report.text import (
@@ -21,18 +23,20 @@ from transpike.report.text import (
     metric_names,
     metric_of_ann,
     metric_values,
+    quality_sentence,
 )
 
 _PERCENT = 100.0
-SERIES = 8  # colors of the page's theme, @1 to @8
+SERIES = 8  # the theme of the page has the colors @1 to @8 for curves
 _DASHES = ("solid", "dash", "dot", "dashdot")
 INK, _MUTED, _GRID, _CLEAR = "@ink", "@muted", "@grid", "rgba(0,0,0,0)"
-_ROW_PIXELS = 22  # of a site
+_ROW_PIXELS = 22  # height of the row of a site
 _LEGEND_ROW_PIXELS = 24
-_LEGEND_COLUMNS = 38  # characters
+_LEGEND_COLUMNS = 38  # characters in a line of the legend
 _CURVE_PIXELS = 420
-_MANY = 3  # more curves than this begin without their quantized ANNs and intervals
-_SMALLEST_ERROR = 1e-3  # rms; parts that are smaller at every site are left out
+_MANY = 3  # more curves than this have error bars, and their quantized ANNs begin hidden
+_DODGE = 1.012  # factor on the time axis between the error bars of two curves
+_SMALLEST_ERROR = 1e-3  # a part whose rms is smaller at every site is left out
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,11 @@ class Chart:
     """One chart.
 
     Attributes:
-        name: unique on the page.
+        name: name of the chart; no two charts of a page have the same.
         caption: what it shows, with n.
-        data: Plotly's traces.
-        layout: Plotly's layout.
-        height: pixels.
+        data: traces of Plotly.
+        layout: layout of Plotly.
+        height: height in pixels.
     """
 
     name: str
@@ -59,34 +63,76 @@ class Chart:
 
 
 def accuracy_chart(evaluations: Sequence[Evaluated]) -> Chart:
-    """Accuracy against timesteps: every curve with its 95 % band, quantized ANN and ANN."""
+    """Accuracy against timesteps: curves with intervals, quantized ANNs and analog networks."""
     data: list[dict[str, Any]] = []
-    lines: dict[tuple[float, int], None] = {}
-    few = len(evaluations) <= _MANY
     for number, one in enumerate(evaluations):
-        data += _curve(number, one, few)
-        lines[(one.content["ann_accuracy"], one.content["n"])] = None
+        data += _curve(number, one, len(evaluations))
     longest = max(one.content["timesteps"] for one in evaluations)
-    times = list(range(1, longest + 1))
-    for accuracy, n in lines:
-        share = _PERCENT * accuracy
-        name = f"ANN {share:.2f} %" + (f", n = {n:,}" if len(lines) > 1 else "")
-        data.append(line(name, times, [share] * longest, INK, "dash", ""))
-    sizes = " or ".join(f"{size:,}" for size in sorted({size for _, size in lines}))
-    caption = (
-        f"Accuracy after t timesteps, n = {sizes}. Bands: 95 % Wilson intervals; circles: the "
-        "quantized ANN, the analog network with K·t activation levels (with differential coding, "
-        "its own number of levels); dashed: the analog network."
-    )
-    if not few:
-        caption += " Intervals and quantized ANNs begin hidden: click their entry of the legend."
+    data += _ann_lines(evaluations, list(range(1, longest + 1)))
     rows = len(data) - sum(not trace.get("showlegend", True) for trace in data)
     layout = _layout(time_axis(longest), {"title": {"text": "accuracy, %"}}, rows)
-    return Chart("accuracy", caption, data, layout, _CURVE_PIXELS + _LEGEND_ROW_PIXELS * rows)
+    height = _CURVE_PIXELS + _LEGEND_ROW_PIXELS * rows
+    return Chart("accuracy", _accuracy_caption(evaluations), data, layout, height)
+
+
+def _accuracy_caption(evaluations: Sequence[Evaluated]) -> str:
+    sizes = sorted({one.content["n"] for one in evaluations})
+    kinds = {intervals_over(one.content) for one in evaluations}
+    many = len(evaluations) > _MANY
+    drawn = "Error bars" if many else "Bands"
+    sentences = [f"Accuracy after t timesteps, n = {_listed(sizes, 'or')}."]
+    if "samples" in kinds:
+        sentences.append(f"{drawn} are 95 % Wilson intervals over the samples.")
+    if "images" in kinds:
+        sentences.append(
+            f"{drawn} of pixel accuracies are 95 % intervals over the images, because the pixels "
+            "of one image are not independent."
+        )
+    if None in kinds:
+        sentences.append(
+            "A pixel accuracy without an interval comes from a file of an earlier version. An "
+            "interval over pixels would be too narrow, because the pixels of one image are not "
+            "independent. Evaluate again to get an interval over the images."
+        )
+    sentences.append(
+        "Circles are the quantized ANN, the analog network with K·t activation levels (with "
+        "differential coding, with its own levels). Dashed lines are the analog network."
+    )
+    if many:
+        sentences.append("The circles begin hidden: click their entry in the legend.")
+    return " ".join(sentences)
+
+
+def _listed(values: Sequence[int], word: str) -> str:
+    """Numbers as a list in a sentence."""
+    texts = [f"{value:,}" for value in values]
+    return f" {word} ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def _ann_lines(evaluations: Sequence[Evaluated], times: Sequence[int]) -> list[dict[str, Any]]:
+    """One dashed line for every accuracy of an analog network that differs as it is shown."""
+    values: dict[str, float] = {}
+    sizes: dict[str, set[int]] = {}
+    models: dict[str, set[str]] = {}
+    for one in evaluations:
+        share = _PERCENT * one.content["ann_accuracy"]
+        shown = f"{share:.2f} %"
+        values.setdefault(shown, share)
+        sizes.setdefault(shown, set()).add(one.content["n"])
+        models.setdefault(shown, set()).add(str(one.content.get("model") or "the network"))
+    several = len(values) > 1
+    differ = len(set().union(*models.values())) > 1
+    lines = []
+    for shown, share in values.items():
+        whose = f" of {', '.join(sorted(models[shown]))}" if several and differ else ""
+        count = f", n = {_listed(sorted(sizes[shown]), 'and')}" if several else ""
+        name = f"ANN{whose}: {shown}{count}"
+        lines.append(line(name, times, [share] * len(times), INK, "dash", ""))
+    return lines
 
 
 def metric_chart(evaluations: Iterable[Evaluated]) -> Chart | None:
-    """Further metrics against timesteps, or None where there are none."""
+    """Further metrics against timesteps; None if there are none."""
     data: list[dict[str, Any]] = []
     longest = 1
     for one in evaluations:
@@ -103,31 +149,43 @@ def metric_chart(evaluations: Iterable[Evaluated]) -> Chart | None:
             data.append(line(f"{label}, ANN", times, level, series(number), "dash", ": %{y:.4f}"))
     if not data:
         return None
-    caption = "Metrics after t timesteps; dashed: the analog network."
+    caption = (
+        "Metrics after t timesteps. Dashed lines are the analog network. No interval is drawn, "
+        "because the file holds each metric of all samples together and not of each one."
+    )
     layout = _layout(time_axis(longest), {"title": {"text": "metric"}}, len(data))
     height = _CURVE_PIXELS + _LEGEND_ROW_PIXELS * len(data)
     return Chart("metric", caption, data, layout, height)
 
 
 def mask_chart(name: str, samples: Samples, scores: Mapping[str, Any]) -> Chart:
-    """F1 of recorded slices against timesteps."""
+    """F1 of recorded images against timesteps."""
     times = list(samples.timesteps)
+    hover = ": %{y:.4f}"
+    ann = [scores["f1_ann"]] * len(times)
     data = [
-        line("SNN against the labels", times, scores["f1"], series(0), "solid", ": %{y:.4f}"),
-        line("SNN against the ANN", times, scores["f1_to_ann"], series(1), "dot", ": %{y:.4f}"),
-        line(
-            "ANN against the labels",
-            times,
-            [scores["f1_ann"]] * len(times),
-            INK,
-            "dash",
-            ": %{y:.4f}",
-        ),
+        line("SNN against the labels", times, scores["f1"], series(0), "solid", hover),
+        line("SNN against the ANN", times, scores["f1_to_ann"], series(1), "dot", hover),
+        line("ANN against the labels", times, ann, INK, "dash", hover),
     ]
     if len(times) <= 2 * SERIES:
         for trace in data[:2]:
             trace["mode"] = "lines+markers"
     caption = f"F1 over all pixels of the {len(samples)} recorded images, after t timesteps."
+    pairs = scores["f1_interval"]
+    if all(pair is not None for pair in pairs):
+        low, high = ([pair[side] for pair in pairs] for side in (0, 1))
+        data[0]["legendgroup"] = "labels"
+        data.insert(0, _band(times, low, high, series(0), "labels"))
+        caption += (
+            " The band is a 95 % interval from a bootstrap over the images, because the pixels of "
+            "one image are not independent."
+        )
+    elif len(samples) < FEWEST_IMAGES:
+        caption += (
+            f" No interval is drawn: pixels of one image are not independent, and fewer than "
+            f"{FEWEST_IMAGES} images say too little about other images."
+        )
     return f1_chart(name, caption, data, time_axis(times[-1]))
 
 
@@ -141,7 +199,7 @@ def f1_chart(
 
 
 def error_chart(name: str, content: Mapping[str, Any]) -> Chart:
-    """The error of every site in its parts."""
+    """The parts of the error of every site."""
     sites = content["sites"]
     places = [html.escape(site["name"], quote=False) for site in sites]
     data: list[dict[str, Any]] = []
@@ -173,9 +231,9 @@ def error_chart(name: str, content: Mapping[str, Any]) -> Chart:
         }
     )
     caption = (
-        "Mean squared error of every site in its parts, in % of the mean squared activation, "
-        f"n = {content['n']:,}. Parts go together or cancel, so that the whole error can be more "
-        "or less than their sum."
+        "Parts of the mean squared error of every site, in % of the mean squared activation, "
+        f"n = {content['n']:,}. Two parts can add up or cancel each other, so the whole error can "
+        "be larger or smaller than the sum of the parts."
     )
     axis = {"title": {"text": "squared error, %"}}
     layout = {**_layout(axis, _site_axis(), len(data)), "barmode": "stack", "hovermode": "closest"}
@@ -209,7 +267,8 @@ def rates_chart(name: str, content: Mapping[str, Any]) -> Chart:
         },
     }
     caption = (
-        "Share of neurons by firing rate: silent, or a mean count up to so much of K per timestep."
+        "Share of neurons by firing rate. A column holds the neurons whose mean count per timestep "
+        "is at most this share of K; silent neurons never fire."
     )
     axis = {"title": {"text": "firing rate / K"}, "type": "category", "showgrid": False}
     layout = _layout(axis, _site_axis(), 0)
@@ -218,7 +277,7 @@ def rates_chart(name: str, content: Mapping[str, Any]) -> Chart:
 
 
 def energy_chart(name: str, content: Mapping[str, Any]) -> Chart:
-    """Energy of the networks over that of the analog one."""
+    """Energy of each network divided by that of the analog one."""
     rows = [row for row in content["energy"] if row["ann_pj"]]
     kinds = (("SNN", "snn_pj"), ("bit-matched ANN", "quantized_ann_pj"), ("ANN", "ann_pj"))
     data: list[dict[str, Any]] = [
@@ -239,74 +298,54 @@ def energy_chart(name: str, content: Mapping[str, Any]) -> Chart:
         for (label, kind), color in zip(kinds, (series(0), _MUTED, INK), strict=True)
     ]
     caption = (
-        f"Estimated energy of one inference, over the analog network's; T = {content['timesteps']}."
+        f"Estimated energy of one inference at T = {content['timesteps']}, divided by that of the "
+        f"analog network.{quality_sentence(content)}"
     )
-    layout = _layout({"type": "category"}, {"title": {"text": "energy / ANN's"}}, len(data))
+    layout = _layout(
+        {"type": "category"}, {"title": {"text": "energy / energy of the ANN"}}, len(data)
+    )
     layout |= {"barmode": "group", "hovermode": "closest"}
     return Chart(name, caption, data, layout, _CURVE_PIXELS)
 
 
-def mask_scores(samples: Samples) -> dict[str, Any]:
-    """F1 over all pixels at every recorded timestep, and true and false pixels image by image."""
-    label, ann = samples.label > 0, samples.ann > 0
-    spiking = [one > 0 for one in samples.snn]
-    return {
-        "f1": [_f1(counts(one, label)) for one in spiking],
-        "f1_to_ann": [_f1(counts(one, ann)) for one in spiking],
-        "f1_ann": _f1(counts(ann, label)),
-        "images": [
-            {
-                "ann": score(counts(ann[k], label[k])),
-                "snn": [score(counts(one[k], label[k])) for one in spiking],
-            }
-            for k in range(len(samples))
-        ],
-    }
-
-
-def counts(guess: Any, truth: Any) -> tuple[int, int, int]:
-    """True positive, false positive and false negative pixels."""
-    return (
-        int(np.sum(guess & truth)),
-        int(np.sum(guess & ~truth)),
-        int(np.sum(~guess & truth)),
-    )
-
-
-def score(pixels: tuple[int, int, int]) -> dict[str, Any]:
-    """The pixels with F1 and the Jaccard index; None where there is nothing to find."""
-    right, wrong, missed = pixels
-    whole = right + wrong + missed
-    return {
-        "tp": right,
-        "fp": wrong,
-        "fn": missed,
-        "f1": _f1(pixels),
-        "jaccard": right / whole if whole else None,
-    }
-
-
-def _f1(pixels: tuple[int, int, int]) -> float | None:
-    right, wrong, missed = pixels
-    whole = 2 * right + wrong + missed
-    return 2 * right / whole if whole else None
-
-
 def finite(value: Any) -> Any:
-    """The number, or None where JSON has no form for it."""
+    """The number; None if JSON cannot express it."""
     return value if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
-def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
-    """Band, line and quantized ANN of one evaluation."""
+def _curve(number: int, one: Evaluated, curves: int) -> list[dict[str, Any]]:
+    """Interval, line and quantized ANN of one evaluation; the interval is left out if unknown."""
     e = one.content
     first = first_output(e)
     times = list(range(first, e["timesteps"] + 1))
     color, dash = series(number), _DASHES[number // SERIES % len(_DASHES)]
-    low = [_PERCENT * pair[0] for pair in e["accuracy_interval"][first - 1 :]]
-    high = [_PERCENT * pair[1] for pair in e["accuracy_interval"][first - 1 :]]
-    group = f"curve{number}"
-    band: dict[str, Any] = {
+    values = [_PERCENT * value for value in e["accuracy"][first - 1 :]]
+    curve = line(one.name, times, values, color, dash, ": %{y:.2f} %")
+    traces = [curve]
+    if intervals_over(e) is not None:
+        low, high = (
+            [_PERCENT * pair[side] for pair in e["accuracy_interval"][first - 1 :]]
+            for side in (0, 1)
+        )
+        hover = ": %{y:.2f} % [%{customdata[0]:.2f}, %{customdata[1]:.2f}]"
+        traces = [line(one.name, times, values, color, dash, hover)]
+        curve = traces[0]
+        curve["customdata"] = list(zip(low, high, strict=True))
+        if curves <= _MANY:
+            traces.insert(0, _band(times, low, high, color, f"curve{number}"))
+        else:
+            traces.insert(0, _error_bars(e, low, high, number, curves))
+    curve["legendgroup"] = f"curve{number}"
+    if len(times) == 1:
+        curve["mode"] = "markers"
+    return [*traces, _quantized(number, one, curves)]
+
+
+def _band(
+    times: Sequence[int], low: Sequence[float], high: Sequence[float], color: str, group: str
+) -> dict[str, Any]:
+    """The area between two curves."""
+    return {
         "type": "scatter",
         "mode": "lines",
         "x": [*times, *reversed(times)],
@@ -318,35 +357,64 @@ def _curve(number: int, one: Evaluated, few: bool) -> list[dict[str, Any]]:
         "showlegend": False,
         "legendgroup": group,
     }
-    hover = ": %{y:.2f} % [%{customdata[0]:.2f}, %{customdata[1]:.2f}]"
-    values = [_PERCENT * value for value in e["accuracy"][first - 1 :]]
-    curve = line(one.name, times, values, color, dash, hover)
-    curve |= {"customdata": list(zip(low, high, strict=True)), "legendgroup": group}
-    if len(times) == 1:
-        curve["mode"] = "markers"
+
+
+def _error_bars(
+    e: Mapping[str, Any], low: Sequence[float], high: Sequence[float], number: int, curves: int
+) -> dict[str, Any]:
+    """Intervals at t = 1, 2, 4, ... and T, side by side; bands of many curves would overlap."""
+    first = first_output(e)
     points = curve_points(e["timesteps"], first)
-    quantized: dict[str, Any] = {
+    places = [t - first for t in points]
+    values = [_PERCENT * e["accuracy"][t - 1] for t in points]
+    shift = _DODGE ** (number - (curves - 1) / 2)
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "95 % intervals",
+        "x": [t * shift for t in points],
+        "y": values,
+        "marker": {"color": series(number), "size": 3},
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": [high[k] - value for k, value in zip(places, values, strict=True)],
+            "arrayminus": [value - low[k] for k, value in zip(places, values, strict=True)],
+            "color": series(number),
+            "thickness": 1.5,
+            "width": 3,
+        },
+        "hoverinfo": "skip",
+        "legendgroup": "intervals",
+        "showlegend": number == 0,
+    }
+
+
+def _quantized(number: int, one: Evaluated, curves: int) -> dict[str, Any]:
+    """The quantized ANN of one evaluation; of many curves all of them share a legend entry."""
+    points = curve_points(one.content["timesteps"], first_output(one.content))
+    found: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers",
         "name": _legend_name(f"{one.name}: quantized ANN"),
         "x": points,
-        "y": [_PERCENT * e["quantized"][str(t)] for t in points],
-        "marker": {"color": color, "symbol": "circle-open", "size": 9, "line": {"width": 2}},
+        "y": [_PERCENT * one.content["quantized"][str(t)] for t in points],
+        "marker": {
+            "color": series(number),
+            "symbol": "circle-open",
+            "size": 9,
+            "line": {"width": 2},
+        },
         "hovertemplate": "quantized ANN %{y:.2f} %<extra></extra>",
     }
-    if not few:  # one entry of the legend shows and hides them for all curves
-        hidden: dict[str, Any] = {
-            "legendgroup": "intervals",
+    if curves > _MANY:
+        found |= {
+            "legendgroup": "quantized",
             "visible": "legendonly",
-            "showlegend": False,
-        }
-        band |= hidden
-        quantized |= {
-            **hidden,
-            "name": "all intervals and quantized ANNs",
+            "name": "all quantized ANNs",
             "showlegend": number == 0,
         }
-    return [band, curve, quantized]
+    return found
 
 
 def line(
@@ -364,7 +432,7 @@ def line(
 
 
 def _legend_name(name: str) -> str:
-    """The name in lines that fit a narrow screen; Plotly reads a little markup in it."""
+    """The name in lines that fit a narrow screen, escaped, because Plotly reads some markup."""
     return "<br>".join(
         html.escape(line, quote=False) for line in textwrap.wrap(name, _LEGEND_COLUMNS)
     )
@@ -375,7 +443,7 @@ def series(number: int) -> str:
 
 
 def time_axis(timesteps: int) -> dict[str, Any]:
-    """Timesteps, every doubling one step."""
+    """Timesteps on a logarithmic axis, where every doubling is one step."""
     ticks = curve_points(timesteps)
     return {
         "type": "log",

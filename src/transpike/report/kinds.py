@@ -73,6 +73,18 @@ def first_output(evaluation: Mapping[str, Any]) -> Any:
     return evaluation.get("first_output", 1)
 
 
+def intervals_over(evaluation: Mapping[str, Any]) -> str | None:
+    """What the intervals of an evaluation take for independent: "samples" or "images".
+
+    None for pixel accuracies of earlier versions. Their intervals took pixels for independent and
+    are not shown, because they are too narrow.
+    """
+    found = evaluation.get("intervals_over")
+    if found is None:
+        return "samples" if evaluation["n"] == evaluation["samples"] else None
+    return str(found)
+
+
 def _evaluation_problem(content: Mapping[str, Any]) -> str | None:
     timesteps = content["timesteps"]
     if not isinstance(timesteps, int) or timesteps < 1:
@@ -215,4 +227,4 @@ _PROBLEMS: Mapping[Kind, Callable[[Mapping[str, Any]], str | None]] = {
     "segmentation": _segmentation_problem,
 }
 
-__all__ = ["Kind", "first_output", "kind_of", "problem_of"]
+__all__ = ["Kind", "first_output", "intervals_over", "kind_of", "problem_of"]

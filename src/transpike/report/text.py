@@ -1,4 +1,4 @@
-"""Results in sentences and tables."""
+"""Sentences and tables of the report."""
 
 from __future__ import annotations
 
@@ -9,21 +9,13 @@ from typing import Any
 
 from transpike.measure.evaluate import curve_points
 from transpike.measure.findings import PART_LABELS, PARTS, verdict
-from transpike.report.kinds import first_output
-from transpike.report.read import (
-    Evaluated,
-    Found,
-    Results,
-    curves,
-    neuron_name,
-    plain_settings,
-)
+from transpike.report.kinds import first_output, intervals_over
+from transpike.report.read import Evaluated, neuron_name, plain_settings
 from transpike.report.samples import Samples
 
 _PICO_PER_MICRO = 1e6
-_TRIALS = 8  # of a tuning, as many as `transpike tune` prints
+_TRIALS = 8  # rows of the table of a tuning, as many as `transpike tune` prints
 _NONE = "–"
-_LONG = 8  # entries of a mapping from which on it is one row of the settings
 _QUANTIZED_NOTE = (
     "The quantized ANN is the analog network with K·t activation levels (with differential coding, "
     "its own number of levels). It is a reference, not an upper bound."
@@ -47,9 +39,9 @@ class Table:
     """A table.
 
     Attributes:
-        caption: says what it is, with n.
-        header: of the columns; the first column names the row.
-        rows: cells as text.
+        caption: what the table shows, with n.
+        header: names of the columns; the first column names the rows.
+        rows: the cells as text.
     """
 
     caption: str
@@ -82,7 +74,7 @@ def _points(pair: Any) -> str:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number with thousands apart; whole ones without a fraction."""
+    """A number with commas between thousands; a whole number has no fraction."""
     if _missing(value):
         return _NONE
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
@@ -95,47 +87,79 @@ def _missing(value: Any) -> bool:
 def summaries(evaluations: Iterable[Evaluated]) -> list[Paragraphs]:
     """What was measured, in sentences; one entry per curve."""
     return [
-        Paragraphs(one.name, tuple(sentence for sentence in _sentences(one.content) if sentence))
-        for one in evaluations
+        Paragraphs(one.name, tuple(filter(None, _sentences(one.content)))) for one in evaluations
     ]
 
 
 def _sentences(e: Mapping[str, Any]) -> list[str]:
-    timesteps, count = e["timesteps"], e["max_count"]
-    levels = f"T = {timesteps} timesteps, at most K = {count} spikes per neuron and timestep"
-    neuron = neuron_name(plain_settings(e))
-    what = str(e.get("model") or "The network")
-    where = f" on {e['data']}" if e.get("data") else ""
-    quantized = e["quantized"][str(timesteps)]
-    things = _things(e)
+    timesteps = e["timesteps"]
     return [
-        f"{what}{where}, converted{f' with the neuron “{neuron}”' if neuron else ''}: {levels}.",
-        f"At T = {timesteps} the spiking network is right on {percent(e['accuracy'][-1])} "
-        f"(95 % interval {interval(e['accuracy_interval'][-1])}) and the analog network on "
-        f"{percent(e['ann_accuracy'])} ({interval(e['ann_accuracy_interval'])}), n = {things}.",
-        f"The loss is {100 * e['loss'][-1]:.2f} points (paired 95 % interval "
-        f"{_points(e['loss_interval'][-1])}); {percent(e['agreement'][-1])} of the predictions "
-        "are those of the analog network.",
-        f"The quantized ANN at T is right on {percent(quantized)}. {_QUANTIZED_NOTE}",
-        f"A neuron sends {number(float(e['spikes_per_neuron'][-1]))} spikes on average over all "
-        f"{timesteps} timesteps ({number(e['neurons'])} neurons).",
+        _network_sentence(e),
+        *_accuracy_sentences(e),
+        f"At T the quantized ANN is right on {percent(e['quantized'][str(timesteps)])}. "
+        f"{_QUANTIZED_NOTE}",
+        f"The network has {number(e['neurons'])} neurons. A neuron sends "
+        f"{number(float(e['spikes_per_neuron'][-1]))} spikes on average in all {timesteps} "
+        "timesteps together.",
         _metric_sentence(e),
         _calibration_sentence(e),
         _stopping_sentence(e),
-        "The run was interrupted: everything holds for the samples that were finished."
+        "The run was interrupted. All numbers are those of the finished samples."
         if e.get("interrupted")
         else "",
     ]
 
 
+def _network_sentence(e: Mapping[str, Any]) -> str:
+    what = str(e.get("model") or "The network")
+    neuron = neuron_name(plain_settings(e))
+    how = f" with the neuron “{neuron}”" if neuron else ""
+    where = f" and evaluated on {e['data']}" if e.get("data") else ""
+    return (
+        f"{what} was converted{how}{where}. It ran for T = {e['timesteps']} timesteps with at most "
+        f"K = {e['max_count']} spikes per neuron and timestep."
+    )
+
+
+def _accuracy_sentences(e: Mapping[str, Any]) -> list[str]:
+    over = intervals_over(e)
+    pairs = ("accuracy_interval", "ann_accuracy_interval", "loss_interval")
+    spiking, ann, loss = "", "", ""
+    if over is not None:
+        spiking, ann = (
+            f" (95 % interval {interval(pair)})" for pair in (e[pairs[0]][-1], e[pairs[1]])
+        )
+        loss = f" (95 % interval {_points(e[pairs[2]][-1])})"
+    found = [
+        f"At T = {e['timesteps']} the spiking network is right on "
+        f"{percent(e['accuracy'][-1])}{spiking} and the analog network on "
+        f"{percent(e['ann_accuracy'])}{ann}, n = {_things(e)}.",
+        f"The loss is {100 * e['loss'][-1]:.2f} points{loss}. The two networks agree in "
+        f"{percent(e['agreement'][-1])} of the predictions.",
+    ]
+    if over == "images":
+        found.append(
+            "The intervals are over the images, because the pixels of one image are not "
+            "independent."
+        )
+    if over is None:
+        found.append(
+            "No interval is given: the file comes from an earlier version, whose intervals over "
+            "pixels are too narrow. Evaluate again to get intervals over the images."
+        )
+    return found
+
+
 def _things(e: Mapping[str, Any]) -> str:
-    """How many, with the unit; pixels of one image are not independent."""
+    """The number of predictions with its unit."""
     if e["n"] == e["samples"]:
         return f"{number(e['n'])} samples"
-    return (
-        f"{number(e['n'])} pixels of {number(e['samples'])} images (pixels of one image are not "
-        "independent, so the intervals are too narrow)"
-    )
+    return f"{number(e['n'])} pixels of {number(e['samples'])} images"
+
+
+def _shown_interval(e: Mapping[str, Any], t: int) -> str:
+    """The interval of the accuracy at t, if it can be shown."""
+    return _NONE if intervals_over(e) is None else interval(e["accuracy_interval"][t - 1])
 
 
 def _metric_sentence(e: Mapping[str, Any]) -> str:
@@ -153,26 +177,29 @@ def _calibration_sentence(e: Mapping[str, Any]) -> str:
     if isinstance(used, dict):
         where = f"{used.get('split', '')} part of {used.get('data', '')}".strip()
         return (
-            f"Calibrated on {number(used.get('n'))} inputs of the {where} (seed "
-            f"{used.get('seed')})."
+            f"The thresholds were calibrated on {number(used.get('n'))} inputs of the {where} "
+            f"(seed {used.get('seed')})."
         )
     if isinstance(used, str):
-        return f"Calibrated on {used}."
+        return f"The thresholds were calibrated on {used}."
     n = plain_settings(e).get("calibration_n")
-    return "" if n is None else f"Calibrated on {number(n)} inputs, before the network was saved."
+    if n is None:
+        return ""
+    return f"The thresholds were calibrated on {number(n)} inputs before the network was saved."
 
 
 def _stopping_sentence(e: Mapping[str, Any]) -> str:
     if e.get("decided_timesteps") is None:
         return ""
     return (
-        f"With early stopping an output is settled after {number(e['decided_timesteps'][-1], 2)} "
-        f"timesteps; {number(e.get('computed_timesteps'), 2)} are computed (means over samples)."
+        f"With early stopping a prediction is made after {number(e['decided_timesteps'][-1], 2)} "
+        f"timesteps on average, and {number(e.get('computed_timesteps'), 2)} timesteps are "
+        "computed on average."
     )
 
 
 def metric_names(e: Mapping[str, Any]) -> list[str]:
-    """Names of the metrics an evaluation holds at every timestep; whole numbers are counts."""
+    """Names of the metrics at every timestep; whole numbers are counts and no metrics."""
     values = e.get("metric")
     if not isinstance(values, list) or len(values) != e["timesteps"]:
         return []
@@ -183,7 +210,7 @@ def metric_names(e: Mapping[str, Any]) -> list[str]:
 
 
 def metric_label(name: str) -> str:
-    """What tables and charts call a metric."""
+    """Name of a metric in tables and charts."""
     return {"f1": "F1", "jaccard": "Jaccard index"}.get(name, name)
 
 
@@ -193,7 +220,7 @@ def metric_values(e: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def metric_of_ann(e: Mapping[str, Any], name: str) -> Any:
-    """The same of the analog network."""
+    """A metric of the analog network."""
     value = e.get("ann_metric")
     return value.get(name) if isinstance(value, dict) else value
 
@@ -210,7 +237,7 @@ def methods_table(evaluations: Iterable[Evaluated]) -> Table:
                 last,
                 number(e["max_count"]),
                 percent(e["accuracy"][-1]),
-                interval(e["accuracy_interval"][-1]),
+                _shown_interval(e, e["timesteps"]),
                 percent(e["ann_accuracy"]),
                 f"{100 * e['loss'][-1]:.2f}",
                 percent(e["agreement"][-1]),
@@ -227,7 +254,7 @@ def methods_table(evaluations: Iterable[Evaluated]) -> Table:
 
 
 def curve_table(one: Evaluated) -> Table:
-    """One curve in numbers, at t = 1, 2, 4, ... and T, from the first output on."""
+    """One curve in numbers at t = 1, 2, 4, ... and T; it begins with the first output."""
     e = one.content
     rows = []
     names = metric_names(e)
@@ -237,7 +264,7 @@ def curve_table(one: Evaluated) -> Table:
             (
                 str(t),
                 percent(e["accuracy"][t - 1]),
-                interval(e["accuracy_interval"][t - 1]),
+                _shown_interval(e, t),
                 f"{100 * e['loss'][t - 1]:.2f}",
                 percent(e["agreement"][t - 1]),
                 percent(e["quantized"][str(t)]),
@@ -254,7 +281,7 @@ def curve_table(one: Evaluated) -> Table:
 
 
 def _mask_agreement(e: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Scores of the masks against the analog network's at t = 1..T, empty where there are none."""
+    """Scores of the masks against those of the analog network at t = 1..T, if there are any."""
     values = e.get("mask_agreement")
     if not isinstance(values, list) or len(values) != e["timesteps"]:
         return []
@@ -285,19 +312,21 @@ def diagnosis_table(content: Mapping[str, Any]) -> Table:
         )
     header = ("site", "K", "correlation", "error", *PART_LABELS.values(), "dead", "saturated")
     caption = (
-        f"Errors as rms over the rms of the analog activation, n = {number(content['n'])}; dead "
-        "and saturated: channels."
+        "Each error is the root mean square (rms) of the error, divided by the rms of the analog "
+        f"activation, n = {number(content['n'])}. The last two columns count channels."
     )
     return Table(caption, header, tuple(rows))
 
 
 def rates_table(content: Mapping[str, Any]) -> Table:
-    """Shares of neurons by firing rate."""
+    """Share of neurons with each firing rate."""
     sites = content["sites"]
     bins = len(sites[0]["firing_rates"]) - 1
     header = ("site", "silent", *(f"to {(k + 1) / bins:.1f}" for k in range(bins)))
     rows = [(site["name"], *(percent(rate, 1) for rate in site["firing_rates"])) for site in sites]
-    return Table("Share of neurons by firing rate over K.", header, tuple(rows))
+    return Table(
+        "Share of neurons by their firing rate, given as a share of K.", header, tuple(rows)
+    )
 
 
 def mask_table(samples: Samples, scores: Mapping[str, Any]) -> Table:
@@ -307,8 +336,8 @@ def mask_table(samples: Samples, scores: Mapping[str, Any]) -> Table:
         for k, t in enumerate(samples.timesteps)
     ]
     caption = (
-        f"F1 over all pixels of the {len(samples)} recorded images; the analog network has "
-        f"{number(scores['f1_ann'], 4)}."
+        f"F1 over all pixels of the {len(samples)} recorded images. The analog network has F1 "
+        f"{number(scores['f1_ann'], 4)} against the labels."
     )
     return Table(caption, ("t", "SNN against the labels", "SNN against the ANN"), tuple(rows))
 
@@ -327,11 +356,11 @@ def energy_table(content: Mapping[str, Any]) -> Table:
         ]
         rows.append((row["table"], *values, *ratios))
     header = (
-        "table", "SNN, µJ", "first layer again", "unit spikes", "binary counts", "ANN, µJ",
-        "bit-matched ANN, µJ", "SNN / ANN", "SNN / bit-matched",
+        "table", "SNN, µJ", "first layer at every timestep, µJ", "unit spikes, µJ",
+        "binary counts, µJ", "ANN, µJ", "bit-matched ANN, µJ", "SNN / ANN", "SNN / bit-matched ANN",
     )  # fmt: skip
     caption = (
-        f"Estimated energy of one inference, mean over n = {number(content['n'])} samples, "
+        f"Estimated energy of one inference, the mean over n = {number(content['n'])} samples, at "
         f"T = {content['timesteps']}."
     )
     return Table(caption, header, tuple(rows))
@@ -345,11 +374,13 @@ def operations_table(content: Mapping[str, Any]) -> Table:
         return "" if name is None else number(total.get(name), 0)
 
     rows = tuple((label.strip(), cell(snn), cell(ann)) for label, snn, ann in _OPERATIONS)
-    return Table("Operations of one inference, mean over samples.", ("", "SNN", "ANN"), rows)
+    return Table(
+        "Operations of one inference, the mean over the samples.", ("", "SNN", "ANN"), rows
+    )
 
 
 def assumptions(content: Mapping[str, Any]) -> list[str]:
-    """What the energies rest on, each table with its source."""
+    """What the energies are computed from, each table with its source."""
     used = {row["table"] for row in content["energy"]}
     lines = [
         f"{name}: {table['multiply_pj']} pJ per multiplication, {table['add_pj']} pJ per addition "
@@ -359,26 +390,47 @@ def assumptions(content: Mapping[str, Any]) -> list[str]:
     ]
     return [
         *lines,
-        "SNN: the first layer on the static input is computed once; “first layer again”: at every "
-        "timestep.",
-        "Bit-matched ANN: the analog network with as many activation levels as the spiking one, "
-        "multiplications in proportion to their bits.",
-        "Estimated from counted arithmetic; nothing was measured on hardware.",
+        "The column “SNN” computes the first layer once, because the input does not change. The "
+        "column “first layer at every timestep” computes it again in every timestep.",
+        "The column “unit spikes” sends a count as that many spikes of one. The column “binary "
+        "counts” sends it as one binary number.",
+        "The bit-matched ANN has as many activation levels as the spiking network. Its "
+        "multiplications cost in proportion to their bits.",
+        "All energies are estimated from counted arithmetic. Nothing was measured on hardware.",
         *(f"Not counted: {item}." for item in content["not_counted"]),
     ]
 
 
 def cost_sentence(content: Mapping[str, Any]) -> str:
-    """Spikes and state."""
+    """Spikes, state and, if it was measured, the accuracy at the same T."""
     state = sum(content["memory_bytes"].values())
     return (
-        f"{number(float(content['spikes_per_neuron']))} spikes per neuron over T = "
-        f"{content['timesteps']} timesteps; {number(state)} bytes of state per sample."
+        f"A neuron sends {number(float(content['spikes_per_neuron']))} spikes in T = "
+        f"{content['timesteps']} timesteps. The state of one sample takes {number(state)} bytes."
+        f"{quality_sentence(content)}"
+    )
+
+
+def quality_sentence(content: Mapping[str, Any]) -> str:
+    """How good the predictions at the measured T are, with a space before; empty if unknown.
+
+    Files of earlier versions do not hold it.
+    """
+    quality = content.get("quality")
+    if not isinstance(quality, Mapping):
+        return ""
+    n, snn, ann = (quality.get(key) for key in ("predictions", "snn_accuracy", "ann_accuracy"))
+    if _missing(snn) or _missing(ann):
+        same = percent(quality.get("agreement"))
+        return f" At this T the two networks agree in {same} of {number(n)} predictions."
+    return (
+        f" At this T the spiking network is right on {percent(snn)} and the analog network on "
+        f"{percent(ann)} of {number(n)} predictions."
     )
 
 
 def tuning_table(content: Mapping[str, Any]) -> Table:
-    """The best recipes a tuning tried."""
+    """The best recipes that a tuning tried."""
     front = {trial["name"] for trial in content["pareto"]}
     rows = tuple(
         (
@@ -393,56 +445,11 @@ def tuning_table(content: Mapping[str, Any]) -> Table:
         for trial in content["trials"][:_TRIALS]
     )
     header = ("recipe", "divergence", "agreement", "spikes/neuron", "n", "Pareto front", "budget")
-    caption = f"Best {len(rows)} of {len(content['trials'])} recipes, on held-out training inputs."
+    caption = (
+        f"The best {len(rows)} of {len(content['trials'])} recipes, measured on held-out training "
+        "inputs."
+    )
     return Table(caption, header, rows)
-
-
-def settings_tables(results: Results) -> list[Table]:
-    """Settings and versions of every file, without its measured values."""
-    tables = []
-    for found in results.files:
-        rows: list[tuple[str, str]] = []
-        for name, content in [(None, found.content)] if _alone(found) else curves(found):
-            prefix = f"{name}: " if name else ""
-            rows += [(prefix + key, text) for key, text in _facts(content)]
-        tables.append(Table(found.file, ("setting", "value"), tuple(rows)))
-    return tables
-
-
-def _alone(found: Found) -> bool:
-    return found.kind != "comparison"
-
-
-_KEPT = (
-    "command", "model", "data", "split", "timesteps", "limit", "seed", "n", "samples", "classes",
-    "max_count", "coding", "against", "neuron", "threshold", "passes", "recipe", "found",
-    "precision", "early_stopping", "normalization", "calibration", "test", "batch_size", "device",
-    "tile", "volume", "labels", "masks", "voxel_size_nm", "overlap", "exact", "until",
-    "normalisation", "facts", "settings", "versions",
-)  # fmt: skip
-
-
-def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    chosen = {key: content[key] for key in _KEPT if key in content}
-    return [(key, text) for key, text in _flat(chosen) if text]
-
-
-def _flat(value: Any, place: str = "") -> list[tuple[str, str]]:
-    """Every leaf with its dotted place; long lists of numbers by name in one row."""
-    if isinstance(value, Mapping) and len(value) > _LONG and all(map(_scalar, value.values())):
-        return [(place, ", ".join(f"{key}: {item}" for key, item in value.items()))]
-    if isinstance(value, Mapping):
-        pairs = [(f"{place}.{key}" if place else str(key), item) for key, item in value.items()]
-        return [row for name, item in pairs for row in _flat(item, name)]
-    if isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
-        return [row for k, item in enumerate(value) for row in _flat(item, f"{place}[{k}]")]
-    if isinstance(value, list):
-        return [(place, ", ".join(map(str, value)))]
-    return [(place, "" if value is None else str(value))]
-
-
-def _scalar(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 __all__ = ["Paragraphs", "Table"]
