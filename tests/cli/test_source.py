@@ -162,7 +162,7 @@ def test_too_few_images_name_the_option_that_helps(few: str) -> None:
     command = ["evaluate", "resnet20", "--data", few, "--timesteps", "1"]
     message = refused(*command)
     assert "--calibration-size: needed 1..10 images" in message and "got 512" in message
-    assert "Give --calibration-size 10 or less." in message
+    assert "10 training images: give --calibration-size 10 or less." in message
     assert "--limit: needed 1..4 images" in refused(*command, *SMALL[:1], "10", "--limit", "5")
     ok(*command, "--calibration-size", "10", "--limit", "4")  # both remedies
 

@@ -75,6 +75,14 @@ def test_convert_saves_a_folder_that_loads(saved: Path) -> None:
     assert tp.simulate(snn, torch.zeros(2, 1, 8, 8), timesteps=3).output.shape == (3, 2, 10)
 
 
+def test_convert_overwrites_only_when_told(saved: Path) -> None:
+    command = ["convert", "digits_cnn", *DIGITS, "-o", saved, "--neuron", "signed:3", *SMALL]
+    assert "give --force to overwrite it" in refused(*command)
+    assert tp.load(saved).max_count == 1
+    ok(*command, "--force")
+    assert tp.load(saved).max_count == 3
+
+
 def test_convert_writes_json(tmp_path: Path) -> None:
     ok(
         "convert",
@@ -430,20 +438,10 @@ def test_json_that_cannot_be_written(tmp_path: Path) -> None:
     assert "cannot write" in refused("inspect", "digits_cnn", "--json", tmp_path)
 
 
-def test_quiet_when_stderr_is_not_a_terminal() -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "transpike",
-        "evaluate",
-        "digits_cnn",
-        *DIGITS,
-        "--timesteps",
-        "2",
-    ]
-    done = subprocess.run(
-        [*command, "--limit", "8", *SMALL], capture_output=True, text=True, check=True
-    )
+def test_quiet_when_stderr_is_not_a_terminal(tuned: Path) -> None:
+    command = [sys.executable, "-m", "transpike", "evaluate", "digits_cnn", *DIGITS, "--timesteps"]
+    command += ["2", "--limit", "8", "--weights", str(tuned / "w.pt"), *SMALL]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == "" and "ANN" in done.stdout
 
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 import transpike as tp
 from transpike.cli import convert, demo, measure, methods, report, segment, train
+from transpike.cli.output import INTERRUPTED
 
 USER_ERROR = 2  # exit code, the same that wrong options give
 _COMMANDS = (
@@ -31,7 +32,7 @@ _COMMANDS = (
 
 
 class _Commands(TyperGroup):
-    """Turns the library's own errors into one message and exit code 2."""
+    """Turns the library's own errors and Ctrl-C into one message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -39,6 +40,9 @@ class _Commands(TyperGroup):
         except tp.TranspikeError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(USER_ERROR) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted before there was a result; none was written.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
 
 
 app = typer.Typer(

@@ -35,11 +35,15 @@ def inspect(
     model: ModelArgument,
     source: Source,
     input_shape: Annotated[
-        str | None, typer.Option("--input-shape", help="Of one input, as 3x224x224.")
+        str | None, typer.Option("--input-shape", help="Shape of one input, as 3x224x224.")
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Print what a conversion would do: sites, what each operation becomes, what is refused."""
+    """Show what a conversion would do, without doing it.
+
+    It lists the sites, which are the places where spiking neurons replace an activation, and says
+    what becomes of each operation and which operations are refused.
+    """
     import torch
 
     from transpike.cli.run import data_shape
@@ -66,19 +70,33 @@ def inspect(
 @with_groups()
 def convert(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to save it in.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder that the spiking network is saved in.")
+    ],
     source: Source,
     conversion: Conversion,
     machine: Machine,
     timesteps: Annotated[
         int | None,
-        typer.Option("--timesteps", help="Needed by --threshold lsq and gauss, and by --passes."),
+        typer.Option(
+            "--timesteps",
+            help="T, the number of timesteps that the network is "
+            "converted for. --threshold lsq, --threshold gauss and --passes need it.",
+        ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite a folder that exists already.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Convert a model and save the spiking network in a folder."""
     from transpike.cli.run import open_run, required_data
 
+    if output.exists() and not force:
+        raise tp.ArgumentError(
+            f"-o {str(output)!r}: needed a folder that does not exist yet, and it does. Choose "
+            "another one, or give --force to overwrite it."
+        )
     run = open_run(source, machine)
     snn, _ = run.convert(model, conversion, timesteps)
     tp.save(snn, output)

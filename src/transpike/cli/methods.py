@@ -18,7 +18,7 @@ from transpike.cli.options import (
     TimestepsOption,
     with_groups,
 )
-from transpike.cli.output import plain, progress_bar, provenance, write_json
+from transpike.cli.output import INTERRUPTED, plain, progress_bar, provenance, write_json
 
 if TYPE_CHECKING:
     from transpike.graph.outputs import Reading
@@ -89,6 +89,13 @@ def tune(
         **provenance(machine.seed),
     }
     write_json(json_file, plain(content))
+    if result.interrupted:
+        typer.echo(
+            f"interrupted: {output} holds the best recipe of the {len(result.trials)} that were "
+            "measured until then.",
+            err=True,
+        )
+        raise typer.Exit(INTERRUPTED)
 
 
 @with_groups()

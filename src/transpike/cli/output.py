@@ -1,4 +1,4 @@
-"""What commands write: JSON with where it comes from, figures, and a bar of progress."""
+"""What commands write: JSON with where it comes from, figures, and progress."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import json
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+
+import typer
 
 import transpike as tp
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+_SECONDS_BETWEEN_LINES = 20.0
 ProgressCallback = Callable[[int, int | None], None]
 
 
@@ -33,9 +37,32 @@ def provenance(seed: int) -> dict[str, Any]:
     }
 
 
+def progress_bar(task: str, total: int | None) -> AbstractContextManager[ProgressCallback]:
+    """Shows progress on stderr: as a bar in a terminal, else as a line every 20 seconds."""
+    if sys.stderr.isatty():
+        return _bar(task, total)
+    return _lines(task, total)
+
+
 @contextmanager
-def progress_bar(task: str, total: int | None) -> Iterator[ProgressCallback]:
-    """A bar on stderr; nothing where stderr is not a terminal."""
+def _lines(task: str, total: int | None) -> Iterator[ProgressCallback]:
+    start = last = time.monotonic()
+
+    def advance(done: int, of: int | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        known = total if of is None else of
+        of_all = "" if known is None else f" of {known}"
+        typer.echo(f"{task}: {done}{of_all}, {now - start:.0f} s", err=True)
+
+    yield advance
+
+
+@contextmanager
+def _bar(task: str, total: int | None) -> Iterator[ProgressCallback]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -46,14 +73,12 @@ def progress_bar(task: str, total: int | None) -> Iterator[ProgressCallback]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
+        console=Console(stderr=True),
     ) as bar:
         handle = bar.add_task(task, total=total)
 

@@ -411,8 +411,8 @@ def _part(
     if not 1 <= n <= len(split):
         unit = "tiles" if isinstance(split, VolumeSplit) else "images"
         raise tp.ArgumentError(
-            f"{option}: needed 1..{len(split)} {unit}, since the data set has {len(split)} {kind} "
-            f"{unit}, got {n}. Give {option} {len(split)} or less."
+            f"{option}: needed 1..{len(split)} {unit}, got {n}. The data set has {len(split)} "
+            f"{kind} {unit}: give {option} {len(split)} or less."
         )
     return split.subset(n, seed)
 

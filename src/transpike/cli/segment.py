@@ -167,7 +167,11 @@ def segment(
     write_json(json_file, content)
     typer.echo(f"{tally.text()}\nwritten: {output}")
     if interrupted:
-        typer.echo(f"interrupted after {len(tally.slices)} of {len(chosen)} slices", err=True)
+        typer.echo(
+            f"interrupted after {len(tally.slices)} of {len(chosen)} slices; {output} holds those "
+            "that were finished.",
+            err=True,
+        )
         raise typer.Exit(INTERRUPTED)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -48,12 +48,15 @@ class Tuning:
         pareto: trials of the last round that no other one beats: none is at least as good in
             divergence and in spikes, and better in one.
         lead: how far the best recipe is ahead of the runner-up; None where there is only one.
+        interrupted: the user stopped it from the keyboard. Then everything is as of the last
+            complete round, or of the first round as far as it came.
     """
 
     recipe: Recipe
     trials: tuple[Trial, ...]
     pareto: tuple[Trial, ...]
     lead: Lead | None = None
+    interrupted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -62,12 +65,14 @@ class Tuning:
             "trials": [trial.to_dict() for trial in self.trials],
             "pareto": [trial.to_dict() for trial in self.pareto],
             "lead": None if self.lead is None else self.lead.to_dict(),
+            "interrupted": self.interrupted,
         }
 
     def __str__(self) -> str:
         """The best recipe with its interval, runners-up, and the Pareto front."""
         best = self.trials[0]
-        lines = [f"best: {self.recipe.name}, T={self.recipe.timesteps}"]
+        best_of = "best so far" if self.interrupted else "best"
+        lines = [f"{best_of}: {self.recipe.name}, T={self.recipe.timesteps}"]
         if best.agreement is not None and best.agreement_interval is not None:
             low, high = best.agreement_interval
             lines.append(
@@ -138,6 +143,8 @@ def tune(
         ArgumentError: an argument is out of range, no candidate keeps the budget, or the output is
             not what `reading` says.
         DataError: too few inputs.
+        KeyboardInterrupt: interrupted before a recipe within the budget was measured. Later, an
+            interrupt ends the search, and the result holds what was found until then.
 
     Source: Karnin et al. 2013 (successive halving).
     """
@@ -148,9 +155,10 @@ def tune(
         network = capture(network, used[:2])
     recipes = candidates(space, max(network.depth.values()) if refining else 0)
     jury = Jury(network, used.to(network.device), held.to(network.device), spikes, reading)
-    last, measured = _rounds(jury, recipes, progress)
+    rounds = _Rounds(jury, progress)
+    rounds.run(recipes)
     asked = {"seed": seed, "max_count": max_count, "spikes": spikes, "reading": reading}
-    return _result(last, measured, min(len(used), _ROUNDS[-1]), asked)
+    return _result(rounds, min(len(used), rounds.size), asked)
 
 
 def _parted(images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -166,32 +174,70 @@ def _parted(images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return images[order[held_out:]], images[order[:held_out]]
 
 
-def _rounds(
-    jury: Jury, recipes: list[Recipe], progress: Progress | None
-) -> tuple[list[Trial], list[Trial]]:
-    """Run all rounds: trials of the last one, best first, and every recipe as last measured."""
-    done, measured = 0, {}
-    sizes = _sizes(max(len(jury.used), len(jury.held)))
+@dataclass
+class _Rounds:
+    """Rounds of trials; what was measured is kept when the user interrupts them.
 
-    def tried(recipes: list[Recipe], size: int, later: int) -> list[Trial]:
-        nonlocal done
-        trials, total = [], done + len(recipes) + later
+    Attributes:
+        jury: measures the recipes.
+        progress: called after every trial.
+        last: trials of the last complete round, best first. Where the first round was interrupted,
+            its trials so far.
+        measured: every recipe of the complete rounds, as last measured.
+        size: inputs of the last complete round.
+        interrupted: whether the user interrupted the rounds.
+    """
+
+    jury: Jury
+    progress: Progress | None
+    last: list[Trial] = field(default_factory=list)
+    measured: dict[Recipe, Trial] = field(default_factory=dict)
+    size: int = 0
+    interrupted: bool = False
+    _done: int = 0
+    _current: list[Trial] = field(default_factory=list)
+
+    def run(self, recipes: list[Recipe]) -> None:
+        """Run all rounds.
+
+        Raises:
+            KeyboardInterrupt: no recipe within the budget was measured before it.
+        """
+        try:
+            self._run(recipes, _sizes(max(len(self.jury.used), len(self.jury.held))))
+        except KeyboardInterrupt:
+            if not self.last:
+                self._close(self._current, _ROUNDS[0])
+            if not self.last or not self.last[0].within:
+                raise
+            self.interrupted = True
+
+    def _run(self, recipes: list[Recipe], sizes: list[int]) -> None:
+        for left, size in zip(reversed(range(len(sizes))), sizes, strict=True):
+            kept = min(len(recipes), _keep(len(recipes)))
+            self._close(self._tried(recipes, size, _work(kept, left) + _DISTILLED), size)
+            recipes = [trial.recipe for trial in self.last[: _keep(len(self.last))]]
+        distillation = Distillation(reading=self.jury.reading)
+        leading = _different(self.last)[:_DISTILLED]
+        best = [with_pass(trial.recipe, distillation) for trial in leading]
+        self._close([*self.last, *self._tried(best, sizes[-1], 0)], sizes[-1])
+
+    def _close(self, trials: list[Trial], size: int) -> None:
+        """Take in the trials of a round."""
+        self.last, self.size = sorted(trials, key=_rank), size
+        self.measured.update({trial.recipe: trial for trial in trials})
+
+    def _tried(self, recipes: list[Recipe], size: int, later: int) -> list[Trial]:
+        """Measure recipes, of which some drop out."""
+        self._current, total = [], self._done + len(recipes) + later
         for recipe in recipes:
-            trials.append(jury.trial(recipe, size))
-            done += 1
-            if progress is not None:
-                progress(done, total)
-        found = [trial for trial in trials if trial is not None]
-        measured.update({trial.recipe: trial for trial in found})
-        return sorted(found, key=_rank)
-
-    for left, size in zip(reversed(range(len(sizes))), sizes, strict=True):
-        kept = min(len(recipes), _keep(len(recipes)))
-        ranked = tried(recipes, size, _work(kept, left) + _DISTILLED)
-        recipes = [trial.recipe for trial in ranked[: _keep(len(ranked))]]
-    distillation = Distillation(reading=jury.reading)
-    best = [with_pass(trial.recipe, distillation) for trial in _different(ranked)[:_DISTILLED]]
-    return sorted([*ranked, *tried(best, sizes[-1], 0)], key=_rank), list(measured.values())
+            trial = self.jury.trial(recipe, size)
+            if trial is not None:
+                self._current.append(trial)
+            self._done += 1
+            if self.progress is not None:
+                self.progress(self._done, total)
+        return self._current
 
 
 def _different(ranked: list[Trial]) -> list[Trial]:
@@ -229,10 +275,9 @@ def _beats(one: Trial, other: Trial) -> bool:
     return mine != its and mine[0] <= its[0] and mine[1] <= its[1]
 
 
-def _result(
-    last: list[Trial], measured: list[Trial], calibrated: int, asked: dict[str, Any]
-) -> Tuning:
-    """The result, from the trials of the last round, best first, and all trials."""
+def _result(rounds: _Rounds, calibrated: int, asked: dict[str, Any]) -> Tuning:
+    """The result, from the trials of the last round and all trials."""
+    last = rounds.last
     if not last or not last[0].within:
         raise ArgumentError(
             f"tune: no candidate keeps {asked['spikes']} spikes per neuron. Raise spikes, or lower "
@@ -253,11 +298,16 @@ def _result(
         "calibration_inputs": calibrated,
         **asked,
     }
+    if rounds.interrupted:
+        found["interrupted"] = True
     front = [trial for trial in last if not any(_beats(other, trial) for other in last)]
     final = {trial.recipe for trial in last}
-    rest = sorted(measured, key=lambda one: (one.recipe not in final, -one.n, _rank(one)))
+    rest = sorted(
+        rounds.measured.values(), key=lambda one: (one.recipe not in final, -one.n, _rank(one))
+    )
     pareto = tuple(sorted(front, key=lambda trial: trial.spikes_per_neuron))
-    return Tuning(replace(best.recipe, found=found), tuple(rest), pareto, ahead)
+    recipe = replace(best.recipe, found=found)
+    return Tuning(recipe, tuple(rest), pareto, ahead, rounds.interrupted)
 
 
 __all__ = ["Trial", "Tuning", "tune"]
