@@ -1,10 +1,12 @@
-"""Reads the short forms of neurons and thresholds that the command line takes."""
+"""Read the short forms of neurons, threshold rules and passes that the command line takes."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
 from transpike.conversion.passes import (
     AllocateCounts,
@@ -17,7 +19,6 @@ from transpike.conversion.passes import (
 from transpike.conversion.passes.distillation import Distillation
 from transpike.conversion.thresholds import (
     GaussianIteration,
-    Granularity,
     LeastSquares,
     LocalThresholdBalancing,
     MaxAbs,
@@ -49,99 +50,127 @@ PASS_FORMS = (
 )
 GRANULARITIES = ("channel", "layer")
 
-_DEFAULT_PERCENTILE = 99.9
-# Settings by kind, in the order of the short form, with the value where one is left out.
-_NEURON_NAMES = {
-    "burst": {"K": "5", "mode": "range"},
-    "signed": {"K": "1"},
-    "telescoped": {"K": "1"},
-    "multi": {"bits": "2", "signed": "no"},
-    "differential": {"levels": "8", "K": "1"},
-    "refining": {"K": "4", "ratio": "auto", "levels": "auto", "period": "1"},
-    "staggered": {"K": "2", "ratio": "2", "window": "4", "lag": "1", "levels": "auto"},
+_USUAL_MEMBRANE = 0.5  # the initial membrane of every preset but Staggered
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One setting of a short form.
+
+    Attributes:
+        parameter: the parameter that takes it.
+        kind: "whole": a whole number; "auto": a whole number, or "auto" for None; "percent": a
+            number in percent; "choice": one of `choices`.
+        choices: the words that may stand at the position of the setting, with their values.
+        named: the words that may stand after `name=`; None: those of `choices`.
+    """
+
+    parameter: str
+    kind: Literal["whole", "auto", "percent", "choice"] = "whole"
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    named: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One kind of neuron or rule: what makes it, and its settings in the order of the form.
+
+    A setting that is left out keeps the default of `make`.
+    """
+
+    make: Callable[..., Any]
+    settings: Mapping[str, _Setting] = field(default_factory=dict)
+
+
+_K = _Setting("max_count")
+_LEVELS = _Setting("levels", "auto")
+_MODES = {"range": "range", "resolution": "resolution"}
+_NEURONS = {
+    "if": _Form(IF),
+    "burst": _Form(Burst, {"K": _K, "mode": _Setting("mode", "choice", _MODES)}),
+    "signed": _Form(Signed, {"K": _K}),
+    "telescoped": _Form(Telescoped, {"K": _K}),
+    "multi": _Form(
+        partial(MultiThreshold, bits=2),
+        {
+            "bits": _Setting("bits"),
+            "signed": _Setting("signed", "choice", {"signed": True}, {"yes": True, "no": False}),
+        },
+    ),
+    "differential": _Form(partial(Differential, levels=8), {"levels": _Setting("levels"), "K": _K}),
+    "refining": _Form(
+        Refining,
+        {
+            "K": _K,
+            "ratio": _Setting("ratio", "auto"),
+            "levels": _LEVELS,
+            "period": _Setting("period"),
+        },
+    ),
+    "staggered": _Form(
+        Staggered,
+        {
+            "K": _K,
+            "ratio": _Setting("ratio"),
+            "window": _Setting("window"),
+            "lag": _Setting("lag"),
+            "levels": _LEVELS,
+        },
+    ),
 }
-_THRESHOLD_NAMES = {
-    "percentile": {"P": "99.9"},
-    "lsq": {"levels": "auto"},
-    "gauss": {"levels": "auto"},
-    "ltb": {"iterations": "1000"},
+_RULES = {
+    "max": _Form(MaxAbs),
+    "percentile": _Form(Percentile, {"P": _Setting("percentile", "percent")}),
+    "lsq": _Form(LeastSquares, {"levels": _LEVELS}),
+    "gauss": _Form(GaussianIteration, {"levels": _LEVELS}),
+    "ltb": _Form(LocalThresholdBalancing, {"iterations": _Setting("iterations")}),
 }
 
 
-def parse_neuron(text: str, initial_membrane: float = 0.5) -> Neuron:
-    """Reads a neuron.
+def parse_neuron(text: str, initial_membrane: float = _USUAL_MEMBRANE) -> Neuron:
+    """Read a neuron.
+
+    A setting that is left out keeps the default of the preset. Settings can be given by position,
+    as in `staggered:2:2:4`, or by name, as in `staggered:K=2,window=4,lag=1`.
 
     Args:
-        text: `if`, `burst:K`, `burst:K:range`, `burst:K:resolution`, `signed:K` or
-            `telescoped:K`, with K spikes per timestep at most; `multi:BITS` or `multi:BITS:signed`
-            (K = 2^BITS - 1, counts sent in binary); `differential:LEVELS:K`;
-            `refining:K:RATIO:LEVELS:PERIOD`; `staggered:K:RATIO:WINDOW:LAG:LEVELS`. The preset's
-            own numbers where left out. Names work too: `staggered:K=2,window=4,lag=1`.
-        initial_membrane: membrane at the start, a fraction of the step; a staggered neuron's
-            follows from its hysteresis.
+        text: one of these forms, where K is the largest count per timestep:
+            `if`, `burst:K`, `burst:K:range`, `burst:K:resolution`, `signed:K`, `telescoped:K`,
+            `multi:BITS` or `multi:BITS:signed` (K = 2^BITS - 1), `differential:LEVELS:K`,
+            `refining:K:RATIO:LEVELS:PERIOD`, `staggered:K:RATIO:WINDOW:LAG:LEVELS`.
+        initial_membrane: membrane before the first timestep, as a fraction of the step. The
+            initial membrane of a staggered neuron follows from its hysteresis.
+
+    Returns:
+        The neuron. Without a number, `multi` has 2 bits and `differential` has 8 levels.
 
     Raises:
         ArgumentError: the form is unknown, or the neuron does not take these settings.
     """
-    text = _in_order(text, _NEURON_NAMES)
-    kind, *settings = text.split(":")
-    if kind == "if" and not settings:
-        return IF(initial_membrane=initial_membrane)
-    if kind == "burst" and settings[1:] in ([], ["range"]):
-        return Burst(_count(text, settings, 5), initial_membrane=initial_membrane)
-    if kind == "burst" and settings[1:] == ["resolution"]:
-        count = _count(text, settings, 5)
-        return Burst(count, mode="resolution", initial_membrane=initial_membrane)
-    if kind == "signed" and len(settings) <= 1:
-        return Signed(_count(text, settings, 1), initial_membrane=initial_membrane)
-    if kind == "telescoped" and len(settings) <= 1:
-        return Telescoped(_count(text, settings, 1), initial_membrane=initial_membrane)
-    if kind == "multi" and len(settings) <= 2 and settings[1:] in ([], ["signed"]):
-        bits = _count(text, settings, 2)
-        return MultiThreshold(bits, signed=len(settings) == 2, initial_membrane=initial_membrane)
-    if kind == "differential" and len(settings) <= 2:
-        levels, count = _count(text, settings, 8), _count(text, settings[1:], 1)
-        return Differential(levels, count, initial_membrane=initial_membrane)
-    if kind == "refining" and len(settings) <= 4:
-        return _refining(text, settings, initial_membrane)
-    if kind == "staggered" and len(settings) <= 5:
-        return _staggered(text, settings, initial_membrane)
-    raise ArgumentError(f"unknown neuron {text!r}: needed a form like {NEURON_FORMS}.")
-
-
-def _refining(text: str, settings: list[str], initial_membrane: float) -> Neuron:
-    return Refining(
-        _count(text, settings, 4),
-        _optional(text, settings[1:]),
-        levels=_optional(text, settings[2:]),
-        period=_count(text, settings[3:], 1),
-        initial_membrane=initial_membrane,
-    )
-
-
-def _staggered(text: str, settings: list[str], initial_membrane: float) -> Neuron:
-    if initial_membrane != 0.5:
+    values = _values(text, _NEURONS, f"unknown neuron {text!r}: needed a form like {NEURON_FORMS}.")
+    kind = text.partition(":")[0]
+    if kind != "staggered":
+        values["initial_membrane"] = initial_membrane
+    elif initial_membrane != _USUAL_MEMBRANE:
         raise ArgumentError(
-            f"{text!r}: the initial membrane of a staggered neuron follows from its hysteresis; "
-            "leave it out, or use Staggered(hysteresis=...) in Python."
+            f"{text!r}: the initial membrane of a staggered neuron follows from its hysteresis. "
+            "Leave it out, or use Staggered(hysteresis=...) in Python."
         )
-    return Staggered(
-        _count(text, settings, 2),
-        _count(text, settings[1:], 2),
-        window=_count(text, settings[2:], 4),
-        lag=_count(text, settings[3:], 1),
-        levels=_optional(text, settings[4:]),
-    )
+    neuron: Neuron = _NEURONS[kind].make(**values)
+    return neuron
 
 
 def parse_threshold(text: str, granularity: str = "channel") -> ThresholdRule:
-    """Reads a threshold rule.
+    """Read a threshold rule.
 
     Args:
-        text: `percentile:P` with P in percent, `max`, `lsq` or `gauss` (levels follow from the
-            neuron and the timesteps), `lsq:LEVELS`, `gauss:LEVELS`, or `ltb:ITERATIONS`. Names
-            work too: `lsq:levels=16`.
+        text: one of these forms: `max`, `percentile:P` with P in percent, `lsq` or `gauss` (the
+            number of levels follows from the neuron and the timesteps), `lsq:LEVELS`,
+            `gauss:LEVELS`, `ltb:ITERATIONS`. Names work too, as in `lsq:levels=16`.
         granularity: `channel` or `layer`.
+
+    Returns:
+        The rule. A number that is left out keeps the default of the rule.
 
     Raises:
         ArgumentError: the form or the granularity is unknown, or a number is out of range.
@@ -150,31 +179,23 @@ def parse_threshold(text: str, granularity: str = "channel") -> ThresholdRule:
         raise ArgumentError(
             f"unknown granularity {granularity!r}: needed {' or '.join(GRANULARITIES)}."
         )
-    text = _in_order(text, _THRESHOLD_NAMES)
-    scope: Granularity = "channel" if granularity == "channel" else "layer"
-    kind, *settings = text.split(":")
-    if kind == "max" and not settings:
-        return MaxAbs(granularity=scope)
-    if kind == "percentile" and len(settings) <= 1:
-        percentile = _percent(text, settings[0]) if settings else _DEFAULT_PERCENTILE
-        return Percentile(percentile, granularity=scope)
-    if kind == "lsq" and len(settings) <= 1:
-        levels = _optional(text, settings)
-        return LeastSquares(levels=levels, granularity=scope)
-    if kind == "gauss" and len(settings) <= 1:
-        levels = _optional(text, settings)
-        return GaussianIteration(levels=levels, granularity=scope)
-    if kind == "ltb" and len(settings) <= 1:
-        return LocalThresholdBalancing(_count(text, settings, 1000), granularity=scope)
-    raise ArgumentError(f"unknown threshold {text!r}: needed a form like {THRESHOLD_FORMS}.")
+    unknown = f"unknown threshold {text!r}: needed a form like {THRESHOLD_FORMS}."
+    values = _values(text, _RULES, unknown)
+    rule: ThresholdRule = _RULES[text.partition(":")[0]].make(**values, granularity=granularity)
+    return rule
 
 
 def parse_passes(text: str) -> tuple[CalibrationPass, ...]:
-    """Reads calibration passes, in order.
+    """Read calibration passes.
 
     Args:
-        text: `bias`, `membrane`, `search`, `distill` (`distill:values` for a regression), `delay`
-            and `allocate:SPIKES` (spikes per neuron), joined by commas.
+        text: passes in their order, joined by commas: `bias`, `membrane`, `search`, `distill`,
+            `distill:values` (for a network whose outputs are values, not class scores), `delay`,
+            `allocate:SPIKES` (a budget in spikes per neuron) and `allocate:counts:K` (a budget in
+            levels per timestep).
+
+    Returns:
+        The passes, in the order of the text.
 
     Raises:
         ArgumentError: a form is unknown, or a number is out of range.
@@ -203,10 +224,13 @@ def parse_passes(text: str) -> tuple[CalibrationPass, ...]:
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """Reads the shape of one input, as `3x224x224`.
+    """Read the shape of one input, such as `3x224x224`.
+
+    Returns:
+        The extents, without the batch axis.
 
     Raises:
-        ArgumentError: it is not whole numbers >= 1 joined by `x`.
+        ArgumentError: the text is not made of whole numbers >= 1 joined by `x`.
     """
     try:
         shape = tuple(int(part) for part in text.lower().split("x"))
@@ -217,78 +241,17 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def _in_order(text: str, names: Mapping[str, Mapping[str, str]]) -> str:
-    """The form with colons of one with names, as in `staggered:K=2,lag=1`."""
-    kind, _, rest = text.partition(":")
-    if "=" not in rest:
-        return text
-    if kind not in names:
-        raise ArgumentError(
-            f"{text!r}: {kind!r} takes no names; needed one of {', '.join(names)} before them."
-        )
-    possible = ", ".join(names[kind])
-    found: dict[str, str] = {}
-    for part in rest.split(","):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (equals and value) or ":" in part:
-            raise ArgumentError(
-                f"{text!r}: needed settings such as name=value, joined by commas, got {part!r}. "
-                f"Possible names: {possible}."
-            )
-        if name not in names[kind]:
-            raise ArgumentError(f"{text!r}: unknown name {name!r}. Possible names: {possible}.")
-        if name in found:
-            raise ArgumentError(f"{text!r}: {name} is given twice. Give it once.")
-        found[name] = value
-    if kind == "multi":
-        signed = found.pop("signed", "no")
-        if signed not in ("yes", "no"):
-            raise ArgumentError(f"{text!r}: signed: needed yes or no, got {signed!r}.")
-        tail = ["signed"] if signed == "yes" else []
-        return ":".join([kind, found.get("bits", names[kind]["bits"]), *tail])
-    return ":".join([kind, *(found.get(name, usual) for name, usual in names[kind].items())])
-
-
-def _count(text: str, settings: list[str], default: int) -> int:
-    return _whole_number(text, settings[0]) if settings else default
-
-
-def _optional(text: str, settings: list[str]) -> int | None:
-    return _whole_number(text, settings[0]) if settings and settings[0] != "auto" else None
-
-
-def _whole_number(text: str, number: str) -> int:
-    try:
-        return int(number)
-    except ValueError:
-        raise ArgumentError(f"{text!r}: needed a whole number, got {number!r}.") from None
-
-
-def _percent(text: str, number: str) -> float:
-    try:
-        return float(number)
-    except ValueError:
-        raise ArgumentError(f"{text!r}: needed a number in percent, got {number!r}.") from None
-
-
-def _number(text: str, number: str) -> float:
-    try:
-        return float(number)
-    except ValueError:
-        raise ArgumentError(f"{text!r}: needed a number, got {number!r}.") from None
-
-
 def parse_early_stopping(text: str) -> tuple[Literal["margin", "entropy"], float | None]:
-    """Reads a stopping rule.
+    """Read a stopping rule.
 
     Args:
         text: `margin` or `entropy`, alone or with a threshold, as in `margin:0.9`.
 
     Returns:
-        The rule, and its threshold if one is given.
+        The rule, and its threshold or None.
 
     Raises:
-        ArgumentError: the form is unknown or the threshold not a number.
+        ArgumentError: the form is unknown, or the threshold is not a number.
     """
     rule, *settings = text.split(":")
     with contextlib.suppress(ValueError):
@@ -298,3 +261,76 @@ def parse_early_stopping(text: str) -> tuple[Literal["margin", "entropy"], float
     raise ArgumentError(
         f"unknown stopping rule {text!r}: needed a form like {EARLY_STOPPING_FORMS}."
     )
+
+
+def _values(text: str, forms: Mapping[str, _Form], unknown: str) -> dict[str, Any]:
+    """Values by parameter of the settings that `text` gives.
+
+    Args:
+        text: a short form.
+        forms: the known forms by kind.
+        unknown: the message where `text` is none of them.
+    """
+    kind, _, rest = text.partition(":")
+    if "=" in rest:
+        return _values_by_name(text, forms)
+    given = text.split(":")[1:]
+    if kind not in forms or len(given) > len(forms[kind].settings):
+        raise ArgumentError(unknown)
+    values = {}
+    for setting, value in zip(forms[kind].settings.values(), given, strict=False):
+        if setting.kind == "choice" and value not in setting.choices:
+            raise ArgumentError(unknown)
+        values[setting.parameter] = _read(text, setting, setting.choices, value)
+    return values
+
+
+def _values_by_name(text: str, forms: Mapping[str, _Form]) -> dict[str, Any]:
+    """Values by parameter of a form with names, such as `staggered:K=2,lag=1`."""
+    kind, _, rest = text.partition(":")
+    named = {name: form.settings for name, form in forms.items() if form.settings}
+    if kind not in named:
+        raise ArgumentError(
+            f"{text!r}: {kind!r} takes no names. Kinds that take names: {', '.join(named)}."
+        )
+    possible = ", ".join(named[kind])
+    values: dict[str, Any] = {}
+    for part in rest.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (equals and value) or ":" in part:
+            raise ArgumentError(
+                f"{text!r}: needed settings such as name=value, joined by commas, got {part!r}. "
+                f"Possible names: {possible}."
+            )
+        if name not in named[kind]:
+            raise ArgumentError(f"{text!r}: unknown name {name!r}. Possible names: {possible}.")
+        setting = named[kind][name]
+        if setting.parameter in values:
+            raise ArgumentError(f"{text!r}: {name} is given twice. Give it once.")
+        words = setting.choices if setting.named is None else setting.named
+        if setting.kind == "choice" and value not in words:
+            raise ArgumentError(f"{text!r}: {name}: needed {' or '.join(words)}, got {value!r}.")
+        values[setting.parameter] = _read(text, setting, words, value)
+    return values
+
+
+def _read(text: str, setting: _Setting, words: Mapping[str, Any], value: str) -> Any:
+    if setting.kind == "choice":
+        return words[value]
+    if setting.kind == "percent":
+        return _number(text, value, "a number in percent")
+    return None if setting.kind == "auto" and value == "auto" else _whole_number(text, value)
+
+
+def _whole_number(text: str, number: str) -> int:
+    try:
+        return int(number)
+    except ValueError:
+        raise ArgumentError(f"{text!r}: needed a whole number, got {number!r}.") from None
+
+
+def _number(text: str, number: str, what: str = "a number") -> float:
+    try:
+        return float(number)
+    except ValueError:
+        raise ArgumentError(f"{text!r}: needed {what}, got {number!r}.") from None
