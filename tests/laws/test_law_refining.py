@@ -228,8 +228,11 @@ def test_inputs_that_change_are_refused():
         (lambda: tp.Refining(4, 1), "Use Differential for 1"),
         (lambda: tp.Refining(4, 2, period=0), "period: needed an integer >= 1"),
         (lambda: tp.Refining(4, 2, levels=0), "levels: needed an integer >= 1"),
-        (lambda: tp.Refining(8, levels=12), "K = 8 counts reach at most 10 first steps"),
-        (lambda: tp.Refining(4, 2**16), "the step would never shrink"),
+        (
+            lambda: tp.Refining(8, levels=12),
+            "needed at most 10, got 12. With ratio 4 and period 1, 8 counts per timestep",
+        ),
+        (lambda: tp.Refining(4, 2**16), "the step can shrink, got 4 levels and ratio 65536"),
         (lambda: tp.Neuron(schedule=tp.Schedule(ratio=2)), r"Use Refining\(max_count, ratio\)"),
         (lambda: tp.Neuron(schedule=tp.Schedule(period=2)), "period: needed 1 with ratio 1"),
     ],

@@ -400,13 +400,13 @@ def test_the_quantized_ann_sends_nothing_before_its_window():
         (lambda: tp.Staggered(2, lag=-1), "lag: needed an integer >= 0, got -1"),
         (lambda: tp.Staggered(2, hysteresis=1.0), "hysteresis: needed 0 <= h < 1"),
         (lambda: tp.Staggered(2, hysteresis="much"), "hysteresis: needed 0 <= h < 1"),
-        (lambda: tp.Staggered(2, levels=4), "at most 3 first steps .* in a window of 4"),
-        (lambda: tp.Staggered(2**16, levels=2**16), "would never shrink"),
-        (lambda: tp.Staggered(2, levels=9), "at most 3 first steps .* in a window of 4"),
-        (lambda: tp.Staggered(2, levels=3, window=1), "at most 2 first steps"),
+        (lambda: tp.Staggered(2, levels=4), "needed at most 3, got 4.* in a window of 4"),
+        (lambda: tp.Staggered(2**16, levels=2**16), "so that the step can shrink, got 65536"),
+        (lambda: tp.Staggered(2, levels=9), "needed at most 3, got 9.* in a window of 4"),
+        (lambda: tp.Staggered(2, levels=3, window=1), "levels: needed at most 2, got 3"),
         (
             lambda: tp.Neuron.from_dict({**tp.Differential(7, 2).to_dict(), "window": 3}),
-            "at most 6 first steps with ratio 1 and period 1 in a window of 3, got 7",
+            "needed at most 6, got 7. With ratio 1 and period 1, 2 counts .* in a window of 3",
         ),
         (lambda: tp.Staggered(2, window=None), "window: needed a whole number, got None"),
         (lambda: tp.Staggered(2, None), "ratio: needed a whole number, got None"),
@@ -415,8 +415,14 @@ def test_the_quantized_ann_sends_nothing_before_its_window():
             lambda: tp.Neuron(schedule=tp.Schedule(window=3)),
             r"window: .* Use Staggered\(max_count, ratio\)",
         ),
-        (lambda: tp.Neuron(signed=True, hysteresis=0.5), "hysteresis: needed levels beside it"),
-        (lambda: tp.Neuron(schedule=tp.Schedule(delay=2)), "delay: needed levels beside it"),
+        (
+            lambda: tp.Neuron(signed=True, hysteresis=0.5),
+            "hysteresis: needed differential coding, got levels=None",
+        ),
+        (
+            lambda: tp.Neuron(schedule=tp.Schedule(delay=2)),
+            "delay: needed differential coding, got levels=None",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(call, message):

@@ -1,7 +1,7 @@
-"""One neuron with settings: step, largest count per timestep, sign, initial membrane, schedule.
+"""The general neuron: its settings, its state and its update.
 
-Everything the field calls integrate-and-fire, burst, group, multi-threshold or signed neuron is a
-setting of it; `presets` says which. Membranes are held in units of the step.
+The integrate-and-fire, burst, group, multi-threshold and signed neurons of the literature are
+settings of this one neuron. `presets` lists these settings. Membranes are in units of the step.
 """
 
 from __future__ import annotations
@@ -17,38 +17,48 @@ from torch import Tensor
 from transpike.errors import ArgumentError
 from transpike.spiking.schedule import Schedule
 
-_CACHED = 24_576  # values whose states stay in the second-level cache
-USUAL_HYSTERESIS = 0.5  # of a staggered neuron: few spikes at little more divergence than 1/3
-MOST_BITS = 16  # of a multi-threshold neuron's counts, of refined levels: exact in float32
+_CACHED = 24_576  # number of values whose states fit in the second-level cache
+# Default of a staggered neuron. It gives fewer spikes than 1/3 at little more divergence.
+USUAL_HYSTERESIS = 0.5
+# Bits of the counts of a multi-threshold neuron, and of refined levels. Both are exact in float32.
+MOST_BITS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Neuron:
     """Settings of the general neuron.
 
-    With step d, membrane V and running total N of the counts, at every timestep: V += current;
-    unsigned n = clamp(floor(V/d), 0, K); signed n = max(clamp(floor(V/d), -K, K), -N);
-    V -= n d (reset by subtraction); the next operation sees n d. With `levels` L (differential
-    coding) also N + n <= L, so that a settled neuron holds clamp(floor(C/d + v0), 0, L) of its
-    cumulative input C. Its `schedule` lets the step shrink as time goes on, see `Refining`, or
-    lets a layer fire in some timesteps only, see `Staggered`.
+    Let d be the step, V the membrane, and N the sum of all counts so far. At every timestep:
+
+    1. The current is added: V += current.
+    2. The count n is chosen. An unsigned neuron has n = clamp(floor(V/d), 0, K). A signed neuron
+       has n = max(clamp(floor(V/d), -K, K), -N).
+    3. The membrane is reset by subtraction: V -= n d. The next operation receives n d.
+
+    With `levels` L (differential coding), n also satisfies N + n <= L. When the neuron has
+    settled, N is clamp(floor(C/d + v0), 0, L), where C is its cumulative input. With a `schedule`
+    the step shrinks over time (`Refining`), or the neuron fires in some timesteps only
+    (`Staggered`).
 
     Attributes:
         max_count: K, largest count per timestep, >= 1.
-        signed: whether counts may be negative, taking back what was emitted before.
-        step: "threshold": d = threshold; "fraction": d = threshold / K, or / L with `levels`.
-        initial_membrane: V before the first timestep, as a fraction of the step, in [0, 1).
-        telescoped: emit Q_t(C_t) - Q_{t-1}(C_{t-1}) of the cumulative input C with
-            Q_t(c) = d clamp(floor(c/d), 0, K t): the reference, exactly the quantized network.
-            Its counts are signed and not bounded by K per timestep.
-        levels: L, the levels up to the threshold in differential coding; None: rate coding, where
-            the levels are K T.
-        schedule: how the step shrinks and in which timesteps the neuron fires. Anything but the
-            default needs `levels`.
-        hysteresis: h, by how many steps the membrane has to be below 0 before a count is taken
-            back, in [0, 1): n = floor(V/d) where V >= 0, else min(0, floor(V/d + h)).
-        code: how a count is sent, which is how spikes are counted: "unit": |n| spikes; "binary":
-            one spike per bit set in |n|.
+        signed: whether counts may be negative. A negative count takes back earlier counts.
+        step: "threshold": d = threshold. "fraction": d = threshold / K, or threshold / L with
+            `levels`.
+        initial_membrane: v0, V before the first timestep, as a fraction of the step, in [0, 1).
+        telescoped: whether the neuron emits Q_t(C_t) - Q_{t-1}(C_{t-1}), where
+            Q_t(c) = d clamp(floor(c/d), 0, K t) and C_t is the cumulative input with the initial
+            membrane. This is the reference, which equals the quantized network exactly. Its
+            counts are signed, and K does not limit them in a single timestep.
+        levels: L, number of levels up to the threshold in differential coding. None means rate
+            coding, which has K T levels after T timesteps.
+        schedule: how the step shrinks, and in which timesteps the neuron fires. Any schedule but
+            the default needs `levels`.
+        hysteresis: h, the number of steps that the membrane must be below 0 before a count is
+            taken back, in [0, 1). In place of floor(V/d) stands floor(V/d) where V >= 0, and
+            min(0, floor(V/d + h)) elsewhere.
+        code: how a count is sent as spikes. "unit": |n| spikes. "binary": one spike for each bit
+            that is set in |n|.
 
     Raises:
         ArgumentError: a setting is out of range.
@@ -89,13 +99,14 @@ class Neuron:
     def _check_without_levels(self) -> None:
         if self.schedule.shrinks:
             raise ArgumentError(
-                "ratio: a step that shrinks needs levels. Use Refining(max_count, ratio)."
+                "ratio: a step that shrinks needs levels, got levels=None. Use "
+                "Refining(max_count, ratio)."
             )
         timed = {name: getattr(self.schedule, name) for name in ("window", "lag", "delay")}
         for name, value in (timed | {"hysteresis": self.hysteresis}).items():
             if value:
                 raise ArgumentError(
-                    f"{name}: needed levels beside it, that is differential coding. Use "
+                    f"{name}: needed differential coding, got levels=None. Use "
                     "Staggered(max_count, ratio)."
                 )
 
@@ -104,8 +115,8 @@ class Neuron:
             raise ArgumentError(f"levels: needed an integer >= 1, got {levels!r}.")
         if not self.signed or self.telescoped or self.step != "fraction":
             raise ArgumentError(
-                "levels: differential coding needs a signed neuron with step='fraction', which is "
-                "not telescoped. Use Differential(levels, max_count)."
+                "levels: differential coding needs signed=True, step='fraction' and "
+                "telescoped=False. Use Differential(levels, max_count)."
             )
 
     def _check_reachable_levels(self, levels: int) -> None:
@@ -114,25 +125,25 @@ class Neuron:
         if most is not None and levels > most:
             within = "" if schedule.window is None else f" in a window of {schedule.window}"
             raise ArgumentError(
-                f"levels: K = {self.max_count} counts reach at most {most} first steps with ratio "
-                f"{schedule.ratio} and period {schedule.period}{within}, got {levels} levels. Use "
-                "fewer."
+                f"levels: needed at most {most}, got {levels}. With ratio {schedule.ratio} and "
+                f"period {schedule.period}, {self.max_count} counts per timestep reach no more"
+                f"{within}. Use fewer levels."
             )
         if schedule.shrinks and levels * schedule.ratio > 2**MOST_BITS:
             raise ArgumentError(
-                f"ratio: needed levels times ratio <= 2^{MOST_BITS}, got {levels} and "
-                f"{schedule.ratio}: the step would never shrink."
+                f"ratio: needed levels * ratio <= 2^{MOST_BITS}, so that the step can shrink, got "
+                f"{levels} levels and ratio {schedule.ratio}. Use fewer levels or a smaller ratio."
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values; those of the schedule stand beside the others."""
+        """JSON-ready values. The values of the schedule stand beside the others."""
         values = asdict(self)
         values.update(values.pop("schedule"))
         return values
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Neuron:
-        """The neuron that `to_dict` gave these values.
+        """The neuron from the values that `to_dict` gave.
 
         Raises:
             TypeError: a key is unknown.
@@ -144,7 +155,7 @@ class Neuron:
 
     @property
     def name(self) -> str:
-        """How tables call this neuron."""
+        """Name of this neuron in tables."""
         if self.schedule.shrinks:
             rest = f", L={self.levels}" if self.levels != self.max_count else ""
             rest += f", period={self.schedule.period}" if self.schedule.period > 1 else ""
@@ -165,7 +176,7 @@ class Neuron:
 
     @property
     def _when(self) -> str:
-        """Of its name: when it fires, and from where on if that is not as in the preset."""
+        """The end of the name: window, lag, and hysteresis if it is not the preset's default."""
         found = f", window={self.schedule.window}" if self.schedule.window is not None else ""
         found += (
             f", lag={self.schedule.lag}"
@@ -177,11 +188,11 @@ class Neuron:
 
     @property
     def range_factor(self) -> int:
-        """Thresholds the neuron reaches per timestep."""
+        """Upper end of the range of activations, in units of the threshold."""
         return self.max_count if self.step == "threshold" else 1
 
     def step_of(self, threshold: Tensor) -> Tensor:
-        """The step d for a threshold, activation units."""
+        """The step d of a threshold, in activation units and with the shape of the threshold."""
         if self.step == "threshold":
             return threshold
         return threshold / (self.max_count if self.levels is None else self.levels)
@@ -189,18 +200,19 @@ class Neuron:
     def levels_at(self, t: int) -> int:
         """Largest total after t timesteps, in units of the step at t.
 
-        K t, or L in differential coding, times the ratio's power where the step has shrunk.
+        It is K t in rate coding. In differential coding it is L times `finer_at(t)`.
         """
         return self.max_count * t if self.levels is None else self.levels * self.finer_at(t)
 
     def reach_at(self, t: int) -> int:
-        """Largest total after t timesteps, in units of the first step."""
+        """Largest total after t timesteps, in units of the first step: K t, or L."""
         return self.max_count * t if self.levels is None else self.levels
 
     def finer_at(self, t: int) -> int:
-        """First step over the step at timestep t (1-based); it grows while L times it fits 16 bits.
+        """The first step divided by the step at timestep t (1-based).
 
-        A spike at t is worth step / finer_at(t). Before and after the window it stays.
+        A spike at t is worth step / finer_at(t). The result grows as long as L times the result
+        fits in 16 bits. It does not change before or after the window.
         """
         if self.levels is None:
             return 1
@@ -208,7 +220,11 @@ class Neuron:
 
 
 def check_hysteresis(value: float) -> None:
-    """Refuse a hysteresis outside of [0, 1)."""
+    """Refuse a hysteresis outside [0, 1).
+
+    Raises:
+        ArgumentError: `value` is not a number in [0, 1).
+    """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and 0 <= value < 1):
         raise ArgumentError(f"hysteresis: needed 0 <= h < 1, got {value!r}.")
@@ -216,11 +232,12 @@ def check_hysteresis(value: float) -> None:
 
 @dataclass
 class State:
-    """State of one population, in units of the step; created for every call.
+    """State of one population, in units of the step. Every call creates a new state.
 
     Attributes:
-        membrane: (B, ...); for the telescoped neuron the cumulative input.
-        total: (B, ...) running total of the counts, or None where no rule needs it.
+        membrane: (B, ...). Of a telescoped neuron it is the initial membrane plus the cumulative
+            input.
+        total: (B, ...) sum of all counts so far, or None if the neuron does not need it.
     """
 
     membrane: Tensor
@@ -230,14 +247,14 @@ class State:
 def initial_state(
     neuron: Neuron, bounded: bool, like: Tensor, start: Tensor | None = None
 ) -> State:
-    """State before the first timestep, for a current of the shape of `like`.
+    """State before the first timestep.
 
     Args:
         neuron: settings.
-        bounded: the activation has an upper bound.
-        like: (B, ...).
-        start: initial membrane in units of the step, broadcastable over (B, ...); None means the
-            neuron's own.
+        bounded: whether the activation has an upper bound.
+        like: (B, ...) tensor with the shape, dtype and device of the current.
+        start: initial membrane in units of the step, broadcastable over (B, ...). None means
+            `neuron.initial_membrane`.
     """
     needs_total = neuron.signed or neuron.telescoped or bounded
     membrane = torch.full_like(like, neuron.initial_membrane)
@@ -249,11 +266,19 @@ def initial_state(
 def level_limit(
     neuron: Neuron, t: int, bound: Tensor | None, start: Tensor | None = None
 ) -> Tensor | float:
-    """Largest total after t timesteps; `bound` is c/d of an activation clamp(x, 0, c).
+    """Largest total after t timesteps, in units of the step at t.
 
-    With a bound: max(0, floor(bound t + start)), and no t in differential coding. Of a refining
-    neuron the result is in units of the step at t, the bound in those of the first, and a start
-    other than the neuron's own is a current like any other: it does not move the bound.
+    Without a bound it is `levels_at(t)`. A bound lowers it to max(0, floor(bound t + start)) in
+    rate coding, and to max(0, floor(bound r + start)) with r = `finer_at(t)` in differential
+    coding. If the step shrinks, `start` is replaced by the initial membrane of the neuron: the
+    rest of `start` acts like a current, which does not move the bound.
+
+    Args:
+        neuron: settings.
+        t: timesteps, >= 1.
+        bound: c/d of an activation clamp(x, 0, c), where d is the first step, or None.
+        start: initial membrane in units of the step, broadcastable over (B, ...). None means
+            `neuron.initial_membrane`.
     """
     most = float(neuron.levels_at(t))
     if bound is None:
@@ -266,15 +291,20 @@ def level_limit(
 
 
 def refined_start(neuron: Neuron, start: Tensor, t: int) -> Tensor:
-    """The initial membrane in units of the step at t: what it has beyond the neuron's own grows."""
+    """The initial membrane in units of the step at t.
+
+    The initial membrane v0 of the neuron stays the same fraction of the step. The difference
+    between `start` and v0 is converted from first steps to steps at t.
+    """
     finer, v0 = neuron.finer_at(t), neuron.initial_membrane
     return start if finer == 1 else (start - v0) * finer + v0
 
 
 def refine(neuron: Neuron, state: State, t: int) -> None:
-    """Express the state before timestep t (1-based) in units of the step of t, in place.
+    """Convert the state before timestep t (1-based) to units of the step at t, in place.
 
-    The neuron's own start v0 is what a count is rounded by: it stays a fraction of the step.
+    The initial membrane v0 of the neuron sets how counts are rounded. It stays the same fraction
+    of the step.
     """
     if t == 1 or neuron.finer_at(t) == neuron.finer_at(t - 1):
         return
@@ -285,7 +315,7 @@ def refine(neuron: Neuron, state: State, t: int) -> None:
 
 
 def level_of(neuron: Neuron, membrane: Tensor) -> Tensor:
-    """Steps a membrane is above or, beyond the hysteresis, below 0; a new tensor."""
+    """The number of whole steps in the membrane, with hysteresis below 0, as a new tensor."""
     if not neuron.hysteresis:
         return torch.floor(membrane)
     negative = torch.floor(membrane + neuron.hysteresis).clamp_(max=0)
@@ -295,10 +325,15 @@ def level_of(neuron: Neuron, membrane: Tensor) -> Tensor:
 def fire(
     neuron: Neuron, state: State, t: int, bound: Tensor | None, start: Tensor | None = None
 ) -> Tensor:
-    """Counts of timestep t (1-based) from a membrane that already holds this step's current.
+    """Counts of timestep t, (B, ...). The state is updated in place.
 
-    Updates the state in place. `bound` is c/d, `start` the initial membrane in units of the step,
-    both broadcastable over the membrane, or None.
+    Args:
+        neuron: settings.
+        state: state whose membrane already contains the current of timestep t.
+        t: timestep (1-based).
+        bound: c/d of an activation clamp(x, 0, c), broadcastable over the membrane, or None.
+        start: initial membrane in units of the step, broadcastable over the membrane. None means
+            `neuron.initial_membrane`.
     """
     if not neuron.schedule.fires_at(t):
         return torch.zeros_like(state.membrane)
@@ -315,7 +350,7 @@ def fire(
         if neuron.signed:
             count = torch.maximum(count, -state.total)
         if bound is not None or neuron.levels is not None:
-            # The activation's own bound c: N <= floor(c t / d + v0); the levels: N <= L.
+            # A bound c of the activation gives N <= floor(c t / d + v0). Levels give N <= L.
             limit = torch.as_tensor(level_limit(neuron, t, bound, start))
             count = torch.minimum(count, limit - state.total)
         state.total = state.total + count
@@ -324,20 +359,22 @@ def fire(
 
 
 def quantized(neuron: Neuron, drive: Tensor, t: int, start: Tensor, bound: Tensor | None) -> Tensor:
-    """What a population alone holds after t timesteps of an input it had from the first on.
+    """Total output of a population after t timesteps that has its whole input from the start.
 
-    floor(C/d + start) within 0 and the levels, with d the step at t, where K does not bind it. With
-    a window or hysteresis it depends on the counts before, and the timesteps are gone through.
+    The total is floor(C/d + start), limited to the range from 0 to the number of levels, where d
+    is the step at t. It ignores the limit of K counts per timestep. With a window or hysteresis
+    the total depends on earlier counts, so the timesteps are simulated one by one, with that
+    limit.
 
     Args:
         neuron: settings.
         drive: cumulative input C over t timesteps, (B, ...), in units of the first step.
         t: timesteps, >= 1.
-        start: initial membrane, in units of the first step, broadcastable over (B, ...).
+        start: initial membrane in units of the first step, broadcastable over (B, ...).
         bound: c/d of an activation clamp(x, 0, c), or None.
 
     Returns:
-        (B, ...), in units of the first step.
+        The total, (B, ...), in units of the first step.
     """
     fine = neuron.finer_at(t)
     if t <= neuron.schedule.delay:
@@ -354,7 +391,7 @@ def quantized(neuron: Neuron, drive: Tensor, t: int, start: Tensor, bound: Tenso
 def _gone_through(
     neuron: Neuron, drive: Tensor, t: int, start: Tensor, bound: Tensor | None
 ) -> Tensor:
-    """Total after t timesteps, in units of the step at t, of a current that came before them."""
+    """Total after t timesteps, in units of the step at t. All current comes before the first."""
     state = initial_state(neuron, bound is not None, drive, start)
     state.membrane = state.membrane + drive
     last = (

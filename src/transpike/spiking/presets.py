@@ -1,4 +1,4 @@
-"""The neurons by name: settings of the general neuron that the field knows or this library adds."""
+"""Presets: the settings of the general neuron that have a name."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from transpike.errors import ArgumentError
 from transpike.spiking.neuron import MOST_BITS, USUAL_HYSTERESIS, Neuron, check_hysteresis
 from transpike.spiking.schedule import Schedule
 
-_COUNT_OF_RATIO_4 = 8  # max count from which a refining neuron's step is divided by 4, not 2
+_COUNT_OF_RATIO_4 = 8  # smallest max count for which the default ratio of `Refining` is 4, not 2
 LONGEST_WINDOW = 7
-"""Longest window that helps: by then a staggered layer has sent its input finely enough."""
+"""Longest window that helps. After it a staggered layer has sent its input finely enough."""
 
 
 def IF(*, initial_membrane: float = 0.5) -> Neuron:
-    """Integrate-and-fire with reset by subtraction: step = threshold, at most one spike.
+    """Integrate-and-fire neuron: at most one spike per timestep, reset by subtraction.
 
-    Source: Rueckauer et al. 2017; the half-step start is from Deng & Gu 2021.
+    The step equals the threshold.
+
+    Args:
+        initial_membrane: membrane before the first timestep, as a fraction of the step, in [0, 1).
+
+    Raises:
+        ArgumentError: a setting is out of range.
+
+    Source: Rueckauer et al. 2017. The start at half a step is from Deng & Gu 2021.
     """
     return Neuron(initial_membrane=initial_membrane)
 
@@ -30,13 +38,17 @@ def Burst(
     """Burst neuron: up to `max_count` spikes per timestep.
 
     Args:
-        max_count: K, largest count per timestep.
-        mode: "range": step = threshold, so that K counts reach K thresholds (as published);
-            "resolution": step = threshold / K, so that K counts reach the threshold.
-        initial_membrane: fraction of the step.
+        max_count: K, largest count per timestep, >= 1.
+        mode: "range": step = threshold, so K counts are worth K thresholds. "resolution":
+            step = threshold / K, so K counts are worth one threshold.
+        initial_membrane: membrane before the first timestep, as a fraction of the step, in [0, 1).
 
-    Source: Li & Zeng 2022 (range; there the initial membrane is 0); resolution equals the group
-    neuron, and with K = 2^n - 1 the multi-threshold neuron with n binary-coded thresholds.
+    Raises:
+        ArgumentError: a setting is out of range.
+
+    Source: Li & Zeng 2022 for mode "range"; differs: their initial membrane is 0. Mode
+    "resolution" equals the group neuron. With K = 2^n - 1 its counts also equal those of the
+    multi-threshold neuron with n thresholds.
     """
     if mode not in ("range", "resolution"):
         raise ArgumentError(f"mode: needed 'range' or 'resolution', got {mode!r}.")
@@ -45,11 +57,20 @@ def Burst(
 
 
 def Signed(max_count: int = 1, *, initial_membrane: float = 0.5) -> Neuron:
-    """Signed neuron with memory: takes back earlier spikes; step = threshold / max_count.
+    """Signed neuron with memory: negative spikes take back earlier positive ones.
 
-    Fires -1 as soon as V < 0 while the running total is positive, so the total stays >= 0.
+    The step is threshold / max_count. A neuron with a negative membrane emits a negative count,
+    as long as the sum of its counts stays >= 0.
 
-    Source: Hu et al. 2023 (Fast-SNN, signed IF); differs: several counts per timestep.
+    Args:
+        max_count: K, largest count per timestep, >= 1.
+        initial_membrane: membrane before the first timestep, as a fraction of the step, in [0, 1).
+
+    Raises:
+        ArgumentError: a setting is out of range.
+
+    Source: Hu et al. 2023 (Fast-SNN, signed IF); differs: it can emit several counts per
+    timestep.
     """
     return Neuron(
         max_count=max_count, signed=True, step="fraction", initial_membrane=initial_membrane
@@ -57,12 +78,22 @@ def Signed(max_count: int = 1, *, initial_membrane: float = 0.5) -> Neuron:
 
 
 def MultiThreshold(bits: int, *, signed: bool = False, initial_membrane: float = 0.5) -> Neuron:
-    """Multi-threshold neuron: thresholds d, 2 d, ..., 2^(bits-1) d, one spike per threshold.
+    """Multi-threshold neuron: thresholds d, 2 d, ..., 2^(bits-1) d, with one spike each.
 
-    Greedy firing over these thresholds gives the count clamp(floor(V/d), 0, 2^bits - 1) in binary,
-    so this is the resolution burst neuron with K = 2^bits - 1 whose spikes are the bits set.
+    The step d is threshold / (2^bits - 1). If the largest thresholds fire first, their spikes are
+    the binary digits of the count
+    clamp(floor(V/d), 0, 2^bits - 1). The neuron therefore equals `Burst` in mode "resolution" with
+    K = 2^bits - 1, except that its spikes are the bits that are set in the count.
 
-    Source: Hao et al. 2026 (H-MT); the equality is a law test.
+    Args:
+        bits: number of thresholds, 1 to 16.
+        signed: whether counts may be negative, as in `Signed`.
+        initial_membrane: membrane before the first timestep, as a fraction of the step, in [0, 1).
+
+    Raises:
+        ArgumentError: a setting is out of range.
+
+    Source: Hao et al. 2026 (H-MT). A law test checks the equality.
     """
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= MOST_BITS:
         raise ArgumentError(f"bits: needed an integer in 1..{MOST_BITS}, got {bits!r}.")
@@ -78,8 +109,16 @@ def MultiThreshold(bits: int, *, signed: bool = False, initial_membrane: float =
 def Differential(levels: int, max_count: int = 1, *, initial_membrane: float = 0.5) -> Neuron:
     """Signed neuron for differential coding, with a chosen number of levels up to the threshold.
 
-    The input is presented once and biases enter once; the network then settles, and its spikes
-    stop, at the quantized network with `levels` levels. T is only the time to settle.
+    The input and the biases enter once, at the first timestep. The network then settles at the
+    quantized network with `levels` levels, and its spikes stop. T is only the time to settle.
+
+    Args:
+        levels: L, number of levels up to the threshold, >= 1. The step is threshold / L.
+        max_count: K, largest count per timestep, >= 1.
+        initial_membrane: membrane before the first timestep, as a fraction of the step, in [0, 1).
+
+    Raises:
+        ArgumentError: a setting is out of range.
 
     Source: You et al. 2024 (SpikeZIP-TF, ST-BIF neuron).
     """
@@ -100,31 +139,37 @@ def Refining(
     period: int = 1,
     initial_membrane: float = 0.5,
 ) -> Neuron:
-    """Signed neuron for differential coding whose step shrinks, so that each spike refines the sum.
+    """Signed neuron for differential coding whose step shrinks over time.
 
-    At timestep t the step is d_t = d / ratio^floor((t - 1) / period), d = threshold / levels: the
-    first timesteps send the value roughly, the later ones, with counts of either sign, what is
-    left. With an input that is presented once, a population alone holds
-    clamp(floor(C/d_t + v0), 0, L d/d_t) d_t after t timesteps if v0 = 1/2, ratio <= 2 K and its
-    first timesteps reach C: the levels grow with the power of t, where rate coding has K t. What
-    the populations before it correct later has to be sent with the smaller step, so leave room for
-    it: ratio <= K / 2, or a longer period where K is small.
+    At timestep t the step is d_t = d / ratio^floor((t - 1) / period), with d = threshold / levels.
+    The first timesteps send a rough value. Later timesteps send the remainder with smaller steps
+    and counts of either sign. The number of levels thus grows exponentially with t, where rate
+    coding has K t levels.
 
-    The same with constant weights: membranes, pools and the readout are multiplied by the ratio
-    (a shift) between timesteps, while step and spikes stay as they are.
+    Consider one population whose whole input C comes at the first timestep, with v0 = 1/2 and
+    ratio <= 2 K. If its first timesteps reach C, its output after t timesteps is
+    d_t clamp(floor(C/d_t + v0), 0, L d/d_t). In a network, earlier populations also send
+    corrections later, and these must be sent with the smaller step. Leave room for them with
+    ratio <= K / 2, or with a longer period if K is small.
+
+    Hardware can keep the step, the spikes and the weights constant. It then multiplies membranes,
+    pools and the readout by the ratio between timesteps, which is a bit shift.
 
     Args:
-        max_count: K, largest count per timestep.
-        ratio: by which the step is divided: a power of two, >= 2; default 2, from K = 8 on 4.
-        levels: L, first steps up to the threshold, at most K period ratio / (ratio - 1). Default:
-            what two steps reach, K (1 + 1 / ratio) rounded down, times the period. It came closest
-            on a ResNet-20 (K = 4 and 8).
-        period: timesteps with the same step.
-        initial_membrane: fraction of the step.
+        max_count: K, largest count per timestep, >= 1.
+        ratio: number that divides the step, a power of two >= 2. Default: 4 if K >= 8, else 2.
+        levels: L, number of first steps up to the threshold, at most
+            K period ratio / (ratio - 1). Default: floor(K (1 + 1 / ratio)) period, which is what
+            two steps reach. It came closest to the analog network on a ResNet-20 (K = 4 and 8).
+        period: number of timesteps with the same step, >= 1.
+        initial_membrane: membrane before the first timestep, as a fraction of the step, in [0, 1).
 
-    Source: this library, from Kim et al. 2018 (weighted spikes: a phase's spikes weigh 2^-t) and
-    You et al. 2024 (signed neuron of differential coding); differs: signed counts up to K correct
-    what earlier ones sent, so that a value does not have to be complete before it is sent.
+    Raises:
+        ArgumentError: a setting is out of range.
+
+    Source: this library, after Kim et al. 2018 (weighted spikes, where a spike of phase t weighs
+    2^-t) and You et al. 2024 (signed neuron for differential coding); differs: signed counts up
+    to K correct what earlier counts sent, so a value can be sent before it is complete.
     """
     if ratio == 1:
         raise ArgumentError("ratio: needed a power of two >= 2, got 1. Use Differential for 1.")
@@ -153,32 +198,39 @@ def Staggered(
 ) -> Neuron:
     """Refining neuron whose layers fire one after the other: few spikes, many timesteps.
 
-    A layer is silent and adds up its current until its window begins, `lag` timesteps after that of
-    the layers it reads; so it knows its input almost, with lag = window - 1 completely, before it
-    sends its first count, and has little to take back. The k-th layer fires in the timesteps
-    lag (k - 1) + 1 .. lag (k - 1) + window; a network of D layers, one after the other, needs
-    T = lag (D - 1) + window. A membrane is in use for window + lag timesteps, longer behind a skip.
+    A layer adds up its current silently until its window starts, `lag` timesteps after the windows
+    of the layers that it reads. It then knows most of its input, so it has little to take back.
+    With lag = window - 1 it knows all of its input.
 
-    With hysteresis h and the start v0 = (1 - h) / 2 a count is sent where the rest is at least
-    (1 + h) / 2 steps. With ratio 2, for a complete input up to one first step, a timestep then
-    carries a count in about one of three cases, where rounding to the nearest (h = 0) has one of
-    two: with h = 1/3 it is the non-adjacent form of the number, the signed binary form with the
-    fewest digits that are not 0. Larger inputs, which more counts reach, take more of them.
+    Layer k fires in timesteps lag (k - 1) + 1 to lag (k - 1) + window. A chain of D layers needs
+    T = lag (D - 1) + window timesteps. A membrane is in use for window + lag timesteps, and for
+    longer behind a skip connection.
+
+    With hysteresis h the initial membrane is v0 = (1 - h) / 2, and a count is sent if the
+    remainder is at least (1 + h) / 2 steps. Take ratio 2 and a complete input of at most one first
+    step: about one timestep in three then carries a count. Rounding to the nearest (h = 0) would
+    need one in two. With h = 1/3 the counts are the non-adjacent form of the input, which is the
+    signed binary form with the fewest nonzero digits. Larger inputs need more counts.
 
     Args:
-        max_count: K, largest count per timestep.
-        ratio: by which the step is divided from one timestep of the window to the next, a power of
-            two, >= 2.
-        window: timesteps in which a layer fires.
-        lag: timesteps by which a layer's window begins after that of the layers it reads; beyond
-            window - 1 it only adds timesteps.
-        levels: L, first steps up to the threshold, at most what the window reaches. Default: what
-            two steps reach, K (1 + 1 / ratio) rounded down, or K with a window of one.
-        hysteresis: h, steps, in [0, 1); 0 rounds to the nearest.
+        max_count: K, largest count per timestep, >= 1.
+        ratio: number that divides the step from each timestep of the window to the next, a power
+            of two >= 2.
+        window: number of timesteps in which a layer fires, >= 1.
+        lag: number of timesteps by which the window of a layer starts after the windows of the
+            layers that it reads, >= 0. A lag beyond window - 1 only adds timesteps.
+        levels: L, number of first steps up to the threshold, at most what the window reaches.
+            Default: floor(K (1 + 1 / ratio)), which is what two steps reach, or K if the window
+            is 1.
+        hysteresis: h, in steps, in [0, 1). With 0 the neuron rounds to the nearest step.
 
-    Source: this library, from Stöckl & Maass 2021 (few spikes: layer after layer, a spike's weight
-    falls with time), Park et al. 2020 (T2FSNN: windows that overlap) and `Refining`; differs:
-    signed counts correct what was sent, so windows may overlap, and hysteresis makes them rare.
+    Raises:
+        ArgumentError: a setting is out of range.
+
+    Source: this library, after Stöckl & Maass 2021 (few spikes: layers fire one after the other
+    and the weight of a spike falls over time), Park et al. 2020 (T2FSNN: overlapping windows) and
+    `Refining`; differs: signed counts correct what was sent before, so windows may overlap, and
+    hysteresis makes these corrections rare.
     """
     for name, value in (("ratio", ratio), ("window", window)):
         if value is None:
@@ -200,7 +252,15 @@ def Staggered(
 
 
 def Telescoped(max_count: int = 1, *, initial_membrane: float = 0.5) -> Neuron:
-    """The reference neuron, whose output equals the quantized network with K T levels exactly."""
+    """The reference neuron: its output equals the quantized network with K T levels exactly.
+
+    Args:
+        max_count: K, number of levels per timestep, >= 1. The step is threshold / K.
+        initial_membrane: membrane before the first timestep, as a fraction of the step, in [0, 1).
+
+    Raises:
+        ArgumentError: a setting is out of range.
+    """
     return Neuron(
         max_count=max_count,
         signed=True,

@@ -1,4 +1,4 @@
-"""When a neuron fires, and by how much its step is divided at each timestep."""
+"""The schedule of a neuron: the timesteps in which it fires, and its step at each of them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ from fractions import Fraction
 
 from transpike.errors import ArgumentError
 
-_MOST_POWER = 16  # of the ratio: levels times the divisor stay exact in float32 anyway
+# Largest power of the ratio in a divisor. The limit that `Neuron` gives is never higher.
+_MOST_POWER = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How the step of a neuron shrinks and in which timesteps it fires.
+    """How the step of a neuron shrinks, and in which timesteps the neuron fires.
 
-    Everything else reads the sequence of divisors through `divisor_at`, and the timesteps through
-    `fires_at`. The default divides the step by 1 and fires at every timestep.
+    `divisor_at` gives the divisor of the step at a timestep, and `fires_at` says whether the
+    neuron may fire. With the defaults the step stays the same and the neuron fires at every
+    timestep.
 
     Attributes:
-        ratio: number by which the step is divided every `period` timesteps, a power of two; with 1
-            the step stays as it is.
-        period: timesteps with the same step, >= 1.
-        window: timesteps in which the neuron may fire, >= 1; None: all timesteps after its delay.
-            Outside of its window it adds up its current and is silent.
-        lag: timesteps by which the window of a layer begins after those of the layers it reads.
-            With lag = window - 1 its input is complete; a longer lag only adds timesteps.
-        delay: timesteps before its window. `convert` sets it, whatever it was: lag times the sites
-            that come before on the longest path from the input.
+        ratio: the number that divides the step after every `period` timesteps, a power of two.
+            With 1 the step stays the same.
+        period: number of timesteps with the same step, >= 1.
+        window: number of timesteps in which the neuron may fire, >= 1. None means all timesteps
+            after its delay. Outside its window, the neuron adds up its current and is silent.
+        lag: number of timesteps by which the window of a layer starts after the windows of the
+            layers that it reads, >= 0. With lag = window - 1 the input of the layer is complete
+            before the layer fires. A longer lag only adds timesteps.
+        delay: number of timesteps before the window, >= 0. `convert` overwrites it: it becomes
+            lag times the number of sites that come before on the longest path from the input.
 
     Raises:
         ArgumentError: a value is out of range.
@@ -56,24 +59,27 @@ class Schedule:
 
     @property
     def varies(self) -> bool:
-        """Whether timesteps differ: the step changes, or the neuron fires in some of them only."""
+        """Whether the step changes or the neuron is silent in some timesteps."""
         return self.shrinks or self.window is not None or self.delay > 0
 
     @property
     def last(self) -> int | None:
-        """Last timestep of the window, or None if it does not end."""
+        """Last timestep of the window (1-based), or None if the window does not end."""
         return None if self.window is None else self.delay + self.window
 
     def fires_at(self, t: int) -> bool:
-        """Whether timestep t (1-based) is in the window."""
+        """Whether the neuron may fire at timestep t (1-based)."""
         return self.delay < t and (self.last is None or t <= self.last)
 
     def divisor_at(self, t: int, most: int) -> int:
-        """Number by which the step is divided at timestep t (1-based).
+        """The divisor of the step at timestep t.
 
         Args:
-            t: timestep; before and after the window the divisor stays.
-            most: largest divisor the neuron can hold.
+            t: timestep (1-based). Before and after the window the divisor does not change.
+            most: largest divisor that the neuron can represent.
+
+        Returns:
+            A power of the ratio, >= 1.
         """
         if not self.shrinks:
             return 1
@@ -85,7 +91,14 @@ class Schedule:
         return divisor
 
     def reachable(self, max_count: int) -> int | None:
-        """First steps that `max_count` counts per timestep reach in all; None: no limit."""
+        """Largest total that the neuron can emit, rounded down, in units of the first step.
+
+        Args:
+            max_count: largest count per timestep.
+
+        Returns:
+            The total, or None where there is no limit.
+        """
         if not self.shrinks:
             return None if self.window is None else max_count * self.window
         if self.window is None or self.window > 2 * _MOST_POWER * self.period:

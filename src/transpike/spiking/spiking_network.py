@@ -1,4 +1,4 @@
-"""The spiking network as data, and the quantized ANN that belongs to it."""
+"""The spiking network as data, and its quantized ANN."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ Coding = Literal["rate", "differential"]
 
 
 class SpikingNetwork(nn.Module):
-    """A converted network: the folded analog graph, and a neuron with its steps at every site.
+    """A converted network: the folded analog graph, with a neuron and its steps at every site.
 
-    At timestep t a site with step d charges V += current / d + offset, from V = start. In rate
-    coding input, biases and offsets come at every timestep and the readout is a time average; in
-    differential coding they come at t = 1 only, a time-varying input as its differences, and the
-    readout is the running sum.
+    The membrane of a site starts at V = start. At every timestep a site with step d adds
+    current / d + offset to V. In rate coding the input, biases and offsets enter at every
+    timestep, and the readout is an average over time. In differential coding they enter at t = 1
+    only, a time-varying input enters as its differences, and the readout is a running sum.
 
-    It is data, not a forward pass: `transpike.simulate(snn, x, timesteps)` runs it, with state
-    made anew for every call. `.to()`, `.double()` and `state_dict()` work as on any module.
+    The network is data and has no forward pass. `transpike.simulate(snn, x, timesteps)` runs it
+    and creates new state for every call. `.to()`, `.double()` and `state_dict()` work as on any
+    module.
 
     Attributes:
         neurons: neuron settings by site name.
-        settings: how it was made (threshold rule, calibration size, ...), JSON-ready.
-        readout_start: outputs at t average the timesteps readout_start + 1 .. t where t is larger,
-            else 1 .. t; every timestep still counts in T.
+        settings: how the network was made (threshold rule, calibration size, ...), JSON-ready.
+        readout_start: the output at t is the average over timesteps readout_start + 1 to t. It is
+            the average over 1 to t while t <= readout_start. All timesteps count in T.
         coding: "rate" or "differential".
 
     Raises:
-        ArgumentError: neurons and coding, or coding and readout_start, do not go together.
+        ArgumentError: the neurons or `readout_start` do not fit the coding.
     """
 
     def __init__(
@@ -76,17 +77,17 @@ class SpikingNetwork(nn.Module):
 
     @property
     def steps(self) -> dict[str, Tensor]:
-        """Step per site name, shape (C,), activation units."""
+        """Step by site name, shape (C,), in activation units."""
         return {_dotted(name): tensor for name, tensor in self._steps.named_buffers()}
 
     @property
     def starts(self) -> dict[str, Tensor]:
-        """Initial membrane per site name, shape (C,), in units of the step; any real number."""
+        """Initial membrane by site name, shape (C,), in units of the step. It can be any number."""
         return {_dotted(name): tensor for name, tensor in self._starts.named_buffers()}
 
     @property
     def offsets(self) -> dict[str, Tensor]:
-        """Extra current per site name, shape (C,), in units of the step; zero unless calibrated."""
+        """Extra current by site name, shape (C,), in units of the step. Only passes change it."""
         return {_dotted(name): tensor for name, tensor in self._offsets.named_buffers()}
 
     @property
@@ -96,14 +97,14 @@ class SpikingNetwork(nn.Module):
 
     @property
     def first_output(self) -> int:
-        """First timestep at which every layer may have fired; before it outputs mean nothing."""
+        """First timestep (1-based) at which all layers may fire. Earlier outputs mean nothing."""
         return 1 + max(neuron.schedule.delay for neuron in self.neurons.values())
 
     def check_timesteps(self, timesteps: int) -> None:
-        """Refuse a number of timesteps before whose end some layers have not fired.
+        """Refuse a number of timesteps in which some layers could not fire.
 
         Raises:
-            ArgumentError: `timesteps` is not an integer of at least `first_output`.
+            ArgumentError: `timesteps` is not an integer >= `first_output`.
         """
         check_timesteps(timesteps)
         if timesteps < self.first_output:
@@ -114,15 +115,20 @@ class SpikingNetwork(nn.Module):
             ]
             whole = f" ({max(windows)} for whole windows)" if windows else ""
             raise ArgumentError(
-                f"timesteps: needed at least {self.first_output}{whole}, got {timesteps}: layers "
-                "fire one after the other, and the last ones would not yet. Give more timesteps, "
-                "or use Refining(K), whose layers all fire from the first one on."
+                f"timesteps: needed at least {self.first_output}{whole}, got {timesteps}. Layers "
+                "fire one after the other, and the last ones could not fire. Give more timesteps, "
+                "or use Refining(K), whose layers all fire from the first timestep."
             )
 
     def changed(self, **values: Any) -> SpikingNetwork:
-        """The same network with other neurons, steps, starts, offsets, readout_start or settings.
+        """A copy of the network with some values changed.
 
-        Per-site mappings replace the whole mapping; what is not named stays.
+        Args:
+            **values: new neurons, steps, starts, offsets, readout_start, coding or settings. A
+                mapping replaces the whole old mapping.
+
+        Raises:
+            ArgumentError: the neurons or `readout_start` do not fit the coding.
         """
         kept = {
             "neurons": self.neurons,
@@ -136,9 +142,14 @@ class SpikingNetwork(nn.Module):
         return SpikingNetwork(self.network, **{**kept, **values})
 
     def forward(self, *_: object) -> Tensor:
-        """Refused: a spiking network needs a number of timesteps."""
+        """Refuse the call, because a spiking network needs a number of timesteps.
+
+        Raises:
+            TranspikeError: always.
+        """
         raise TranspikeError(
-            "a SpikingNetwork is not called directly; use transpike.simulate(snn, x, timesteps=T)."
+            "a SpikingNetwork cannot be called directly. Use transpike.simulate(snn, x, "
+            "timesteps=T)."
         )
 
     def extra_repr(self) -> str:
@@ -154,31 +165,34 @@ def _check_coding(neurons: Mapping[str, Neuron], readout_start: int, coding: str
         raise ArgumentError(f"coding: needed 'rate' or 'differential', got {coding!r}.")
     unfit = [n for n, neuron in neurons.items() if (neuron.levels is None) == (coding != "rate")]
     if unfit:
-        needed = "levels of every neuron" if coding == "differential" else "neurons without levels"
+        needed = "with levels" if coding == "differential" else "without levels"
         raise ArgumentError(
-            f"coding: {coding} coding needs {needed}, which {unfit[:3]} lack. Use one neuron, such "
-            "as Differential(8) or Signed(1), at every site."
+            f"coding: needed neurons {needed} for {coding} coding, got others at {unfit[:3]}. Use "
+            "one neuron, such as Differential(8) or Signed(1), at every site."
         )
     if isinstance(readout_start, bool) or not isinstance(readout_start, int) or readout_start < 0:
         raise ArgumentError(f"readout_start: needed an integer >= 0, got {readout_start!r}.")
     if readout_start and coding == "differential":
         raise ArgumentError(
-            "readout_start: differential coding reads a running sum, from which no timestep can be "
-            "left out. Use readout_start=0."
+            f"readout_start: needed 0 in differential coding, got {readout_start}. The output is a "
+            "running sum, which needs every timestep. Use readout_start=0."
         )
 
 
 def _tensor_holder(tensors: Mapping[str, Tensor]) -> nn.Module:
     holder = nn.Module()
     for name, tensor in tensors.items():
-        if tensor.ndim == 4:  # the order convolutions run fastest in
+        if tensor.ndim == 4:  # convolutions are fastest in this memory format
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         holder.register_buffer(_buffer_name(name), tensor)
     return holder
 
 
 def _buffer_name(name: str) -> str:
-    """Buffers may have no dots; the leading slash keeps clear of a module's own attributes."""
+    """The name as a buffer name, which must not contain dots.
+
+    The leading slash keeps it different from the attributes of a module.
+    """
     return "/" + name.replace("%", "%25").replace("/", "%2F").replace(".", "/")
 
 
@@ -188,7 +202,7 @@ def _dotted(buffer: str) -> str:
 
 
 def site_bounds(snn: SpikingNetwork) -> dict[str, Tensor | None]:
-    """c/d of every site whose activation is clamp(x, 0, c), shaped to broadcast over (B, ...)."""
+    """c/d by site name for an activation clamp(x, 0, c), broadcastable over (B, ...), or None."""
     steps = snn.steps
     return {
         site.name: None
@@ -199,13 +213,16 @@ def site_bounds(snn: SpikingNetwork) -> dict[str, Tensor | None]:
 
 
 def site_starts(snn: SpikingNetwork) -> dict[str, Tensor]:
-    """Initial membrane of every site in units of the step, shaped to broadcast over (B, ...)."""
+    """Initial membrane by site name, in units of the step, broadcastable over (B, ...)."""
     starts = snn.starts
     return {site.name: site.along_channels(starts[site.name]) for site in snn.network.sites}
 
 
 def site_offsets(snn: SpikingNetwork) -> dict[str, Tensor | None]:
-    """Offset of every site in units of the step, as `site_starts`; None where all are zero."""
+    """Offset by site name, in units of the step, broadcastable over (B, ...).
+
+    The offset of a site is None if all its values are zero.
+    """
     offsets = snn.offsets
     return {
         site.name: site.along_channels(offsets[site.name])
@@ -216,22 +233,30 @@ def site_offsets(snn: SpikingNetwork) -> dict[str, Tensor | None]:
 
 
 def quantized_ann(snn: SpikingNetwork, x: Tensor, timesteps: int) -> Any:
-    """The quantized ANN with K T levels, the reference of the spiking network at T.
+    """The output of the quantized ANN, the reference of the spiking network at T.
 
-    Every site becomes d/T clamp(floor(T (z/d + offset) + start), 0, K T) with the spiking
-    network's own step d, offset, start and max count K; a bounded site stays within
-    floor(c T/d + start). In differential coding every site becomes
-    d clamp(floor(z/d + offset + start), 0, L), whatever T; where the step shrinks, d and L are
-    those at T; with a window or hysteresis it becomes what the neuron itself holds of z + offset
-    after T timesteps. It is a reference, not an upper bound.
+    The quantized ANN is the analog network with a quantized activation at every site. It has the
+    step d, offset, start and max count K of the spiking network. With the current z of a site:
+
+    - Rate coding has K T levels: d/T clamp(floor(T (z/d + offset) + start), 0, K T). If the
+      activation is bounded by c, the count is at most floor(c T/d + start).
+    - Differential coding has L levels for every T: d clamp(floor(z/d + offset + start), 0, L). If
+      the step shrinks, d and L are the values at T.
+    - With a window or hysteresis, the activation is the output of the neuron after T timesteps,
+      if it has its whole input z/d + offset from the start.
+
+    The accuracy of the quantized ANN is a reference and not an upper bound.
 
     Args:
         snn: the converted network.
         x: input, shape (B, ...).
-        timesteps: T.
+        timesteps: T, >= 1.
 
     Returns:
-        The output in the model's structure.
+        The output, in the structure of the model's output.
+
+    Raises:
+        ArgumentError: `timesteps` is not an integer >= 1.
     """
     check_timesteps(timesteps)
     steps, bounds = snn.steps, site_bounds(snn)

@@ -1,4 +1,4 @@
-"""Save and load converted networks: a folder with config.json and model.safetensors, no pickle."""
+"""Save and load converted networks as a folder with config.json and model.safetensors."""
 
 from __future__ import annotations
 
@@ -26,18 +26,22 @@ SCHEMA = 2
 FORMAT = "transpike"
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
-# Tensors of every site, one value per channel.
+# The tensors that every site has, with one value per channel.
 _PER_SITE = ("steps", "starts", "offsets")
 
 
 def save(snn: SpikingNetwork, folder: str | Path) -> None:
-    """Write a converted network to a folder, made if need be.
+    """Write a converted network to a folder.
 
-    The folder holds the folded analog network too, so that agreement and the accuracy of the
-    quantized ANN can be measured from the folder alone.
+    The folder also holds the folded analog network. Agreement and the accuracy of the quantized
+    ANN can therefore be measured from the folder alone. No file is a pickle.
+
+    Args:
+        snn: the converted network.
+        folder: where to write. It is created if it does not exist, and its files are overwritten.
 
     Raises:
-        ArgumentError: not a converted network.
+        ArgumentError: `snn` is not a SpikingNetwork.
         FileError: the folder cannot be written.
     """
     if not isinstance(snn, SpikingNetwork):
@@ -64,7 +68,7 @@ def save(snn: SpikingNetwork, folder: str | Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-        # As bytes: save_file would make a file that its owner alone can read.
+        # `save_file` would make a file that only its owner can read, so write the bytes.
         (folder / TENSORS).write_bytes(to_bytes(plain))
         config["sha256"] = _digest(folder / TENSORS)
         (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
@@ -73,10 +77,16 @@ def save(snn: SpikingNetwork, folder: str | Path) -> None:
 
 
 def load(folder: str | Path) -> SpikingNetwork:
-    """Read a converted network, without the code of the original model.
+    """Read a converted network. The code of the original model is not needed.
+
+    Args:
+        folder: a folder that `save` wrote.
+
+    Returns:
+        The network, on the CPU. Its outputs equal those of the saved network.
 
     Raises:
-        FileError: the folder is missing, damaged, or not one of ours.
+        FileError: the folder is missing, is damaged, or was not written by `save`.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -105,7 +115,7 @@ def load(folder: str | Path) -> SpikingNetwork:
             **per_site,
         )
     except FileError as error:
-        raise FileError(f"'{folder}' is damaged: {error}") from error
+        raise FileError(f"'{folder}' is damaged: {error} Convert the model again.") from error
     except (KeyError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
         raise FileError(
             f"'{folder / CONFIG}' is damaged: {type(error).__name__}: {error}. "
@@ -116,7 +126,10 @@ def load(folder: str | Path) -> SpikingNetwork:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
-        raise FileError(f"'{folder}' is not a saved network: needed {CONFIG} in it.")
+        raise FileError(
+            f"'{folder}' is not a saved network: needed the file {CONFIG} in it. Give a folder "
+            "that save() wrote."
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -142,7 +155,10 @@ def _digest(path: Path) -> str:
 def _read_tensors(folder: Path, sha256: object) -> dict[str, Tensor]:
     path = folder / TENSORS
     if not path.is_file():
-        raise FileError(f"'{folder}' is not a saved network: needed {TENSORS} in it.")
+        raise FileError(
+            f"'{folder}' is not a saved network: needed the file {TENSORS} in it. Give a folder "
+            "that save() wrote."
+        )
     if _digest(path) != sha256:
         raise FileError(
             f"'{path}' is damaged: its SHA-256 is not the one in {CONFIG}. Convert the model again."
@@ -160,7 +176,7 @@ def _prefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _check_complete(
     network: Network, neurons: Mapping[str, Neuron], per_site: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Refuse unknown operations, dangling references and missing or unfitting tensors."""
+    """Refuse unknown operations, references to nothing, and tensors that are missing or wrong."""
     defined = {"input"}
     for node in network.nodes:
         if node.op not in (ops.KNOWN if node.kind != "constant" else ops.KNOWN | ops.CONSTANT):
@@ -176,7 +192,7 @@ def _check_complete(
 
 
 def _check_values(kind: str, site: Site, values: Tensor | None) -> None:
-    """One finite value per channel, and steps above zero."""
+    """Refuse values of a site that are not finite, not one per channel, or steps that are <= 0."""
     if values is None:
         raise FileError(f"site '{site.name}' has no {kind}.")
     finite = bool(torch.isfinite(values).all())
