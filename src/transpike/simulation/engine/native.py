@@ -9,29 +9,17 @@ the kernel's speed.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_FOLDER = Path(__file__).parent
+from transpike.simulation.engine.library import load
+
 MOST_COUNTS = 2**20
 """Largest count per timestep for which the sums of a block stay within 32 bits."""
-_FLAGS = "-O3 -march=native -std=c11 -fno-math-errno -fno-trapping-math -shared -fPIC".split()
-# The neuron update rounds after every operation, as PyTorch does. A convolution may use fused
-# multiply-adds.
-_CONTRACTION = {"scan": "-ffp-contract=off", "convolve": "-ffp-contract=fast"}
-# The kernels use threads if the compiler has OpenMP.
-_THREADS: tuple[list[str], ...] = (["-fopenmp"], ["-fopenmp-simd"], [])
 _log = logging.getLogger("transpike")
 
 _POINTERS = "offset step bound start membrane total out membranes counts".split()
@@ -80,7 +68,7 @@ def pointer(tensor: Tensor | None) -> int | None:
 @cache
 def kernel() -> ctypes.CDLL | None:
     """The compiled neuron update, or None if it cannot be built; one warning then says so."""
-    library, reason = _library("scan")
+    library, reason = load("scan")
     if library is None:
         _log.warning("neurons are updated by slower torch code, with the same results: %s", reason)
         return None
@@ -93,7 +81,7 @@ def kernel() -> ctypes.CDLL | None:
 @cache
 def convolution() -> ctypes.CDLL | None:
     """The compiled convolution of sparse signals, or None if it cannot be built."""
-    library, _ = _library("convolve")
+    library, _ = load("convolve")
     if library is None:
         return None
     library.transpike_list.argtypes = [ctypes.POINTER(Convolution)]
@@ -120,62 +108,8 @@ def convolution_lanes() -> int:
 
 def _check_size(size: Any, structure: type[ctypes.Structure]) -> None:
     size.restype = ctypes.c_int64
-    assert size() == ctypes.sizeof(structure), f"{structure.__name__} differs from its C form"
-
-
-def _library(name: str) -> tuple[ctypes.CDLL | None, str]:
-    """The library of a kernel, or None and the reason why there is none."""
-    if os.environ.get("TRANSPIKE_NATIVE") == "0":
-        return None, "TRANSPIKE_NATIVE=0"
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        return None, "no C compiler was found (install gcc or clang, or set CC)"
-    reason = ""
-    for threads in _THREADS:
-        try:
-            path = _compiled(name, compiler, [*_FLAGS, _CONTRACTION[name], *threads])
-            return ctypes.CDLL(str(path)), ""
-        except (OSError, subprocess.SubprocessError) as error:
-            reason = f"{compiler} failed: {getattr(error, 'stderr', None) or error}".strip()
-    return None, reason
-
-
-def _compiled(name: str, compiler: str, flags: list[str]) -> Path:
-    """Path of the library for this source, compiler and processor. It is built if it is missing."""
-    source = _FOLDER / f"{name}.c"
-    parts = [source.read_text(), compiler, *flags, platform.machine(), _processor()]
-    identity = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    target = _cache_folder() / f"{name}-{identity}.so"
-    if not target.exists():
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            built = Path(folder) / target.name
-            command = [compiler, *flags, str(source), "-o", str(built), "-lm"]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-            built.replace(target)  # atomic: several processes may build at once
-    return target
-
-
-def _processor() -> str:
-    """A text that identifies the processor, because several machines may share a home folder."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return platform.processor()
-    lines = cpuinfo.read_text().splitlines()
-    wanted = ("model name", "flags", "Features", "CPU part")
-    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
-
-
-def _cache_folder() -> Path:
-    """A folder that can be written: the user's cache, or a temporary folder of this process."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "transpike"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="transpike-"))
+    if size() != ctypes.sizeof(structure):
+        raise RuntimeError(f"{structure.__name__} differs from its form in C.")
 
 
 def run(arguments: Scan) -> None:
