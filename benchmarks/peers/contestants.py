@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,6 +29,38 @@ class Curve:
 
     outputs: dict[int, Tensor]
     spikes: dict[int, Tensor] = field(default_factory=dict)
+
+
+def curve_of_steps(
+    step: Callable[[Tensor], Tensor],
+    x: Tensor,
+    at: list[int],
+    sites: list[nn.Module],
+    counts: Callable[[nn.Module, Tensor], Tensor],
+) -> Curve:
+    """Call a network once per timestep and count the spikes of its neurons.
+
+    Args:
+        step: the network; each call is the next timestep.
+        x: images (B, C, H, W), the same at every timestep.
+        at: timesteps at which to read.
+        sites: the modules whose outputs are spikes.
+        counts: the spike counts of a site, from its output.
+    """
+    spikes = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+
+    def count(site: nn.Module, _: Any, output: Tensor) -> None:
+        spikes.add_(counts(site, output).flatten(1).sum(dim=1, dtype=torch.float64))
+
+    hooks = [site.register_forward_hook(count) for site in sites]
+    curve, total = Curve({}), torch.zeros((), device=x.device)
+    for t in range(1, max(at) + 1):
+        total = total + step(x)
+        if t in at:
+            curve.outputs[t], curve.spikes[t] = total / t, spikes.clone()
+    for hook in hooks:
+        hook.remove()
+    return curve
 
 
 class Contestant(Protocol):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers.contestants import Curve
+from benchmarks.peers.contestants import Curve, curve_of_steps
 from benchmarks.peers.networks import Block
 
 BATCH, ITERATIONS, MOMENTUM = 128, 5, 0.9  # as in its main_cal_cifar.py
@@ -60,22 +60,11 @@ class SnnCalibration:
 
     def curve(self, x: Tensor, at: list[int]) -> Curve:
         """One call per timestep. The network is meant to be read at its own T."""
-        spikes = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-
-        def count(module: Any, __: Any, output: Tensor) -> None:
-            spikes.add_((output / module.threshold).flatten(1).sum(dim=1, dtype=torch.float64))
-
-        hooks = [site.register_forward_hook(count) for site in self.sites]
-        curve, total = Curve({}), torch.zeros(())
         with torch.no_grad():
             self.net.init_membrane_potential()
-            for t in range(1, max(at) + 1):
-                total = total.to(x.device) + self.net.model(x)
-                if t in at:
-                    curve.outputs[t], curve.spikes[t] = total / t, spikes.clone()
-        for hook in hooks:
-            hook.remove()
-        return curve
+            return curve_of_steps(
+                self.net.model, x, at, self.sites, lambda site, output: output / site.threshold
+            )
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -8,7 +8,7 @@ import torch
 from spikingjelly.activation_based import ann2snn, functional, neuron
 from torch import Tensor, nn
 
-from benchmarks.peers.contestants import Curve
+from benchmarks.peers.contestants import Curve, curve_of_steps
 
 CALIBRATION_BATCH = 64
 LTB_BATCH, LTB_PASSES = 8, 8  # because its thresholds need many updates
@@ -68,20 +68,8 @@ class SpikingJelly:
         """Always in single-step mode, where spikes can be counted after each timestep."""
         functional.set_step_mode(self.net, "s")
         functional.reset_net(self.net)
-        spikes = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-
-        def count(_: nn.Module, __: Any, output: Tensor) -> None:
-            spikes.add_(output.flatten(1).sum(dim=1, dtype=torch.float64))
-
-        hooks = [module.register_forward_hook(count) for module in self.neurons]
-        curve, total = Curve({}), torch.zeros(())
         with torch.inference_mode():
-            for t in range(1, max(at) + 1):
-                total = total.to(x.device) + self.net(x)
-                if t in at:
-                    curve.outputs[t], curve.spikes[t] = total / t, spikes.clone()
-        for hook in hooks:
-            hook.remove()
+            curve = curve_of_steps(self.net, x, at, self.neurons, lambda _, output: output)
         functional.set_step_mode(self.net, "m" if self.multi_step else "s")
         return curve
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import memory, paired
 from benchmarks.peers import networks, worker
-from benchmarks.peers.contestants import Analog, Transpike
+from benchmarks.peers.contestants import Analog, Transpike, curve_of_steps
 from benchmarks.records import Records
 from benchmarks.timing import engine
 from transpike.data import open_data
@@ -130,3 +130,30 @@ def test_what_would_take_too_long_or_too_much_is_left_out(cell):
     args.longest = 1000
     assert engine.forecast(args, "braincog", larger, [cell]) is None
     assert "about 16 GiB" in engine.forecast(args, engine.MULTI, larger, [cell])
+
+
+def test_steps_of_a_peer_are_counted_and_averaged():
+    spike = torch.nn.Threshold(0.0, 0.0)
+    x = torch.tensor([[1.0, -2.0], [3.0, 1.0]])
+    steps = iter((1.0, 2.0, 3.0))
+
+    def step(x):
+        return spike(x * next(steps)).sum(dim=1, keepdim=True)
+
+    curve = curve_of_steps(step, x, [1, 3], [spike], lambda site, output: output + site.threshold)
+    assert curve.outputs[1].tolist() == [[1.0], [4.0]]
+    assert curve.outputs[3].tolist() == [[2.0], [8.0]]  # means of 1, 2, 3 and of 4, 8, 12
+    assert curve.spikes[1].tolist() == [1.0, 4.0] and curve.spikes[3].tolist() == [6.0, 24.0]
+    spike(x)  # no hook is left
+    assert curve.spikes[3].tolist() == [6.0, 24.0]
+
+
+def test_the_last_record_of_a_cell_counts_and_machines_are_apart(cell):
+    ann = {"seconds": [1.0], "ann_seconds": [1.0], "peak_bytes": 2**20, "versions": {}}
+    first = {**cell, "results": {"ann": ann}}
+    again = {**cell, "results": {"ann": {**ann, "peak_bytes": 2**21}}}
+    other = {**first, "threads": 2}
+    text = engine.document([first, again, other], [])
+    assert text.count("# Simulation speed and memory (cpu)") == 2
+    one, two = text.split("\n# ")
+    assert "| 2 | 1 |" in one and "| 1 | 1 |" not in one and "| 1 | 1 |" in two

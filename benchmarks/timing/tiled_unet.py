@@ -1,9 +1,10 @@
-"""Memory and time of a large image through the 31 M-parameter U-Net, tile by tile.
+"""How much memory and time does a large image take when it is simulated tile by tile?
 
     python -m benchmarks.timing.tiled_unet
 
-Random weights: trained ones spike less, which takes less time. The image is read from a file and
-the output written to one. Adds a line to results/tiled_unet.jsonl.
+The U-Net has 31 M parameters. Its weights are random; trained weights give fewer spikes, which
+takes less time. The image is read from a file and the output is written to one. Adds a line to
+results/tiled_unet.jsonl.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,35 +27,19 @@ from benchmarks.peers.networks import UNet
 from benchmarks.records import Records
 from transpike.segment import resized
 
-CALIBRATION_TILE = 128  # pixels; thresholds need no more of random images
+CALIBRATION_TILE = 128  # pixels, enough for the thresholds of random images
 
 
 def _converted(model: torch.nn.Module, tile: tuple[int, int]) -> tp.SpikingNetwork:
-    """Calibrated on a small tile, captured with the large one."""
+    """Calibrate on a small tile, and make the network for the large tile."""
     small = torch.randn(1, 1, CALIBRATION_TILE, CALIBRATION_TILE)
     network = tp.capture(model, small)
     snn = tp.convert(network, tp.calibrate(network, [small]))
     return resized(snn, model, tile)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--width", type=int, default=64, help="of the first level; 64: 31 M")
-    parser.add_argument("--size", type=int, nargs=2, default=(768, 1024))
-    parser.add_argument("--tile", type=int, nargs=2, default=(512, 512))
-    parser.add_argument("--overlap", type=int, help="default: the receptive field")
-    parser.add_argument("--timesteps", type=int, default=32)
-    parser.add_argument("--memory-budget", type=float, default=1.6, help="GiB of one tile")
-    parser.add_argument("--precision", default="exact")
-    parser.add_argument("--output", type=Path, default=Path("results/tiled_unet.jsonl"))
-    args = parser.parse_args()
-    torch.manual_seed(0)
-    model = UNet(args.width).eval()
-    parameters = sum(p.numel() for p in model.parameters())
-    snn = _converted(model, args.tile)
-    del model
+def measured(snn: tp.SpikingNetwork, args: argparse.Namespace) -> dict[str, Any]:
+    """Simulate a random image from file to file; time and memory of it."""
     with tempfile.TemporaryDirectory() as folder:
         image = np.memmap(Path(folder) / "in", np.float32, "w+", shape=(1, *args.size))
         image[:] = np.random.default_rng(0).normal(size=image.shape)
@@ -63,10 +49,8 @@ def main() -> None:
 
         def progress(done: int, total: int) -> None:
             marks.append(time.perf_counter() - start)
-            print(
-                f"tile {done} of {total}, {marks[-1]:.0f} s, {peak_over(base) / 2**30:.2f} GiB",
-                flush=True,
-            )
+            gib = peak_over(base) / 2**30
+            print(f"tile {done} of {total}, {marks[-1]:.0f} s, {gib:.2f} GiB", flush=True)
 
         run = tp.simulate_tiled(
             snn,
@@ -78,9 +62,7 @@ def main() -> None:
             progress=progress,
         )
         peak = peak_over(base)
-    entry = {
-        "settings": {key: value for key, value in vars(args).items() if key != "output"},
-        "parameters": parameters,
+    return {
         "tiles": run.tiles,
         "overlap": run.overlap,
         "exact": run.exact,
@@ -90,13 +72,43 @@ def main() -> None:
         "base_bytes": base,
         "peak_over_base_bytes": peak,
         "peak_bytes": base + peak,
+    }
+
+
+def main() -> None:
+    """Measure once and keep the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--width", type=int, default=64, help="channels of the first level; 64 has 31 M parameters"
+    )
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(768, 1024), help="pixels of the image"
+    )
+    parser.add_argument("--tile", type=int, nargs=2, default=(512, 512), help="pixels of a tile")
+    parser.add_argument("--overlap", type=int, help="pixels (default: the receptive field)")
+    parser.add_argument("--timesteps", type=int, default=32)
+    parser.add_argument("--memory-budget", type=float, default=1.6, help="most GiB for one tile")
+    parser.add_argument("--precision", default="exact")
+    parser.add_argument("--output", type=Path, default=Path("results/tiled_unet.jsonl"))
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    model = UNet(args.width).eval()
+    parameters = sum(p.numel() for p in model.parameters())
+    snn = _converted(model, args.tile)
+    del model
+    record = {
+        "settings": {key: value for key, value in vars(args).items() if key != "output"},
+        "parameters": parameters,
+        **measured(snn, args),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transpike": tp.__version__,
         "machine": platform.machine(),
     }
-    Records(args.output).append(entry)
-    print(json.dumps(entry))
+    Records(args.output).append(record)
+    print(json.dumps(record))
 
 
 if __name__ == "__main__":
