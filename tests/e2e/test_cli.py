@@ -165,7 +165,7 @@ def test_diagnose_prints_draws_and_writes_json(tmp_path: Path) -> None:
     assert content["n"] == 30 and content["timesteps"] == 8 and content["against"] == "the model"
     assert [site["name"] for site in content["sites"]][-1] == "block.relu_1"
     assert all(site["parts"]["weights"]["rms"] < 1e-4 for site in content["sites"])
-    assert "block.relu_1" in result.stdout and "most would help" in result.stdout
+    assert "block.relu_1" in result.stdout and "what would help most" in result.stdout
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert {"command", "seed", "versions", "calibration", "limit"} <= set(content)
 

@@ -95,7 +95,7 @@ def test_a_bad_output_is_called_bad_where_no_site_stands_out(neuron: tp.Neuron) 
     assert "The output is far from the ANN's: 60.8 % of the predictions agree" in text
     assert "and the relative error is 0.86 (needed: 0.5 or less)." in text
     assert "No single site stands out." in text and "healthy" not in text
-    assert found.advice in text and "most would help" in found.advice
+    assert found.advice in text and "what would help most" in found.advice
 
 
 @pytest.mark.parametrize(
@@ -304,22 +304,22 @@ def test_unevenness_of_one_site_alone() -> None:
 
 def test_advice_names_the_largest_part() -> None:
     few = _diagnose(_convert(tp.Signed(1)), 2)
-    assert "most would help: more levels" in few.advice
+    assert "what would help most: more levels" in few.advice
     uneven = _diagnose(_convert(tp.IF(), threshold=tp.MaxAbs()), 64)
     parts = {name: sum(s.parts[name].rms ** 2 for s in uneven.sites) for name in LOCAL}
     assert max(parts, key=lambda name: parts[name]) == "unevenness"
-    assert "most would help: Signed(K)" in uneven.advice
+    assert "what would help most: Signed(K)" in uneven.advice
     hasty = _diagnose(_convert(tp.Refining(2, 16, levels=2)), 4)
-    assert "most would help: a larger K, or a step that shrinks later" in hasty.advice
+    assert "what would help most: a larger K, or a step that shrinks later" in hasty.advice
     coarse = _diagnose(_convert(tp.Staggered(2, window=2)), 8)
-    assert "most would help: a longer window" in coarse.advice
+    assert "what would help most: a longer window" in coarse.advice
     cut = _convert(tp.Staggered(2, window=6))
     last = cut.first_output - 1 + 6
     wanted = f"more timesteps: the last window ends at {last}."
     assert wanted in _diagnose(cut, cut.first_output).advice
     assert "timesteps" not in _diagnose(cut, last).advice
     late = _diagnose(_convert(tp.Staggered(2, lag=0, window=6), threshold=tp.MaxAbs()), 6)
-    assert "most would help: a larger lag" in late.advice
+    assert "what would help most: a larger lag" in late.advice
     helped = _diagnose(_convert(tp.Signed(1), threshold=tp.MaxAbs()), 64)
     assert sum(s.parts["unevenness"].rms ** 2 for s in helped.sites) < parts["unevenness"]
 

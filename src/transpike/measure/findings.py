@@ -1,4 +1,4 @@
-"""What is wrong with a spiking network, from its errors site by site: rules, limits, remedies."""
+"""Rules that name what is wrong with a spiking network, their limits, and remedies."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ LEAST_AGREEMENT = 0.9
 # digits network that agree with the ANN on 90 % of the predictions stay below it.
 MOST_OUTPUT_ERROR = 0.5
 
-# Limits of the findings. Healthy conversions of trained networks (ResNet-20 on CIFAR-10, the
-# digits network; every threshold rule, K T = 8 to 64) stay at about half of each.
-_CLIPPING = 0.15  # clipping error of the ANN's activations over their rms ...
-_CLIPPING_OVER_BEST = 1.5  # ... and over the least possible error with as many levels
-_COARSE = 0.05  # the same for the quantization error
-_COARSE_OVER_BEST = 3.0
-_UNEVEN = 0.6  # unevenness over the rms of the activations ...
-_UNEVEN_OVER_MEDIAN = 3.0  # ... and over the median of the other sites
-_WEIGHTS = 1e-3  # far above rounding (1e-5), far below any missing tensor
+# Limits of the findings. Good conversions of trained networks stay at about half of each limit.
+# They were measured on ResNet-20 (CIFAR-10) and the digits network, with every threshold rule and
+# with K T from 8 to 64.
+#
+# The clipping error of the ANN's activations may be this large, relative to their rms and to the
+# least possible error with as many levels. The quantization error has limits of the same kind.
+_CLIPPING, _CLIPPING_OVER_BEST = 0.15, 1.5
+_COARSE, _COARSE_OVER_BEST = 0.05, 3.0
+# Unevenness, relative to the rms of the activations and to the median of the other sites.
+_UNEVEN, _UNEVEN_OVER_MEDIAN = 0.6, 3.0
+_WEIGHTS = 1e-3  # far above rounding (1e-5), and far below the effect of a missing tensor
 _CHARGE = 0.05  # steps; rounding stays below 0.01
-_WIDESPREAD = 0.5  # share of sites from which on a misfit is one of calibration
+_WIDESPREAD = 0.5  # if more than this share of the sites do not fit, the calibration is wrong
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Part:
     """One part of a site's error.
 
     Attributes:
-        rms: root of its mean square, over the rms of the analog activation.
-        bias: its mean, over the same.
+        rms: root mean square of the part, relative to the rms of the analog activation.
+        bias: mean of the part, relative to the same.
     """
 
     rms: float
@@ -55,30 +57,33 @@ class Part:
 
 @dataclass(frozen=True)
 class SiteDiagnosis:
-    """One site, analog against spiking, over all samples, neurons and timesteps.
+    """One site, compared over all samples, neurons and timesteps.
+
+    Errors are relative: they are divided by the rms of the analog activation.
 
     Attributes:
-        name: of the site.
-        neurons: per sample.
+        name: name of the site.
+        neurons: number of neurons per sample.
         channels: number of channels.
         max_count: K.
-        correlation: of the analog activation and the mean spiking output; NaN where one is
-            constant.
-        relative_error: rms of their difference over the rms of the analog activation.
-        parts: of the difference, by name; the signed errors add up exactly.
-        fit_clipping: rms error of clamping the *analog* activations to the range K d, relative.
-        fit_quantization: rms error of then rounding them to the K T levels, relative.
-        fit_best: least rms error that one step per channel gives with as many levels, relative;
-            each value rounded at once, also for a neuron with hysteresis, whose rounding differs by
-            what it sent before.
-        range_over_maximum: median over channels of K d over the largest analog activation.
-        dead_channels: never fire although the analog network is active.
-        saturated_channels: half of what fires is at the top level K T, or more.
-        silent_channels: the analog network is not active.
-        firing_rates: shares of neurons that never fire, and that fire with a mean count in
-            ((i - 1)/10, i/10] of K, i = 1..10.
+        correlation: correlation of the analog activation with the mean spiking output; NaN where
+            one is constant.
+        relative_error: rms of the difference between both.
+        parts: parts of the difference by name. The signed parts add up to it exactly.
+        fit_clipping: rms error of clamping the analog activations to the range K d.
+        fit_quantization: rms error of then rounding them to the K T levels.
+        fit_best: least rms error that one step per channel gives with as many levels. Each value
+            is rounded at once, also for a neuron with hysteresis, although that neuron's rounding
+            depends on what it sent before.
+        range_over_maximum: K d divided by the largest analog activation, median over channels.
+        dead_channels: channels that never fire although the analog network is active.
+        saturated_channels: channels in which at least half of the firing neurons are at the top
+            level K T.
+        silent_channels: channels in which the analog network is not active.
+        firing_rates: shares of neurons. The first is that of neurons that never fire; entry
+            i = 1..10 is that of neurons whose mean count is in ((i - 1)/10, i/10] of K.
         charge_error: rms difference, in steps, between the membrane and what the currents and
-            counts leave; 0 but for rounding if the site's neurons are its own.
+            counts leave. Without rounding it is 0 if no other site shares the neurons.
     """
 
     name: str
@@ -101,12 +106,12 @@ class SiteDiagnosis:
 
 @dataclass(frozen=True)
 class OutputDiagnosis:
-    """The readout, analog against spiking.
+    """The output, compared over all samples.
 
     Attributes:
-        correlation: of all output values.
-        relative_error: rms of their difference over the rms of the analog output.
-        parts: "weights" and "propagated", adding up to the difference.
+        correlation: correlation of all output values.
+        relative_error: rms of their difference, relative to the rms of the analog output.
+        parts: parts of the difference: "weights" and "propagated".
         agreement: share of equal predictions, read as `evaluate` reads them. None where the model
             returns several tensors, or one number per sample, which may be a regression.
     """
@@ -172,14 +177,14 @@ def verdict(agreement: float | None, relative_error: float | None, found: bool) 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong at a site, and what to try.
+    """Something that is wrong at one or several sites, and what to try.
 
     Attributes:
         site: the first site where it shows.
         cause: "charge", "weights", "calibration", "clipping", "quantization" or "unevenness".
         sites: all sites where it shows.
-        evidence: the numbers, as text.
-        remedy: what to try.
+        evidence: the numbers that show it, as text.
+        remedy: what to try, as text.
     """
 
     site: str
@@ -190,7 +195,7 @@ class Finding:
 
 
 def findings(sites: tuple[SiteDiagnosis, ...], output: OutputDiagnosis) -> tuple[Finding, ...]:
-    """What is wrong, in execution order."""
+    """Find what is wrong, in execution order."""
     order = {site.name: index for index, site in enumerate(sites)} | {"output": len(sites)}
     found = [*_charges(sites), *_weights(sites, output), *_misfits(sites), *_uneven(sites)]
     return tuple(sorted(found, key=lambda finding: order[finding.site]))
@@ -203,10 +208,10 @@ def _charges(sites: tuple[SiteDiagnosis, ...]) -> Iterator[Finding]:
             wrong[0].name,
             "charge",
             tuple(site.name for site in wrong),
-            f"the membrane is not what this site's currents and counts leave (off by "
-            f"{wrong[0].charge_error:.2f} steps; the same at {len(wrong)} sites in all): its "
-            "neurons are shared with another site, or keep state from an earlier input.",
-            "give every activation call neurons of its own, made anew for every input, as "
+            f"the membrane differs by {wrong[0].charge_error:.2f} steps from what the currents and "
+            f"counts of this site leave (so it does at {len(wrong)} sites in all): the neurons are "
+            "shared with another site, or keep state from an earlier input.",
+            "give every call of an activation its own neurons, and reset them for every input, as "
             "transpike.simulate does.",
         )
 
@@ -221,16 +226,16 @@ def _weights(sites: tuple[SiteDiagnosis, ...], output: OutputDiagnosis) -> Itera
             name,
             "weights",
             tuple(name for name, _ in wrong),
-            f"on the model's own activations the converted weights give a current that is off by "
-            f"{100 * part.rms:.1f} % (mean {100 * part.bias:+.1f} %): a weight or bias in front of "
-            "it is missing or differs from the model's.",
-            "convert the model again with transpike.capture and transpike.convert; look at the "
-            "tensors in front of this site.",
+            f"on the activations of the model, the converted weights give a current with an error "
+            f"of {100 * part.rms:.1f} % (mean {100 * part.bias:+.1f} %): a weight or bias before "
+            "this site is missing or differs from the model's.",
+            "convert the model again with transpike.capture and transpike.convert, and compare the "
+            "tensors before this site.",
         )
 
 
 def _misfits(sites: tuple[SiteDiagnosis, ...]) -> Iterator[Finding]:
-    """Thresholds against the analog activations of these inputs."""
+    """Find thresholds that do not fit the analog activations of these inputs."""
     narrow = [
         site
         for site in sites
@@ -252,7 +257,7 @@ def _misfits(sites: tuple[SiteDiagnosis, ...]) -> Iterator[Finding]:
             "clipping",
             (site.name,),
             f"its range K d is {site.range_over_maximum:.2f} times the largest analog activation "
-            f"(median over channels); clipping alone makes an error of "
+            f"(median over channels), and clipping alone makes an error of "
             f"{100 * site.fit_clipping:.0f} %.",
             "a larger threshold here: Percentile(99.99) or MaxAbs(), more calibration data, or "
             "LeastSquares(levels=K*T).",
@@ -263,8 +268,9 @@ def _misfits(sites: tuple[SiteDiagnosis, ...]) -> Iterator[Finding]:
             "quantization",
             (site.name,),
             f"its range K d is {site.range_over_maximum:.2f} times the largest analog activation "
-            f"(median over channels), so its levels are coarse: {100 * site.fit_quantization:.0f} "
-            f"% error, {100 * site.fit_best:.0f} % would do with as many levels.",
+            f"(median over channels), so its levels are coarse: the error is "
+            f"{100 * site.fit_quantization:.0f} %, but could be {100 * site.fit_best:.0f} % with "
+            "as many levels.",
             "a smaller threshold here: Percentile(99.9) or LeastSquares(levels=K*T), per channel.",
         )
 
@@ -276,10 +282,10 @@ def _miscalibrated(wrong: list[SiteDiagnosis], total: int, narrow: list[SiteDiag
         first.name,
         "calibration",
         tuple(site.name for site in wrong),
-        f"from the first site on, thresholds are too {size} for these inputs (at {len(wrong)} of "
-        f"{total} sites; here the range K d is {first.range_over_maximum:.2f} times the largest "
-        "analog activation): they were calibrated on inputs of another scale.",
-        "calibrate again on training data that is normalized as these inputs are; if it was, use "
+        f"from the first site on, thresholds are too {size} for these inputs, at {len(wrong)} of "
+        f"{total} sites. Here the range K d is {first.range_over_maximum:.2f} times the largest "
+        "analog activation. The network was calibrated on inputs of another scale.",
+        "calibrate again on training data that is normalized as these inputs are. If it was, use "
         "one threshold per channel, by Percentile(99.9) or LeastSquares(levels=K*T).",
     )
 
@@ -294,9 +300,9 @@ def _uneven(sites: tuple[SiteDiagnosis, ...]) -> Iterator[Finding]:
                 site.name,
                 "unevenness",
                 (site.name,),
-                f"spikes that come unevenly make an error of {100 * value:.0f} % here, "
-                f"{100 * median:.0f} % at the median of the others.",
-                "Signed(K), which takes spikes back, or a larger K in front of this site.",
+                f"spikes that arrive unevenly over time make an error of {100 * value:.0f} % here, "
+                f"but of {100 * median:.0f} % in the median of the other sites.",
+                "Signed(K), which can take spikes back, or a larger K before this site.",
             )
 
 
@@ -311,7 +317,7 @@ _WHAT_HELPS = {
 
 
 def advice(sites: tuple[SiteDiagnosis, ...], neurons: Iterable[Neuron], timesteps: int) -> str:
-    """What the errors that arise in the sites are made of, and what makes the largest smaller."""
+    """Say what the local errors consist of, and what makes the largest part smaller."""
     squares = {
         name: sum(site.parts[name].rms ** 2 for site in sites) / len(sites) for name in LOCAL
     }
@@ -335,7 +341,7 @@ def advice(sites: tuple[SiteDiagnosis, ...], neurons: Iterable[Neuron], timestep
         helps = "a larger K, or a step that shrinks later: a smaller ratio or a longer period"
     elif largest == "unevenness" and all(neuron.signed for neuron in used):
         helps = "a larger K, or more timesteps"
-    return f"mean squared error that arises in the sites: {shares}.\nmost would help: {helps}."
+    return f"mean squared error that arises in the sites: {shares}.\nwhat would help most: {helps}."
 
 
 __all__ = ["LOCAL", "PARTS", "Finding", "OutputDiagnosis", "Part", "SiteDiagnosis"]

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from transpike.errors import ArgumentError
 from transpike.measure.cost import Cost
-from transpike.measure.diagnose import RATE_BINS, Diagnosis
+from transpike.measure.diagnose import Diagnosis
 from transpike.measure.energy import Energy
 from transpike.measure.evaluate import Evaluation
 from transpike.measure.findings import PART_LABELS, PARTS
+from transpike.measure.site_errors import RATE_BINS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
