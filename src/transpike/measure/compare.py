@@ -45,12 +45,12 @@ class Row:
     """One method.
 
     Attributes:
-        name: of the method.
-        recipe: how it was converted.
-        evaluation: up to T.
-        unit: spikes per neuron if a count of n is sent as n spikes.
-        binary: the same if it is sent as a binary number; both on the first test batch.
-        first_batch: samples of that batch.
+        name: name of the method.
+        recipe: how the network was converted.
+        evaluation: its evaluation up to T.
+        unit: spikes per neuron on the first test batch if a count of n is sent as n spikes.
+        binary: the same if a count is sent as a binary number.
+        first_batch: number of samples in that batch.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Comparison:
 
     Attributes:
         rows: one per method.
-        calibration_n: training inputs every method was given.
+        calibration_n: number of training inputs that every method was given.
     """
 
     rows: tuple[Row, ...]
@@ -115,13 +115,13 @@ def _line(row: Row) -> str:
 
 
 def methods(timesteps: int, max_count: int = 1, depth: int | None = None) -> dict[str, Recipe]:
-    """The field's methods and this library's, for T timesteps and at most K counts.
+    """List the methods of the literature and of this library for T timesteps.
 
     Args:
         timesteps: T.
-        max_count: K of the neurons that have one; burst in range mode takes max(K, 2).
-        depth: sites on the network's longest path, `max(network.depth.values())`: `Staggered`
-            neurons are among the methods where it is given and T is larger.
+        max_count: K of the neurons that have one. Burst in range mode takes max(K, 2).
+        depth: number of sites on the network's longest path, `max(network.depth.values())`. If it
+            is given and T is larger, `Staggered` neurons are among the methods.
     """
     check_timesteps(timesteps)
     bits = max(1, (max_count + 1).bit_length() - 1)
@@ -175,7 +175,7 @@ def compare(
         model: a captured network, or a module.
         batches: training data for calibration.
         test: (input, target) pairs.
-        recipes: by the name to show, such as `methods(timesteps=8)`.
+        recipes: recipes by the name to show, such as `methods(timesteps=8)`.
         progress: called with (methods done, methods in all).
 
     Raises:
@@ -202,7 +202,7 @@ def compare(
 
 
 def _spikes(snn: SpikingNetwork, x: Any, timesteps: int) -> tuple[float, float]:
-    """Spikes per neuron, in the unit and in the binary code."""
+    """Spikes per neuron as unit spikes, and in binary."""
     x = x.to(snn.network.device)
     run = simulate(snn, x, timesteps, record=Record(output_at=[timesteps], totals=True))
     neurons = snn.network.neurons * len(x)

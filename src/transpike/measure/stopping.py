@@ -1,4 +1,4 @@
-"""Fix a stopping rule on training data."""
+"""Choose the threshold of early stopping on training data."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def fit_early_stopping(
     most_changed: float = 0.005,
     least: int = 1,
 ) -> EarlyStopping:
-    """The laxest stopping rule that changes few predictions of training samples.
+    """Find the earliest stopping that changes few predictions of training samples.
 
-    A sample stops at the first timestep at which its readout is clear enough; its prediction is
+    A sample stops at the first timestep at which its scores are clear enough. Its prediction has
     changed if it differs from the one at T. Labels are not needed.
 
     Args:
         snn: the converted network; its output must be class scores (B, C).
-        batches: training data, inputs or (input, target) pairs; never test data.
+        batches: training data, as inputs or (input, target) pairs; never test data.
         timesteps: T.
-        rule: see `EarlyStopping`.
+        rule: how the clearness of scores is measured, see `EarlyStopping`.
         most_changed: largest fraction of predictions that may change.
-        least: earliest timestep at which a sample may settle.
+        least: earliest timestep at which a sample may stop.
 
     Returns:
-        The rule with its threshold.
+        Early stopping with the threshold that was found.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -66,9 +66,12 @@ def fit_early_stopping(
 
 
 def _laxest(clear: Tensor, changed: Tensor, most_changed: float) -> float:
-    """Smallest threshold of clearness (T, B) with few enough changed predictions (T, B).
+    """Find the smallest threshold of clearness that changes few enough predictions.
 
-    A sample changes if, at the first timestep with clearness >= threshold, it is marked changed.
+    Args:
+        clear: clearness after each timestep, (T, B).
+        changed: whether the prediction at that timestep differs from the one at T, (T, B).
+        most_changed: largest fraction of samples that may change.
     """
     ordered = clear[clear >= 0].sort().values
     places = torch.linspace(0, len(ordered) - 1, min(513, len(ordered))).long()
