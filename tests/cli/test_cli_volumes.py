@@ -144,7 +144,7 @@ def test_evaluate_scores_masks_at_every_t(root: Path, data: list[str], tmp_path:
 def test_masks_are_scored_from_the_first_output_on(data: list[str]) -> None:
     settings = ["--neuron", "staggered:2:2:4:2", "--timesteps", "9", "--calibration-size", "6"]
     text = ok("evaluate", MODEL, *data, *settings).stdout
-    assert "before t=3 not every layer has fired" in text
+    assert "no output before t=3: not every layer has fired" in text
     masks = text[text.index("masks of") :].splitlines()
     assert [line.split()[0] for line in masks[2:]] == ["ANN", "4", "8", "9"]
 

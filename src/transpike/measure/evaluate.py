@@ -1,4 +1,4 @@
-"""Accuracy against timesteps in one run, beside the analog and the quantized network."""
+"""Accuracy at every timestep in one run, beside the analog and the quantized network."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _TOGETHER = 16  # samples of a pass through the analog network on a CPU
 
 
 class Metric(Protocol):
-    """What `evaluate` needs of a metric; every torchmetrics metric has it."""
+    """What `evaluate` needs from a metric; every torchmetrics metric has it."""
 
     def update(self, preds: Tensor, target: Tensor) -> Any:
-        """Take in one batch."""
+        """Add one batch."""
 
     def compute(self) -> Any:
-        """The value over everything taken in."""
+        """The value over all batches."""
 
 
 @dataclass(frozen=True)
@@ -47,35 +47,36 @@ class Evaluation:
 
     Attributes:
         timesteps: T, every pass counted.
-        n: labeled predictions: samples, or pixels for dense prediction.
-        samples: samples.
-        accuracy: fraction correct after t = 1..T.
-        accuracy_interval: 95 % interval after t = 1..T: Wilson's over samples. For dense
-            prediction it is an interval over images, because the pixels of one image are not
-            independent, see `image_interval`.
-        ann_accuracy: of the analog network on the same samples.
+        n: number of predictions: samples, or pixels for dense prediction.
+        samples: number of samples.
+        accuracy: fraction of correct predictions after t = 1..T.
+        accuracy_interval: 95 % interval after t = 1..T. For one prediction per sample it is
+            Wilson's. For dense prediction it is an interval over images, because the pixels of one
+            image are not independent, see `image_interval`.
+        ann_accuracy: accuracy of the analog network on the same samples.
         ann_accuracy_interval: its 95 % interval of the same kind.
-        loss: ann_accuracy - accuracy, a fraction.
+        loss: ann_accuracy - accuracy after t = 1..T, a fraction.
         loss_interval: paired 95 % interval of the loss, over images for dense prediction.
         intervals_over: "samples" or "images": what the intervals take for independent.
-        agreement: fraction of predictions equal to the analog network's.
-        spikes_per_neuron: sum of |count| up to t over all sites / neurons, mean over samples.
+        agreement: fraction of predictions equal to the analog network's after t = 1..T.
+        spikes_per_neuron: sum of |count| up to t over all sites, divided by the number of neurons,
+            mean over samples.
         quantized: accuracy of the quantized ANN with K t levels, by t: 1, 2, 4, ... and T, from the
             first output on.
         max_count: K, largest count per timestep over all sites.
-        neurons: neurons per sample.
+        neurons: number of neurons per sample.
         precision: arithmetic used.
         metric: value of the given metric after t = 1..T, or None.
-        ann_metric: the same for the analog network.
-        exact_agreement: fraction of predictions at t = 1..T equal to those of precision "exact", if
-            that was asked for.
-        decided_timesteps: with a stopping rule: mean over samples of the timestep of the decision,
-            or t where that comes first, at t = 1..T. What `accuracy` at t has to be set against.
-        computed_timesteps: with a stopping rule: mean timesteps computed per sample.
-        interrupted: the run was stopped from the keyboard; everything holds for the first `samples`
-            samples.
-        first_output: first timestep at which every layer may have fired; numbers before it are
-            those of the biases.
+        ann_metric: value of that metric for the analog network.
+        exact_agreement: if asked for, fraction of predictions after t = 1..T that are equal to
+            those of precision "exact".
+        decided_timesteps: with early stopping, the timestep at which a sample is decided, or t if
+            that is earlier; mean over samples, for t = 1..T. Compare `accuracy` at t with it.
+        computed_timesteps: with early stopping, timesteps computed per sample, mean over samples.
+        interrupted: whether the run was stopped from the keyboard. Then everything holds for the
+            first `samples` samples.
+        first_output: first timestep at which every layer can have fired. Earlier outputs contain
+            only the biases.
         settings: how the network was made.
     """
 
@@ -119,7 +120,7 @@ class Evaluation:
             f"{'spikes/neuron':>14}",
         ]
         if self.first_output > 1:
-            lines.append(f"before t={self.first_output} not every layer has fired: no output")
+            lines.append(f"no output before t={self.first_output}: not every layer has fired")
         for t in map(int, self.quantized):
             low, high = self.accuracy_interval[t - 1]
             lines.append(
@@ -142,7 +143,12 @@ class Evaluation:
 
 
 def curve_points(timesteps: int, first: int = 1) -> list[int]:
-    """1, 2, 4, ... up to T, and T itself; from `first` on, the first timestep with an output."""
+    """List the timesteps of a table: 1, 2, 4, ... and T, without those before `first`.
+
+    Args:
+        timesteps: T.
+        first: first timestep with an output.
+    """
     points = [2**power for power in range(timesteps.bit_length()) if 2**power >= first]
     return [*points, timesteps] if timesteps not in points else points
 
@@ -161,25 +167,25 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a whole accuracy-against-timesteps curve in one run.
 
-    Predictions are the largest output along axis 1; where there is one channel, output > 0
-    (logits), or > 0.5 behind a sigmoid. Targets are class indices of the remaining shape.
-    Outputs are counted as they come, so memory does not grow with T. An interrupt from the keyboard
-    ends the run early: the result then holds for the batches that were finished.
+    The prediction is the largest output along axis 1. With one channel, it is whether the output is
+    > 0 (logits) or, behind a sigmoid, > 0.5. Targets are class indices of the shape that remains.
+    Outputs are counted as they are computed, so the memory does not grow with T. If the run is
+    interrupted from the keyboard, the result holds for the batches that were finished.
 
     Args:
         snn: the converted network; its output must be one tensor.
         batches: (input, target) pairs, such as a DataLoader of test data.
         timesteps: T.
-        metric: a torchmetrics-style metric; copies of it get (output, target) at every t, and
-            the analog network's; a batch may come in several portions.
+        metric: a torchmetrics-style metric. Copies of it receive (output, target) at every t, and
+            those of the analog network. A batch may arrive in several portions.
         precision: see `simulate`.
         compare_exact: also run precision "exact" and report how many predictions agree.
-        early_stopping: stop a sample when its output is settled; its output is held for the rest.
+        early_stopping: when to stop a sample; its last output is held until T.
         memory_budget: see `simulate`.
-        progress: called with timesteps x samples done, and in all (None where unknown).
+        progress: called with (timesteps x samples done, the same in all or None if unknown).
 
     Returns:
-        The curve with intervals, agreement, spikes and quantized ANN.
+        Accuracy at every timestep with intervals, agreement, spikes and the quantized ANN.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -189,23 +195,12 @@ def evaluate(
     snn.check_timesteps(timesteps)
     check_portion(None, memory_budget)
     data = Batches(batches)
-    total = data.samples
-
-    def report(done: int, _: int) -> None:
-        if progress is not None:
-            in_all = None if total is None else total * timesteps
-            progress(tally.samples * timesteps + done, in_all)
-
     every = tuple(range(1, timesteps + 1))
     request = Request(
-        timesteps,
-        every,
-        OUTPUT_ONLY,
-        early_stopping=early_stopping,
-        memory_budget=memory_budget,
-        progress=report,
+        timesteps, every, OUTPUT_ONLY, early_stopping=early_stopping, memory_budget=memory_budget
     )
     tally = _Tally(snn, request, metric, precision, compare_exact)
+    tally.report_to(progress, data.samples)
     interrupted = False
     try:
         for x, target in data:
@@ -230,14 +225,14 @@ def _checked_pair(snn: SpikingNetwork, x: Tensor, target: Any) -> tuple[Tensor, 
 
 
 def _moved(x: Tensor, device: torch.device) -> Tensor:
-    """On the device; to a CUDA device through page-locked memory, so that nothing waits for it."""
+    """Copy to a device, without waiting for it if that is a CUDA device."""
     if device.type == "cuda" and x.device.type == "cpu":
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
 
 
 class _Tally:
-    """Running sums over batches; a batch that was not finished leaves no trace."""
+    """Sums over batches; a batch that is interrupted is not counted."""
 
     def __init__(
         self,
@@ -247,7 +242,10 @@ class _Tally:
         precision: str,
         compare_exact: bool,
     ) -> None:
-        self.snn, self.request, self.timesteps = snn, request, request.timesteps
+        self.snn, self.timesteps = snn, request.timesteps
+        self.request = replace(request, progress=self._report)
+        self.progress: Callable[[int, int | None], None] | None = None
+        self.expected: int | None = None
         self.engine = prepared(snn, precision)
         self.exact = Engine(snn, "exact") if compare_exact else None
         self.precision = precision
@@ -259,6 +257,17 @@ class _Tally:
         self.metrics = None
         if metric is not None:
             self.metrics = [copy.deepcopy(metric) for _ in range(self.timesteps + 1)]
+
+    def report_to(
+        self, progress: Callable[[int, int | None], None] | None, samples: int | None
+    ) -> None:
+        """Report progress to a function, with the number of samples in all if it is known."""
+        self.progress, self.expected = progress, samples
+
+    def _report(self, done: int, _: int) -> None:
+        if self.progress is not None:
+            in_all = None if self.expected is None else self.expected * self.timesteps
+            self.progress(self.samples * self.timesteps + done, in_all)
 
     def add(self, x: Tensor, target: Tensor) -> None:
         self.snn.network.check_input(x)
@@ -290,7 +299,7 @@ class _Tally:
             return torch.cat([_single(self.snn.network(part)) for part in _cached_parts(x)])
 
     def _quantized_right(self, x: Tensor, target: Tensor, t: int) -> int:
-        """Correct predictions of the quantized network."""
+        """Number of correct predictions of the quantized ANN with K t levels."""
         pairs = zip(_cached_parts(x), _cached_parts(target), strict=True)
         guesses = (
             (prediction(_single(quantized_ann(self.snn, part, t)), self.cut), truth)
@@ -306,7 +315,7 @@ class _Tally:
         metrics: list[Metric] | None,
         images: ImageCounts,
     ) -> dict[str, Tensor]:
-        """Sums over one batch, each (T,): correct, agreeing, and pairs where one side is right."""
+        """Simulate one batch and sum up correct and equal predictions and spikes, each (T,)."""
         names = ("correct", "agree", "lost", "won")
         sums = {
             name: torch.zeros(self.timesteps, dtype=torch.int64, device=x.device) for name in names
@@ -320,7 +329,7 @@ class _Tally:
             right, truth = guess == target[rows], ann_right[rows]
             sums["correct"][t - 1] += right.sum()
             sums["agree"][t - 1] += (guess == ann_guess[rows]).sum()
-            # Pairs where only the ANN is right, and where only the SNN is.
+            # Predictions where only the ANN is right, and where only the SNN is.
             sums["lost"][t - 1] += (truth & ~right).sum()
             sums["won"][t - 1] += (right & ~truth).sum()
             images.count(rows, t, right)
@@ -383,7 +392,7 @@ class _Tally:
         )
 
     def _intervals(self) -> dict[str, Any]:
-        """Over images where there are several predictions per image."""
+        """Intervals over images if there are several predictions per image, else over samples."""
         if self.n > self.samples:
             return {
                 "accuracy_interval": self.images.accuracy_intervals(),
@@ -402,19 +411,19 @@ class _Tally:
 
 
 def _cached_parts(x: Tensor) -> tuple[Tensor, ...]:
-    """Samples few enough for their values to stay in a CPU's caches."""
+    """Split samples into parts whose values fit into the caches of a CPU."""
     return torch.split(x, _TOGETHER) if x.device.type == "cpu" else (x,)
 
 
 def _stopped(outcome: Outcome, timesteps: int) -> dict[str, Tensor]:
-    """Sums over samples of the timestep of the decision, up to t = 1..T, and of those computed."""
+    """Sum over samples: the timestep of the decision, at most t = 1..T, and timesteps computed."""
     every = torch.arange(1, timesteps + 1, device=outcome.decided_at.device)
     decided = torch.minimum(outcome.decided_at[:, None], every).sum(dim=0)
     return {"decided": decided, "computed": outcome.computed.sum().reshape(1)}
 
 
 def _squeezed(output: Tensor) -> Tensor:
-    """What a metric gets: one-channel outputs without their channel axis."""
+    """The output as a metric receives it: without the channel axis if there is one channel."""
     return output.squeeze(1) if output.shape[1] == 1 else output
 
 
