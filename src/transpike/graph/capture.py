@@ -23,6 +23,7 @@ from transpike.graph.batches import ONE_INPUT
 from transpike.graph.export import Draft, normalize
 from transpike.graph.fold import FoldCount, fold_affine
 from transpike.graph.network import Network, Node, Site, Value, Weight, leaves, tail_of
+from transpike.graph.size_rules import with_sizes
 
 _CHECKED_BATCHES = (1, 2, 3, 5)
 # Folding BatchNorm alone moves float32 outputs by up to 1e-4 of their scale (measured).
@@ -49,14 +50,16 @@ def capture(model: nn.Module, example_input: Tensor) -> Network:
 
     BatchNorm is folded where its only feed is a linear operation, dropout disappears, in-place
     operations become pure, and every activation call becomes a named site. Afterwards the graph
-    is compared with the model at several batch sizes, sample by sample.
+    is compared with the model at several batch sizes, sample by sample, and at other sizes of the
+    input. Where it equals the model at those too, the network takes any such size.
 
     Args:
         model: any module that maps one tensor (B, ...) to tensors with the batch first; it is
             captured in evaluation mode and left unchanged. Its forward hooks belong to its
             function, so they run, on a copy.
-        example_input: a batch as the model takes it, shape (B, ...), of the size and type it
-            will be used with; only the batch size may vary later.
+        example_input: a batch as the model takes it, shape (B, ...), of the type it will be used
+            with. Height and width (or length, or depth) may differ later where the model allows
+            it: see `Network.sizes` and `Network.at`.
 
     Returns:
         The network; calling it runs the folded analog network.
@@ -84,7 +87,13 @@ def accepted(draft: Captured, eager: nn.Module, example: Tensor) -> Network:
         input_dtype=example.dtype,
     )
     verify(network, eager, example)
-    return network
+    return with_sizes(
+        network,
+        eager,
+        example,
+        compare=lambda got, expected: _difference(got, expected, _TOLERANCE[example.dtype]),
+        trace=lambda: draft_network(eager, example, any_size=True).nodes,
+    )
 
 
 def prepared(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor]:
@@ -160,10 +169,13 @@ def _check_weights(model: nn.Module, example: Tensor) -> None:
             )
 
 
-def draft_network(eager: nn.Module, example: Tensor) -> Captured:
-    """Export, normalize, fold and classify, collecting refusals instead of raising them."""
+def draft_network(eager: nn.Module, example: Tensor, *, any_size: bool = False) -> Captured:
+    """Export, normalize, fold and classify, collecting refusals instead of raising them.
+
+    With `any_size` every number that follows from the size of the input is a `Size` in the nodes.
+    """
     with torch.no_grad():
-        draft = normalize(_export(eager, example))
+        draft = normalize(_export(eager, example, any_size), example.shape)
         nodes, alias, count = fold_affine(draft.nodes, draft.tensors, draft.outputs)
     outputs = tuple(
         Value(alias[leaf.name]) if isinstance(leaf, Value) and leaf.name in alias else leaf
@@ -193,14 +205,17 @@ def draft_network(eager: nn.Module, example: Tensor) -> Captured:
     )
 
 
-def _export(eager: nn.Module, example: Tensor) -> ExportedProgram:
+def _export(eager: nn.Module, example: Tensor, any_size: bool) -> ExportedProgram:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Some CUDA kernels take at most 65,535 samples, which export holds against a free size.
             batch = Dim("batch", max=None if example.device.type == "cpu" else 65_535)
+            free = {0: batch}
+            if any_size:
+                free |= dict.fromkeys(range(2, example.ndim), Dim.AUTO)
             program: ExportedProgram = torch.export.export(
-                eager, (example.clone(),), strict=False, dynamic_shapes=({0: batch},)
+                eager, (example.clone(),), strict=False, dynamic_shapes=(free,)
             )
             decomposed: ExportedProgram = program.run_decompositions({})
             return decomposed
@@ -405,20 +420,9 @@ def _tensors(output: Any) -> list[Any]:
 
 
 def _compare(got: Tensor, expected: Tensor, tolerance: float, size: int) -> None:
-    if got.shape != expected.shape:
-        detail = f"shapes {tuple(got.shape)} and {tuple(expected.shape)}"
-    elif not got.is_floating_point():
-        wrong = int((got != expected).sum())
-        # A tie of an argmax may fall either way.
-        if wrong <= got.numel() // 100:
-            return
-        detail = f"{wrong} of {got.numel()} differ"
-    else:
-        scale = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
-        error = float((got - expected).abs().max() / scale)
-        if error <= tolerance:
-            return
-        detail = f"relative difference {error:.2g}, allowed {tolerance:.0e}"
+    detail = _difference(got, expected, tolerance)
+    if not detail:
+        return
     raise UnsupportedError(
         [
             Refusal(
@@ -431,3 +435,16 @@ def _compare(got: Tensor, expected: Tensor, tolerance: float, size: int) -> None
             )
         ]
     )
+
+
+def _difference(got: Tensor, expected: Tensor, tolerance: float) -> str:
+    """How two outputs differ, in words; empty where they are equal up to rounding."""
+    if got.shape != expected.shape:
+        return f"shapes {tuple(got.shape)} and {tuple(expected.shape)}"
+    if not got.is_floating_point():
+        wrong = int((got != expected).sum())
+        # A tie of an argmax may fall either way.
+        return f"{wrong} of {got.numel()} differ" if wrong > got.numel() // 100 else ""
+    scale = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
+    error = float((got - expected).abs().max() / scale)
+    return "" if error <= tolerance else f"relative difference {error:.2g}, allowed {tolerance:.0e}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,12 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from transpike.errors import Refusal, UnsupportedError
+from transpike.errors import Refusal
 from transpike.graph import ops
 from transpike.graph.fold import batch_norm_affine
 from transpike.graph.network import INPUT, Batch, Kind, Node, Value, Weight, leaves, map_leaves
+from transpike.graph.sizes import Size
+from transpike.graph.symbols import Symbols
 
 # Operations that do nothing in evaluation mode, and operations that never do anything.
 _DROPOUT = frozenset(
@@ -58,16 +60,22 @@ class Draft:
     refusals: list[Refusal] = field(default_factory=list)
 
 
-def normalize(program: ExportedProgram) -> Draft:
-    """Walk the exported graph once and normalize every node."""
-    return _Walk(program).draft
+def normalize(program: ExportedProgram, example: Sequence[int]) -> Draft:
+    """Walk the exported graph once and normalize every node.
+
+    Args:
+        program: a model that takes one tensor.
+        example: shape of the input it was exported with, (B, ...).
+    """
+    return _Walk(program, example).draft
 
 
 class _Walk:
     """One pass over an exported graph; `bound` maps graph nodes to our arguments."""
 
-    def __init__(self, program: ExportedProgram) -> None:
+    def __init__(self, program: ExportedProgram, example: Sequence[int]) -> None:
         self.draft = Draft()
+        self.symbols = Symbols((), example)
         self.bound: dict[fx.Node, Any] = {}
         self.signals: set[str] = {INPUT}
         self.zeros: set[str] = set()
@@ -86,6 +94,7 @@ class _Walk:
             if spec.kind is InputKind.USER_INPUT:
                 self.bound[node] = Value(INPUT)
                 self.dtype = node.meta["val"].dtype
+                self.symbols = Symbols(node.meta["val"].shape, self.symbols.example)
             else:
                 assert spec.target is not None
                 tensor = state[spec.target]
@@ -128,16 +137,16 @@ class _Walk:
         if isinstance(arg, dict):
             return {key: self._argument(item) for key, item in arg.items()}
         if isinstance(arg, torch.SymInt):
-            return _batch_multiple(arg)
+            return self.symbols.number(arg)
         return arg
 
     def _call(self, node: fx.Node) -> None:
         value = node.meta.get("val")
         op = _op_name(node.target)
         if isinstance(value, torch.SymInt | int) and not isinstance(value, bool):
-            self.bound[node] = _batch_multiple(value) if isinstance(value, torch.SymInt) else value
+            self.bound[node] = self.symbols.number(value)
             return
-        if value is None:  # assertions and guards on sizes
+        if value is None or isinstance(value, torch.SymBool):  # assertions and guards on sizes
             return
         args = self._argument(node.args)
         kwargs = {k: self._argument(v) for k, v in node.kwargs.items() if k not in _DROPPED}
@@ -145,7 +154,7 @@ class _Walk:
         reads = [leaf.name for leaf in leaves((args, kwargs)) if isinstance(leaf, Value)]
         if any(name in self.signals for name in reads):
             self._signal(node, op, args, kwargs, place)
-        elif reads or any(isinstance(leaf, Batch) for leaf in leaves((args, kwargs))):
+        elif reads or any(isinstance(leaf, Batch | Size) for leaf in leaves((args, kwargs))):
             kwargs |= {"device": None} if "device" in node.kwargs else {}
             if op not in ops.KNOWN | ops.CONSTANT:
                 self._refuse(op, place, *ops.UNKNOWN)
@@ -182,7 +191,7 @@ class _Walk:
         kind: Kind,
         place: str,
     ) -> None:
-        shape = _shape(node.meta["val"])
+        shape = self.symbols.shape(node.meta["val"])
         self.draft.nodes.append(Node(node.name, op, tuple(args), kwargs, kind, place, shape))
         self.bound[node] = Value(node.name)
         if kind != "constant":
@@ -263,7 +272,7 @@ class _Walk:
         self.draft.tensors[f"{node.name}:scale"] = scale
         self.draft.tensors[f"{node.name}:shift"] = shift
         value = node.meta["val"]
-        shape = _shape(value if isinstance(value, Tensor) else value[0])
+        shape = self.symbols.shape(value if isinstance(value, Tensor) else value[0])
         weights = (Weight(f"{node.name}:scale"), Weight(f"{node.name}:shift"))
         self.draft.nodes.append(
             Node(node.name, "affine", (args[0], *weights), {}, "linear", place, shape)
@@ -309,7 +318,7 @@ class _Walk:
         used = {user.args[1] for user in node.users if user.target is operator.getitem}
         if used - {0}:
             self._refuse(op, place, *ops.INDICES)
-        shape = _shape(node.meta["val"][0])
+        shape = self.symbols.shape(node.meta["val"][0])
         self.draft.nodes.append(Node(node.name, op, args, kwargs, "cumulative", place, shape))
         self.signals.add(node.name)
         self.bound[node] = (Value(node.name),)
@@ -332,36 +341,6 @@ def _op_name(target: Any) -> str:
     if target is operator.getitem:
         return "getitem"
     return str(target)
-
-
-def _shape(value: Any) -> tuple[int, ...] | None:
-    if not isinstance(value, Tensor):
-        return None
-    return tuple(
-        -_batch_multiple(size).multiple if isinstance(size, torch.SymInt) else int(size)
-        for size in value.shape
-    )
-
-
-def _batch_multiple(size: torch.SymInt) -> Any:
-    """A symbolic size as a multiple of the batch size."""
-    expression = size.node.expr
-    symbols = list(expression.free_symbols)
-    if not symbols:
-        return int(expression)
-    one, two, three = (int(expression.subs(symbols[0], n)) for n in (6, 12, 18))
-    if len(symbols) > 1 or two != 2 * one or three != 3 * one or one % 6:
-        raise UnsupportedError(
-            [
-                Refusal(
-                    f"size {expression}",
-                    "",
-                    "a size is computed from the batch size in a way that is not a multiple.",
-                    "Use -1 or a plain multiple of x.shape[0] in view/reshape.",
-                )
-            ]
-        )
-    return Batch(one // 6)
 
 
 def _stack(node: fx.Node) -> list[tuple[str, str]]:

@@ -29,6 +29,8 @@ class Preflight:
         neurons: per sample.
         batch_norms_folded: folded into the operation before.
         batch_norms_affine: kept as a per-channel affine operation.
+        input_sizes: in words, the sizes that the network takes along each axis of the input behind
+            the channels. Empty where the model is refused.
     """
 
     sites: list[dict[str, Any]]
@@ -40,6 +42,7 @@ class Preflight:
     neurons: int
     batch_norms_folded: int
     batch_norms_affine: int
+    input_sizes: str = ""
 
     @property
     def convertible(self) -> bool:
@@ -57,6 +60,7 @@ class Preflight:
             f"{self.neurons:,} neurons, {self.parameters:,} parameters, {self.macs:,} MACs "
             f"(of these analog after the readout: {self.tail_macs:,}), BatchNorm folded "
             f"{self.batch_norms_folded}, kept affine {self.batch_norms_affine}",
+            *([f"sizes of the input: {self.input_sizes}"] if self.input_sizes else []),
             "",
             f"{'operation':<34} {'count':>5}  {'class':<11} becomes",
         ]
@@ -102,9 +106,11 @@ def inspect(model: nn.Module, example_input: Tensor) -> Preflight:
     except UnsupportedError as error:
         parameters = sum(p.numel() for p in eager.parameters())
         return Preflight([], [], list(error.refusals), parameters, 0, 0, 0, 0, 0)
+    sizes = ""
     if not refusals:
         try:
-            accepted(draft, eager, example)
+            network = accepted(draft, eager, example)
+            sizes = network.sizes.describe(network.input_shape[1:])
         except UnsupportedError as error:
             refusals = list(error.refusals)
     tail = tail_of(draft.nodes)
@@ -132,6 +138,7 @@ def inspect(model: nn.Module, example_input: Tensor) -> Preflight:
         neurons=sum(site.neurons for site in draft.sites),
         batch_norms_folded=draft.batch_norms.folded,
         batch_norms_affine=draft.batch_norms.affine,
+        input_sizes=sizes,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -20,10 +20,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError, DataError
+from transpike.graph.sizes import Shapes, Size, Sizes
 
 Kind = Literal["linear", "site", "cumulative", "readout", "constant"]
 INPUT = "input"
 """Name of the value that holds the network's input."""
+_KEPT_SIZES = 8  # graphs of other sizes that a network keeps
+_ROWS = 2  # samples that are followed through the graph to find the shapes at another size
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,13 @@ def map_leaves(function: Callable[[Argument], Argument], argument: Argument) -> 
     return function(argument)
 
 
+def concrete(argument: Argument, size: Sequence[int], shapes: Shapes) -> Argument:
+    """An argument with every `Size` in it replaced by its number."""
+    return map_leaves(
+        lambda leaf: leaf.at(size, shapes) if isinstance(leaf, Size) else leaf, argument
+    )
+
+
 def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """A BatchNorm that could not be folded: per-channel scale and shift along axis 1."""
     shape = [1, -1] + [1] * (x.ndim - 2)
@@ -163,8 +173,9 @@ class Network:
         sites: the activation calls, in execution order.
         outputs: flat tuple of Value.
         output_spec: serialized pytree specification of the model's output structure.
-        input_shape: shape of one sample.
+        input_shape: shape of one sample, (C, ...); the shapes of all nodes are for this one.
         input_dtype: floating-point type of the input, for networks without weights.
+        sizes: the other sizes that the network takes, see `at`.
     """
 
     nodes: tuple[Node, ...]
@@ -174,6 +185,7 @@ class Network:
     output_spec: str
     input_shape: tuple[int, ...]
     input_dtype: torch.dtype = torch.float32
+    sizes: Sizes = field(default_factory=Sizes)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -250,16 +262,109 @@ class Network:
     def with_tensors(self, tensors: Mapping[str, Tensor], input_dtype: torch.dtype) -> Network:
         """The same graph with other tensors; what was derived from the graph is kept."""
         other = replace(self, tensors=tensors, input_dtype=input_dtype)
-        for name in ("by_name", "site_of", "tail", "last_reader", "depth"):
+        for name in ("by_name", "site_of", "tail", "last_reader", "depth", "_resized"):
             other.__dict__[name] = getattr(self, name)
         return other
+
+    @cached_property
+    def _resized(self) -> dict[tuple[int, ...], Network]:
+        """Graphs of other sizes that were asked for, without tensors."""
+        return {}
+
+    def at(self, size: Sequence[int]) -> Network:
+        """The same network for inputs of another size; both share their tensors.
+
+        Args:
+            size: of the axes behind the channels, such as height and width.
+
+        Returns:
+            The network whose shapes and arguments are those for this size.
+
+        Raises:
+            DataError: the network does not take this size; names the axis or the operation.
+        """
+        size = tuple(size)
+        own = self.input_shape[1:]
+        if size == own:
+            return self
+        if len(size) != len(own):
+            raise DataError(f"size: needed {len(own)} numbers as in {own}, got {size}.")
+        if size not in self._resized:
+            needed = f"sample shape {self.input_shape}, got {(self.input_shape[0], *size)}"
+            try:
+                self.sizes.check(size, own)
+                found = self.followed(size)
+            except DataError as error:
+                raise DataError(f"input shape: needed {needed}: {error}") from error
+            while len(self._resized) >= _KEPT_SIZES:
+                self._resized.pop(next(iter(self._resized)))
+            self._resized[size] = found
+            found.__dict__["_resized"] = self._resized
+        return self._resized[size].with_tensors(self.tensors, self.input_dtype)
+
+    def sized_for(self, x: Tensor, *, time_axis: bool = False) -> Network:
+        """The network for the size of x, (B, ...) or (T, B, ...) with `time_axis`.
+
+        What does not look like an input of this network at all is left to `check_input`.
+
+        Raises:
+            DataError: see `at`.
+        """
+        skip = 2 if time_axis else 1
+        shape = tuple(x.shape) if isinstance(x, Tensor) else ()
+        alike = len(shape) == skip + len(self.input_shape) and 0 not in shape
+        if not alike or shape[skip] != self.input_shape[0]:
+            return self
+        return self.at(shape[skip + 1 :])
+
+    def followed(self, size: tuple[int, ...]) -> Network:
+        """The graph for another size, without tensors: its shapes are found without computing.
+
+        Raises:
+            DataError: an operation cannot take this size; names it.
+        """
+        # Shapes are computed on torch's meta device, where tensors hold no values.
+        bare = self.to(device="meta")
+        shape = (_ROWS, self.input_shape[0], *size)
+        values: dict[str, Any] = {INPUT: torch.empty(shape, dtype=self.dtype, device=bare.device)}
+        shapes: dict[str, Sequence[int]] = {INPUT: shape}
+        nodes, sites = [], []
+        for node in self.nodes:
+            if node.name in self.sizes.arguments:
+                args, kwargs = concrete(self.sizes.arguments[node.name], size, shapes)
+                node = replace(node, args=args, kwargs=kwargs)
+            site = self.site_of.get(node.name)
+            try:
+                value = values[node.reads[0]] if site else bare.compute(node, values, _ROWS)
+            except (RuntimeError, IndexError, ValueError, TypeError) as error:
+                raise DataError(_cannot_take(node, str(error))) from error
+            values[node.name] = value
+            node = replace(node, shape=_shape_like(node, value))
+            shapes[node.name] = node.shape or ()
+            nodes.append(node)
+            if site is not None:
+                assert node.shape is not None
+                sites.append(_site_like(site, node.shape))
+        return replace(
+            self,
+            nodes=tuple(nodes),
+            sites=tuple(sites),
+            tensors={},
+            input_shape=(self.input_shape[0], *size),
+        )
 
     def __call__(self, x: Tensor) -> Any:
         """Run the analog network on x of shape (B, ...); the output mirrors the model's."""
         return self.run(x, lambda site, z: site.activate(z))
 
     def run(self, x: Tensor, at_site: Callable[[Site, Tensor], Tensor]) -> Any:
-        """Run the graph with `at_site(site, input)` in place of every activation."""
+        """Run the graph with `at_site(site, input)` in place of every activation.
+
+        An input of another size is run by the network `at` this size.
+        """
+        sized = self.sized_for(x)
+        if sized is not self:
+            return sized.run(x, at_site)
         self.check_input(x)
         values: dict[str, Any] = {INPUT: x}
         for node in self.nodes:
@@ -327,6 +432,40 @@ class Network:
             )
         if not bool(torch.isfinite(x).all()):
             raise DataError("input holds NaN or infinite values; clean the data first.")
+
+
+def _cannot_take(node: Node, error: str) -> str:
+    first = (error.strip().splitlines() or [""])[0]
+    return (
+        f"{node.op} at '{node.place or '<model>'}' cannot take this size ({first}). Use an input "
+        "of the size that the network was captured with."
+    )
+
+
+def _shape_like(node: Node, value: Any) -> tuple[int, ...] | None:
+    """The shape of a node's value, with multiples of the batch size marked as in the node's own."""
+    if not isinstance(value, Tensor) or node.shape is None:
+        return None
+    if value.ndim != len(node.shape):
+        raise DataError(_cannot_take(node, f"its output has {value.ndim} axes"))
+    pairs = zip(node.shape, value.shape, strict=True)
+    return tuple(old if old < 0 else int(new) for old, new in pairs)
+
+
+def _site_like(site: Site, shape: tuple[int, ...]) -> Site:
+    """A site at another size.
+
+    Raises:
+        DataError: its channels are as many as there are positions.
+    """
+    channels = shape[site.channel_axis] if site.channel_axis < len(shape) else 1
+    if channels != site.channels:
+        raise DataError(
+            f"site '{site.name}' has one threshold for each of {site.channels} positions, and "
+            f"this size has {channels}. Use an input of the size that the network was captured "
+            "with."
+        )
+    return replace(site, shape=shape[1:])
 
 
 def tail_of(nodes: tuple[Node, ...]) -> frozenset[str]:

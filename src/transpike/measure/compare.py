@@ -204,6 +204,7 @@ def compare(
 def _spikes(snn: SpikingNetwork, x: Any, timesteps: int) -> tuple[float, float]:
     """Spikes per neuron as unit spikes, and in binary."""
     x = x.to(snn.network.device)
+    snn = snn.sized_for(x)
     run = simulate(snn, x, timesteps, record=Record(output_at=[timesteps], totals=True))
     neurons = snn.network.neurons * len(x)
     unit = sum(float(total.unit.double().sum()) for total in run.totals.values())

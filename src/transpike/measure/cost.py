@@ -224,6 +224,10 @@ def measure_cost(
     tally, quality = ActivityTally(snn, timesteps), QualityTally(snn.network)
     for x, labels in Batches(batches):
         x = x.to(snn.network.device)
+        if not tally.samples:  # The first batch decides on the size of all inputs.
+            snn = snn.sized_for(x)
+            tally, quality = ActivityTally(snn, timesteps), QualityTally(snn.network)
+        snn.network.check_input(x)
         size = tally.part_size(len(x))
         for first in range(0, len(x), size):
             part = x[first : first + size]

@@ -157,12 +157,13 @@ def diagnose(
         ArgumentError: `timesteps` is out of range, or the model is another one.
     """
     check_timesteps(timesteps)
-    tally = _Tally(snn, timesteps, model, simulator)
+    tally: _Tally | None = None
     for x in Batches(batches).inputs():
+        tally = tally or _Tally(snn.sized_for(x), timesteps, model, simulator)
         tally.add(x.to(snn.network.device))
         if progress is not None:
             progress(tally.samples, None)
-    return tally.result()
+    return (tally or _Tally(snn, timesteps, model, simulator)).result()
 
 
 class _Tally:
@@ -191,6 +192,7 @@ class _Tally:
         self.samples = 0
 
     def add(self, x: Tensor) -> None:
+        self.network.check_input(x)
         if self.model is not None and self.reference is None:
             self.reference = _reference(self.model, self.network, x)
         record = Record(output_at=[self.timesteps], totals=True)

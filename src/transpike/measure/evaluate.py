@@ -247,7 +247,8 @@ class _Tally:
         self.progress: Callable[[int, int | None], None] | None = None
         self.expected: int | None = None
         self.engine = prepared(snn, precision)
-        self.exact = Engine(snn, "exact") if compare_exact else None
+        self.exact: Engine | None = None
+        self.compare_exact = compare_exact
         self.precision = precision
         self.cut = cut_of(snn.network)
         self.samples = self.n = 0
@@ -270,6 +271,8 @@ class _Tally:
             self.progress(self.samples * self.timesteps + done, in_all)
 
     def add(self, x: Tensor, target: Tensor) -> None:
+        if not self.samples:
+            self._take_size_of(x)
         self.snn.network.check_input(x)
         ann = self._analog(x)
         ann_guess = prediction(ann, self.cut)
@@ -293,6 +296,14 @@ class _Tally:
         if metrics is not None:
             metrics[-1].update(_squeezed(ann), target)
             self.metrics = metrics
+
+    def _take_size_of(self, x: Tensor) -> None:
+        """The first batch decides on the size of all inputs."""
+        whole = self.snn
+        self.snn = whole.sized_for(x)
+        size = self.snn.network.input_shape[1:]
+        self.engine = prepared(whole, self.precision, size)
+        self.exact = Engine(self.snn, "exact") if self.compare_exact else None
 
     def _analog(self, x: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -53,7 +53,8 @@ def simulate_reference(
     """
     wanted = check_request(snn, x, timesteps, time_axis, record)
     with torch.inference_mode():
-        return _Stepwise(snn, record).run(x, timesteps, time_axis, wanted)
+        sized = snn.sized_for(x, time_axis=time_axis)
+        return _Stepwise(sized, record).run(x, timesteps, time_axis, wanted)
 
 
 class _Stepwise:

@@ -171,7 +171,7 @@ def check_request(
         DataError: the input does not fit the network.
     """
     snn.check_timesteps(timesteps)
-    network = snn.network
+    network = snn.network.sized_for(x, time_axis=time_axis)
     if network.dtype not in (torch.float32, torch.float64):
         raise DataError(
             f"simulate: needed a network in float32 or float64, got {network.dtype}: its membranes "

@@ -74,7 +74,8 @@ def simulate(
         )
     in_one_pass = not (record.spikes or kept or early_stopping)
     if in_one_pass and _path_independent(snn, precision):
-        return _in_one_pass(snn, x, timesteps, wanted, time_axis)
+        sized = snn.sized_for(x, time_axis=time_axis)
+        return _in_one_pass(sized, x, timesteps, wanted, time_axis)
     request = Request(
         timesteps=timesteps,
         output_at=wanted,
@@ -90,8 +91,9 @@ def simulate(
 
 def _simulated(snn: SpikingNetwork, x: Tensor, request: Request, precision: str) -> Simulation:
     """Run the engine and put its outputs together, (T', B, ...) each."""
-    engine = prepared(snn, precision)
     batch = x.shape[1] if request.time_axis else x.shape[0]
+    size = tuple(x.shape[3 if request.time_axis else 2 :])
+    engine = prepared(snn, precision, size)
     place = {t: index for index, t in enumerate(request.output_at)}
     outputs: list[Tensor] = []
 

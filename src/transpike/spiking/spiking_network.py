@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -99,6 +100,37 @@ class SpikingNetwork(nn.Module):
     def first_output(self) -> int:
         """First timestep (1-based) at which all layers may fire. Earlier outputs mean nothing."""
         return 1 + max(neuron.schedule.delay for neuron in self.neurons.values())
+
+    def at(self, size: Sequence[int]) -> SpikingNetwork:
+        """The same network for inputs of another size; both share their tensors.
+
+        Thresholds, initial membranes and offsets lie along channels, so they hold for every size.
+        Every function that takes an input finds the size by itself. Use this for the size of the
+        tiles of `simulate_tiled`.
+
+        Args:
+            size: of the axes behind the channels, such as height and width.
+
+        Returns:
+            This network where it has this size already, else another one.
+
+        Raises:
+            DataError: the network does not take this size; names the axis or the operation.
+        """
+        network = self.network.at(size)
+        if network.input_shape == self._graph.input_shape:
+            return self
+        other = copy.copy(self)  # shares the modules that hold the tensors
+        other._graph = network.with_tensors({}, network.input_dtype)
+        return other
+
+    def sized_for(self, x: Tensor, *, time_axis: bool = False) -> SpikingNetwork:
+        """The network for the size of x, (B, ...) or (T, B, ...) with `time_axis`.
+
+        Raises:
+            DataError: see `at`.
+        """
+        return self.at(self.network.sized_for(x, time_axis=time_axis).input_shape[1:])
 
     def check_timesteps(self, timesteps: int) -> None:
         """Refuse a number of timesteps in which some layers could not fire.

@@ -18,11 +18,23 @@ from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError, FileError
 from transpike.graph import ops
-from transpike.graph.network import Argument, Batch, Network, Node, Site, Value, Weight, leaves
+from transpike.graph.network import (
+    INPUT,
+    Argument,
+    Batch,
+    Network,
+    Node,
+    Site,
+    Value,
+    Weight,
+    leaves,
+)
+from transpike.graph.sizes import Size, Sizes
 from transpike.spiking.neuron import Neuron
 from transpike.spiking.spiking_network import SpikingNetwork
 
-SCHEMA = 2
+SCHEMA = 3
+_OLDER = (2,)  # without the sizes of input that the network takes
 FORMAT = "transpike"
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
@@ -59,6 +71,7 @@ def save(snn: SpikingNetwork, folder: str | Path) -> None:
         "sites": [asdict(site) for site in network.sites],
         "outputs": [_to_json(leaf) for leaf in network.outputs],
         "output_spec": network.output_spec,
+        "sizes": _sizes_to_json(network.sizes),
         "neurons": {name: neuron.to_dict() for name, neuron in snn.neurons.items()},
         "settings": snn.settings,
         "readout_start": snn.readout_start,
@@ -101,6 +114,7 @@ def load(folder: str | Path) -> SpikingNetwork:
             outputs=tuple(_from_json(leaf) for leaf in config["outputs"]),
             output_spec=config["output_spec"],
             input_shape=tuple(config["input_shape"]),
+            sizes=_sizes_from_json(config),
         )
         pytree.treespec_loads(network.output_spec)
         neurons = {name: Neuron.from_dict(entry) for name, entry in config["neurons"].items()}
@@ -136,7 +150,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise FileError(f"'{path}' is damaged: {error}. Convert the model again.") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise FileError(f'\'{path}\' was not written by transpike: needed "format": "{FORMAT}".')
-    if config.get("schema") != SCHEMA:
+    if config.get("schema") not in (SCHEMA, *_OLDER):
         raise FileError(
             f"'{path}': needed schema {SCHEMA}, got {config.get('schema')!r}. Use the version of "
             "transpike that wrote it, or convert the model again."
@@ -184,6 +198,7 @@ def _check_complete(
         _check_references((node.args, node.kwargs), defined, network)
         defined.add(node.name)
     _check_references(network.outputs, defined, network)
+    _check_sizes(network)
     for site in network.sites:
         if site.node not in defined or site.name not in neurons:
             raise FileError(f"site '{site.name}' has no node or neuron.")
@@ -210,6 +225,47 @@ def _check_references(argument: Argument, defined: set[str], network: Network) -
             raise FileError(f"value '{leaf.name}' is read before it is computed.")
         if isinstance(leaf, Weight) and leaf.name not in network.tensors:
             raise FileError(f"tensor '{leaf.name}' is missing.")
+
+
+def _check_sizes(network: Network) -> None:
+    """Refuse steps and formulas that cannot be those of this network."""
+    axes, sizes = len(network.input_shape) - 1, network.sizes
+    if sizes.steps and (len(sizes.steps) != axes or min(sizes.steps) < 0):
+        raise FileError(f"sizes: needed {axes} steps >= 0, got {sizes.steps}.")
+    defined = {INPUT}
+    for node in network.nodes:
+        for leaf in leaves(sizes.arguments.get(node.name, ())):
+            if isinstance(leaf, Size) and not leaf.well_formed(axes, defined):
+                raise FileError(f"size of '{node.name}': unknown formula {leaf.formula!r}.")
+        _check_references(sizes.arguments.get(node.name, ()), defined, network)
+        defined.add(node.name)
+
+
+def _sizes_to_json(sizes: Sizes) -> dict[str, Any]:
+    return {
+        "steps": list(sizes.steps),
+        "together": sizes.together,
+        "reason": sizes.reason,
+        "arguments": {
+            name: [_to_json(args), {key: _to_json(leaf) for key, leaf in kwargs.items()}]
+            for name, (args, kwargs) in sizes.arguments.items()
+        },
+    }
+
+
+def _sizes_from_json(config: Mapping[str, Any]) -> Sizes:
+    if config["schema"] in _OLDER:
+        return Sizes(reason="the network was saved by an older version, which kept one size")
+    entry = config["sizes"]
+    return Sizes(
+        steps=tuple(int(step) for step in entry["steps"]),
+        together=bool(entry["together"]),
+        reason=str(entry["reason"]),
+        arguments={
+            name: (_from_json(args), {key: _from_json(leaf) for key, leaf in kwargs.items()})
+            for name, (args, kwargs) in entry["arguments"].items()
+        },
+    )
 
 
 def _node_to_json(node: Node) -> dict[str, Any]:
@@ -244,6 +300,8 @@ def _to_json(leaf: Argument) -> Any:
             return {"weight": name}
         case Batch(multiple):
             return {"batch": multiple}
+        case Size(formula):
+            return {"size": _to_json(formula)}
         case torch.dtype():
             return {"dtype": str(leaf).removeprefix("torch.")}
         case tuple() | list():
@@ -263,6 +321,8 @@ def _from_json(leaf: Any) -> Argument:
             return Weight(name)
         case {"batch": int(multiple)}:
             return Batch(multiple)
+        case {"size": formula}:
+            return Size(_from_json(formula))
         case {"dtype": str(name)}:
             return getattr(torch, name)
         case {"float": str(text)}:

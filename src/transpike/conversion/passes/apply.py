@@ -40,6 +40,7 @@ def apply_pass(
     Raises:
         ArgumentError: the pass cannot be applied to this network.
     """
+    whole, snn = snn, snn.sized_for(images)
     match one:
         case AllocateCounts():
             corrected, used = allocated(one, snn, images, timesteps), len(images)
@@ -52,7 +53,8 @@ def apply_pass(
             corrected, used = Sweep(snn, timesteps, _correction(one)).run(images), len(images)
     note = {"pass": type(one).__name__, **asdict(one), "timesteps": timesteps, "n": used}
     done = [*snn.settings.get("passes", []), note]
-    return corrected.changed(settings={**snn.settings, "passes": done})
+    changed = corrected.changed(settings={**snn.settings, "passes": done})
+    return changed.at(whole.network.input_shape[1:])
 
 
 def _correction(one: CalibrationPass) -> Correction:

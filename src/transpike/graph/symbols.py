@@ -1,0 +1,105 @@
+"""Translate the symbolic sizes of an exported program into plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transpike.errors import Refusal, UnsupportedError
+from transpike.graph.network import Batch
+from transpike.graph.sizes import Size
+
+# Names of sympy's and torch's classes of expressions, and the operation of each in a `Size`.
+_OPERATIONS = {
+    "Add": "+",
+    "Mul": "*",
+    "FloorDiv": "//",
+    "CleanDiv": "//",
+    "Mod": "%",
+    "PythonMod": "%",
+    "Max": "max",
+    "Min": "min",
+}
+
+
+class Symbols:
+    """The symbols of one exported program: the batch size, and the free sizes of the input.
+
+    Args:
+        shape: of the exported input, (B, C, ...), with a symbol for each free size.
+        example: the shape of the input at export.
+    """
+
+    def __init__(self, shape: Sequence[Any], example: Sequence[int]) -> None:
+        self.example = tuple(example)
+        self.own = self.example[2:]
+        self.axes: dict[Any, int] = {}
+        for axis, size in enumerate(shape[2:]):
+            if isinstance(size, torch.SymInt):
+                self.axes.setdefault(size.node.expr, axis)
+
+    def number(self, size: torch.SymInt | int) -> int | Batch | Size:
+        """A size as a number, a multiple of the batch size, or a formula.
+
+        Raises:
+            UnsupportedError: it is none of these.
+        """
+        if not isinstance(size, torch.SymInt):
+            return int(size)
+        expression = size.node.expr
+        symbols = expression.free_symbols
+        if not symbols:
+            return int(expression)
+        if symbols <= self.axes.keys():
+            return Size(self._formula(expression))
+        return _batch_multiple(expression)
+
+    def shape(self, value: Any) -> tuple[int, ...] | None:
+        """The shape of a value at export; k times the batch size is -k. None without a shape."""
+        if not isinstance(value, Tensor):
+            return None
+        return tuple(self._extent(size) for size in value.shape)
+
+    def _extent(self, size: Any) -> int:
+        number = self.number(size)
+        if isinstance(number, Batch):
+            return -number.multiple
+        return number.at(self.own, {}) if isinstance(number, Size) else number
+
+    def _formula(self, expression: Any) -> Any:
+        if expression in self.axes:
+            return "size", self.axes[expression]
+        if expression.is_Integer:
+            return int(expression)
+        name = type(expression).__name__
+        parts = [self._formula(part) for part in expression.args]
+        if name == "Pow" and isinstance(parts[1], int) and parts[1] > 0:
+            return reduce(lambda left, right: ("*", left, right), [parts[0]] * parts[1])
+        if name not in _OPERATIONS or len(parts) < 2:
+            raise _refused(expression, "the size of the input")
+        return reduce(lambda left, right: (_OPERATIONS[name], left, right), parts)
+
+
+def _batch_multiple(expression: Any) -> Batch:
+    symbols = list(expression.free_symbols)
+    one, two, three = (int(expression.subs(symbols[0], n)) for n in (6, 12, 18))
+    if len(symbols) > 1 or two != 2 * one or three != 3 * one or one % 6:
+        raise _refused(expression, "the batch size")
+    return Batch(one // 6)
+
+
+def _refused(expression: Any, source: str) -> UnsupportedError:
+    return UnsupportedError(
+        [
+            Refusal(
+                f"size {expression}",
+                "",
+                f"a size is computed from {source} in a way that is not a multiple.",
+                "Use -1 or a plain multiple of x.shape[0] in view/reshape.",
+            )
+        ]
+    )
