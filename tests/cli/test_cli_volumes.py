@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,18 +164,34 @@ def test_limit_tiles_and_the_validation_block(data: list[str], tmp_path: Path) -
     assert loaded(tmp_path / "e.json")["n"] == 8 * 6 * 16 * 16
 
 
-def test_a_saved_network_takes_tiles_of_its_size(
+def _make_older(saved: Path, folder: Path) -> Path:
+    """The saved network as a version wrote it that kept one size."""
+    shutil.copytree(saved, folder)
+    config = loaded(folder / "config.json")
+    del config["sizes"]
+    (folder / "config.json").write_text(json.dumps(config | {"schema": 2}))
+    return folder
+
+
+def test_a_saved_network_takes_tiles_and_whole_slices(
     saved: Path, data: list[str], tmp_path: Path
 ) -> None:
-    ok("evaluate", saved, *data[:2], "--timesteps", "3", "--json", tmp_path / "a.json")
+    ok("evaluate", saved, *data[:2], "--timesteps", "3", "--json", tmp_path / "whole.json")
+    assert loaded(tmp_path / "whole.json")["tile"] == [32, 48]
+    file = tmp_path / "a.json"
+    ok("evaluate", saved, *data[:2], "--timesteps", "3", "--tile", "16", "--json", file)
     ok("evaluate", MODEL, *data, *SMALL, "--tile", "16", "--json", tmp_path / "b.json")
     a, b = loaded(tmp_path / "a.json"), loaded(tmp_path / "b.json")
     assert a["tile"] == [16, 16]
     for key in ("accuracy", "metric", "mask_agreement", "n", "spikes_per_neuron"):
         assert a[key] == b[key]
-    message = refused("evaluate", saved, *data[:2], "--tile", "32")
+    ok("evaluate", saved, *data[:2], "--tile", "32", "--timesteps", "1", "--json", file)
+    assert loaded(file)["tile"] == [32, 32]
+    older = _make_older(saved, tmp_path / "older")
+    message = refused("evaluate", older, *data[:2], "--tile", "32")
     assert "--tile 32: the saved network takes inputs of (1, 16, 16)" in message
-    ok("evaluate", saved, *data[:2], "--tile", "16", "--timesteps", "1")
+    ok("evaluate", older, *data[:2], "--timesteps", "1", "--json", file)
+    assert loaded(file)["tile"] == [16, 16]
 
 
 def test_a_network_that_is_not_fully_convolutional_takes_tiles(
@@ -479,16 +496,28 @@ def test_segment_with_a_saved_network(
     common = ["segment", root / "test" / "images", "--model", saved, "--timesteps", "3"]
     ok(*common, "--slices", "1", "-o", tmp_path / "o")
     content = loaded(tmp_path / "o" / "segment.json")
-    assert content["calibration"] is None and content["tile"] == [16, 16]
+    # Whole slices, as without the folder, although it was converted with tiles of 16.
+    assert content["calibration"] is None and content["tile"] == [32, 48]
+    assert content["tiles_per_slice"] == 1
     message = refused(*common, "-o", tmp_path / "p", "--neuron", "if")
     assert "is a converted network: --neuron cannot change it" in message
     message = refused(*common, "-o", tmp_path / "p", "--data", f"lucchi:{root}")
     assert "needs no calibration" in message
+    for number, side in enumerate((16, 32)):
+        folder = tmp_path / f"tiles{number}"
+        ok(*common, "-o", folder, "--tile", side, "--limit", "1")
+        assert loaded(folder / "segment.json")["tile"] == [side, side]
+
+
+def test_segment_with_a_network_of_one_size(saved: Path, root: Path, tmp_path: Path) -> None:
+    older = _make_older(saved, tmp_path / "older")
+    common = ["segment", root / "test" / "images", "--model", older, "--timesteps", "3"]
     message = refused(*common, "-o", tmp_path / "p", "--tile", "32")
     assert "--tile 32: the saved network takes inputs of (1, 16, 16)" in message
-    ok(*common, "-o", tmp_path / "p", "--tile", "16", "--limit", "1")
+    ok(*common, "-o", tmp_path / "p", "--limit", "1")
+    assert loaded(tmp_path / "p" / "segment.json")["tile"] == [16, 16]
     Image.fromarray(np.zeros((8, 48), np.uint8)).save(tmp_path / "small.png")
-    message = refused("segment", tmp_path / "small.png", "--model", saved, "-o", tmp_path / "q")
+    message = refused("segment", tmp_path / "small.png", "--model", older, "-o", tmp_path / "q")
     assert "slices of 8 x 48 pixels are smaller than the network's tile of 16 x 16" in message
 
 

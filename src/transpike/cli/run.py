@@ -155,14 +155,19 @@ class Run:
     ) -> tuple[tp.SpikingNetwork, nn.Module | None]:
         """A saved network, or the model converted now, and that model.
 
-        With `whole` a network converted now takes whole slices of volumes, where it can and no
-        tile is given.
+        A saved network takes the tiles that the user wants, if it takes inputs of their size. With
+        `whole` and without a tile, the network takes whole slices of volumes, if it can.
         """
+        model: nn.Module | None = None
         if is_saved(name):
-            return load_saved(name, self.source, conversion, self.device), None
-        snn, model = self.convert(name, conversion, timesteps)
-        if whole and self.tile is None and isinstance(self.test, VolumeSplit):
-            snn = _for_whole_slices(snn, model, self.test.slice_shape)
+            snn = load_saved(name, self.source, conversion, self.device)
+        else:
+            snn, model = self.convert(name, conversion, timesteps)
+        if isinstance(self.test, VolumeSplit):
+            if self.tile is not None and snn.network.sizes.vary:
+                snn = snn.at((self.tile, self.tile))
+            elif self.tile is None and whole:
+                snn = _for_whole_slices(snn, model, self.test.slice_shape)
         return snn, model
 
     def test_images(
@@ -444,7 +449,7 @@ def _default_side(shape: tuple[int, int]) -> int:
 
 
 def _for_whole_slices(
-    snn: tp.SpikingNetwork, model: nn.Module, shape: tuple[int, int]
+    snn: tp.SpikingNetwork, model: nn.Module | None, shape: tuple[int, int]
 ) -> tp.SpikingNetwork:
     """The network for whole slices, or as it is where it is not fully convolutional."""
     try:
@@ -456,7 +461,11 @@ def _for_whole_slices(
             f"slices of {shape[0]} x {shape[1]} pixels: the network needs multiples of "
             f"{strides[0]} x {strides[1]}. Cut them into tiles, with --tile N."
         )
-    return snn if shape == snn.network.input_shape[1:] else resized(snn, model, shape)
+    if snn.network.sizes.vary:
+        return snn.at(shape)
+    if model is None or shape == snn.network.input_shape[1:]:
+        return snn
+    return resized(snn, model, shape)
 
 
 def open_device(name: str) -> torch.device:

@@ -51,7 +51,7 @@ def open_network(
         DataError: the data or the slices do not fit the network.
     """
     if is_saved(model):
-        return _saved(model, source, conversion, machine), None
+        return _saved(model, source, conversion, machine, size, overlap), None
     if source.data is None or not is_volumes(source.data):
         raise tp.ArgumentError(
             "segment: needed --data lucchi:PATH, whose training slices set the thresholds, or "
@@ -61,12 +61,17 @@ def open_network(
     snn, built = run.convert(model, conversion, timesteps)
     sides = fitting_tile(snn.network, size, source.tile or _TILE, overlap)
     if sides != snn.network.input_shape[1:]:
-        snn = resized(snn, built, sides)
+        snn = snn.at(sides) if snn.network.sizes.vary else resized(snn, built, sides)
     return snn, run.record(model, snn.network)["calibration"]
 
 
 def _saved(
-    folder: str, source: Source, conversion: Conversion, machine: Machine
+    folder: str,
+    source: Source,
+    conversion: Conversion,
+    machine: Machine,
+    size: Sequence[int],
+    overlap: int | None,
 ) -> tp.SpikingNetwork:
     if source.data is not None:
         raise tp.ArgumentError(
@@ -75,6 +80,8 @@ def _saved(
         )
     snn = load_saved(folder, source, conversion, open_device(machine.device))
     shape, tile = snn.network.input_shape, source.tile
+    if snn.network.sizes.vary:
+        return snn.at(fitting_tile(snn.network, size, tile or _TILE, overlap))
     if tile is not None and shape[1:] != (tile, tile):
         raise tp.ArgumentError(
             f"--tile {tile}: the saved network takes inputs of {shape}. Leave the option out, "
