@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from transpike.errors import DataError
+from transpike.graph.ambient import isolated
 from transpike.graph.batches import Batches
 from transpike.graph.network import Network, Site
 
@@ -172,6 +173,7 @@ class Calibration:
     moments: Mapping[str, Moments] = field(default_factory=dict, repr=False)
 
 
+@isolated()
 def calibrate(
     network: Network,
     batches: Iterable[Any],

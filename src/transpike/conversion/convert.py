@@ -14,6 +14,7 @@ from transpike.conversion.settings import check_settings
 from transpike.conversion.thresholds import Percentile, ThresholdRule
 from transpike.conversion.thresholds import threshold as threshold_of
 from transpike.errors import ArgumentError
+from transpike.graph.ambient import isolated
 from transpike.graph.batches import Batches
 from transpike.graph.capture import capture
 from transpike.graph.network import Network, check_timesteps
@@ -25,6 +26,7 @@ from transpike.spiking.spiking_network import Coding, SpikingNetwork
 _MOST_LEVELS = 1024
 
 
+@isolated()
 def convert(
     model: nn.Module | Network,
     calibration: Calibration | Iterable[Any],

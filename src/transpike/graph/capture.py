@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.errors import DataError, Refusal, UnsupportedError
 from transpike.graph import ops
+from transpike.graph.ambient import isolated
 from transpike.graph.batches import ONE_INPUT
 from transpike.graph.export import Draft, normalize
 from transpike.graph.fold import FoldCount, fold_affine
@@ -45,6 +46,7 @@ class Captured:
     batch_norms: FoldCount
 
 
+@isolated()
 def capture(model: nn.Module, example_input: Tensor) -> Network:
     """Capture a model as one normalized graph, checked against the model.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from transpike.errors import Refusal, UnsupportedError, grouped
 from transpike.graph import ops
+from transpike.graph.ambient import isolated
 from transpike.graph.capture import accepted, draft_network, prepared
 from transpike.graph.macs import macs_of
 from transpike.graph.network import Node, tail_of
@@ -89,6 +90,7 @@ _BECOMES = {
 }
 
 
+@isolated()
 def inspect(model: nn.Module, example_input: Tensor) -> Preflight:
     """Report what a conversion would do; refused operations are listed, not raised.
 

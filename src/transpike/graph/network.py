@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError, DataError
+from transpike.graph.ambient import isolated
 from transpike.graph.sizes import Shapes, Size, Sizes
 
 Kind = Literal["linear", "site", "cumulative", "readout", "constant"]
@@ -357,6 +358,7 @@ class Network:
         """Run the analog network on x of shape (B, ...); the output mirrors the model's."""
         return self.run(x, lambda site, z: site.activate(z))
 
+    @isolated()
     def run(self, x: Tensor, at_site: Callable[[Site, Tensor], Tensor]) -> Any:
         """Run the graph with `at_site(site, input)` in place of every activation.
 

@@ -20,6 +20,7 @@ from transpike.conversion.thresholds import (
     ThresholdRule,
 )
 from transpike.errors import ArgumentError, DataError
+from transpike.graph.ambient import isolated
 from transpike.graph.batches import Batches
 from transpike.graph.capture import capture
 from transpike.graph.network import Network, check_timesteps
@@ -161,6 +162,7 @@ def methods(timesteps: int, max_count: int = 1, depth: int | None = None) -> dic
     }
 
 
+@isolated()
 def compare(
     model: nn.Module | Network,
     batches: Iterable[Any],

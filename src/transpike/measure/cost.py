@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from transpike.errors import DataError
+from transpike.graph.ambient import isolated
 from transpike.graph.batches import Batches
 from transpike.graph.network import check_timesteps
 from transpike.measure.activity import ActivityTally
@@ -193,6 +194,7 @@ def _operation_lines(total: Counts) -> list[str]:
     return lines
 
 
+@isolated()
 def measure_cost(
     snn: SpikingNetwork,
     batches: Iterable[Any],

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError, DataError
+from transpike.graph.ambient import isolated
 from transpike.graph.batches import Batches
 from transpike.graph.capture import capture
 from transpike.graph.network import Network, Site, check_timesteps
@@ -127,6 +128,7 @@ class Diagnosis:
         return "\n".join([*lines, self.advice])
 
 
+@isolated()
 def diagnose(
     snn: SpikingNetwork,
     batches: Iterable[Any],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from transpike.errors import ArgumentError, DataError
+from transpike.graph.ambient import isolated
 from transpike.graph.batches import Batches
 from transpike.graph.outputs import cut_of, prediction
 from transpike.measure.intervals import Z95 as Z95
@@ -153,6 +154,7 @@ def curve_points(timesteps: int, first: int = 1) -> list[int]:
     return [*points, timesteps] if timesteps not in points else points
 
 
+@isolated()
 def evaluate(
     snn: SpikingNetwork,
     batches: Iterable[Any],

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from transpike.errors import ArgumentError, DataError
+from transpike.graph.ambient import isolated
 from transpike.graph.batches import Batches
 from transpike.simulation.early_stopping import EarlyStopping, clearness
 from transpike.simulation.simulate import simulate
 from transpike.spiking.spiking_network import SpikingNetwork
 
 
+@isolated()
 def fit_early_stopping(
     snn: SpikingNetwork,
     batches: Iterable[Any],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transpike.conversion.passes.distillation import Distillation
 from transpike.conversion.recipe import Recipe
 from transpike.errors import ArgumentError, DataError
+from transpike.graph.ambient import isolated
 from transpike.graph.batches import Batches
 from transpike.graph.capture import capture
 from transpike.graph.network import Network
@@ -97,6 +98,7 @@ def _row(trial: Trial) -> str:
     )
 
 
+@isolated()
 def tune(
     network: nn.Module | Network,
     batches: Iterable[Any],

@@ -32,6 +32,7 @@ from torch.nn import functional
 from transpike.errors import ArgumentError, DataError, FileError
 
 # The rule by which `evaluate` predicts, so that a report and its pictures cannot disagree.
+from transpike.graph.ambient import isolated
 from transpike.graph.outputs import cut_of, prediction
 from transpike.measure.evaluate import curve_points
 from transpike.simulation.record import Record
@@ -126,6 +127,7 @@ class Samples:
             raise FileError(f"cannot write samples into {place}.") from error
 
 
+@isolated()
 def record_samples(
     snn: SpikingNetwork,
     x: Tensor,

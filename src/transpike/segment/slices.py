@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from transpike.data.images import Normalization
 from transpike.data.volumes import Volume, normalized
 from transpike.errors import ArgumentError, DataError
+from transpike.graph.ambient import isolated
 from transpike.graph.network import Network
 
 # `evaluate` uses the same rule to predict.
@@ -181,6 +182,7 @@ class _Task:
         facts = zip(pixels, tile, overlaps, seen.before, seen.after, seen.alignment, strict=True)
         return [axis_of(*fact) for fact in facts]
 
+    @isolated()
     def segmented(
         self,
         index: int,

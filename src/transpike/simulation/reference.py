@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transpike.graph.ambient import isolated
 from transpike.graph.network import INPUT, Node
 from transpike.graph.without_constants import increments
 from transpike.simulation.readout import frontier, mean_of, pooled, read_out
@@ -27,6 +28,7 @@ from transpike.spiking.neuron import State, fire, initial_state, refine
 from transpike.spiking.spiking_network import SpikingNetwork, site_bounds, site_offsets, site_starts
 
 
+@isolated()
 def simulate_reference(
     snn: SpikingNetwork,
     x: Tensor,

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError
+from transpike.graph.ambient import isolated
 from transpike.simulation.early_stopping import EarlyStopping
 from transpike.simulation.engine.prepared import prepared
 from transpike.simulation.engine.request import Request
@@ -18,6 +19,7 @@ from transpike.simulation.result import Simulation, check_request
 from transpike.spiking.spiking_network import SpikingNetwork, quantized_ann
 
 
+@isolated()
 def simulate(
     snn: SpikingNetwork,
     x: Tensor,

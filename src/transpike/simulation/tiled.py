@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError, DataError
+from transpike.graph.ambient import isolated
 from transpike.graph.receptive_field import ReceptiveField, receptive_field
 from transpike.simulation.record import Record
 from transpike.simulation.result import readout_timesteps
@@ -96,6 +97,7 @@ class _Axis:
     exact: bool
 
 
+@isolated()
 def simulate_tiled(
     snn: SpikingNetwork,
     image: Array,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from transpike.errors import ArgumentError, TranspikeError
+from transpike.graph.ambient import isolated
 from transpike.graph.network import Network, Site, check_timesteps
 from transpike.spiking.neuron import Neuron, quantized
 
@@ -264,6 +265,7 @@ def site_offsets(snn: SpikingNetwork) -> dict[str, Tensor | None]:
     }
 
 
+@isolated()
 def quantized_ann(snn: SpikingNetwork, x: Tensor, timesteps: int) -> Any:
     """The output of the quantized ANN, the reference of the spiking network at T.
 
