@@ -1,4 +1,8 @@
-"""Streaming statistics of every site: per channel, order-independent, in bounded memory."""
+"""Calibration: statistics of the activations at every site, collected batch by batch.
+
+The statistics are kept per channel. They need bounded memory and do not depend on the order of
+the data.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,8 @@ from transpike.graph.ambient import isolated
 from transpike.graph.batches import Batches
 from transpike.graph.network import Network, Site
 
-# A float's upper bits are its logarithm: 6 bits of mantissa make 64 bins per octave, each at
-# most 1.6 % wide, so a value known by its bin is known within 0.8 %.
+# The upper bits of a positive float grow with its logarithm. With 6 bits of the mantissa there are
+# 64 bins per octave. A bin is at most 1.6 % wide, so its middle is within 0.8 % of its values.
 _SHIFT = 23 - 6
 _PER_OCTAVE = 64
 _BINS = 16 * _PER_OCTAVE
@@ -24,18 +28,18 @@ _BINS = 16 * _PER_OCTAVE
 
 @dataclass
 class Histogram:
-    """Logarithmic histogram of non-negative values, one row per channel.
+    """Logarithmic histogram of non-negative values, with one row per channel.
 
-    A row covers the 16 octaves below its channel's largest value; smaller values count as zero.
-    The result depends on the values only, not on their order or batching: when the maximum
-    grows, the window moves and what falls out below joins the zeros.
+    A row covers the 16 octaves below the largest value of its channel. Smaller values count as
+    zero. When the largest value grows, the row moves up, and the values that it no longer covers
+    become zeros. The result therefore does not depend on the order or the batches of the values.
 
     Attributes:
-        channels: number of rows.
-        counts: (C, 1024) values per bin.
-        first: (C,) integer code of each row's first bin.
-        total: values seen per channel, zeros included.
-        maximum: (C,) largest value.
+        channels: C, number of rows.
+        counts: (C, 1024) number of values in each bin.
+        first: (C,) integer code of the first bin of each row.
+        total: number of values seen per channel, zeros included.
+        maximum: (C,) largest value, in activation units.
     """
 
     channels: int
@@ -50,20 +54,20 @@ class Histogram:
         self.maximum = torch.zeros(self.channels, dtype=torch.float64)
 
     def update(self, values: Tensor) -> None:
-        """Add values of shape (C, N), all >= 0."""
+        """Add values of shape (C, N), in activation units, all >= 0."""
         self.total += values.shape[1]
         self.maximum = torch.maximum(self.maximum, values.amax(dim=1).double().cpu())
         codes = values.float().contiguous().view(torch.int32).bitwise_right_shift(_SHIFT)
         wanted = codes.amax(dim=1).long().cpu() - _BINS + 1
         self._move_to(torch.maximum(self.first, wanted))
-        # 1.._BINS inside the window, 0 below it
+        # 1 to _BINS inside the row, 0 for values below it.
         local = (codes - (self.first - 1).to(codes).unsqueeze(1)).clamp_(min=0).long()
         local += torch.arange(self.channels, device=local.device).unsqueeze(1) * (_BINS + 1)
         flat = torch.bincount(local.flatten(), minlength=self.channels * (_BINS + 1))
         self.counts += flat.reshape(self.channels, _BINS + 1)[:, 1:].cpu()
 
     def _move_to(self, first: Tensor) -> None:
-        """Move the windows up; what falls out below is no longer counted, so it is a zero."""
+        """Move the rows up. Values below the first bin are no longer counted and become zeros."""
         shift = (first - self.first).unsqueeze(1)
         if bool((shift > 0).any()):
             source = torch.arange(_BINS).unsqueeze(0) + shift
@@ -72,7 +76,7 @@ class Histogram:
             self.first = first
 
     def merged(self) -> Histogram:
-        """All channels as one row."""
+        """The histogram of all channels together, with one row."""
         aligned = copy.copy(self)
         aligned._move_to(self.first.max().expand(self.channels).clone())
         one = Histogram(1)
@@ -82,14 +86,20 @@ class Histogram:
         return one
 
     def edges(self) -> Tensor:
-        """Edges of the bins, shape (C, bins + 1), activation units."""
+        """Edges of the bins, shape (C, bins + 1), in activation units."""
         codes = self.first.unsqueeze(1) + torch.arange(_BINS + 1)
         return (codes << _SHIFT).to(torch.int32).view(torch.float32).double()
 
     def quantile(self, fraction: float) -> Tensor:
-        """The quantile over all values, zeros included, shape (C,), within 1 % of the exact one.
+        """The quantile over all values, zeros included.
 
-        Interpolates linearly between the two neighboring order statistics, as numpy does.
+        It interpolates linearly between the two nearest order statistics, as numpy does.
+
+        Args:
+            fraction: between 0 and 1.
+
+        Returns:
+            (C,), in activation units, within 1 % of the exact quantile.
         """
         rank = fraction * (self.total - 1)
         low = int(rank)
@@ -98,9 +108,9 @@ class Histogram:
         return first + weight * (self._order_statistic(min(low + 1, self.total - 1)) - first)
 
     def _order_statistic(self, rank: int) -> Tensor:
-        """The value with `rank` smaller ones before it: the middle of its bin."""
+        """The value at position `rank` (0-based) in ascending order, as the middle of its bin."""
         cumulative = self.counts.cumsum(dim=1)
-        target = rank - (self.total - cumulative[:, -1])  # the zeros come first
+        target = rank - (self.total - cumulative[:, -1])  # zeros come first in ascending order
         position = torch.searchsorted(cumulative, target.clamp(min=0).unsqueeze(1), right=True)
         position = position.clamp(max=_BINS - 1)
         edges = self.edges()
@@ -111,15 +121,15 @@ class Histogram:
 
 @dataclass
 class Moments:
-    """Mean and variance of the currents of every channel, before the activation.
+    """Mean and variance of the current of every channel, which is the input of the activation.
 
-    Sums are kept in float64; another order or batching of the values changes them by rounding only.
+    The sums are float64. The order and the batches of the values change them by rounding only.
 
     Attributes:
-        channels: number of channels.
-        total: values seen per channel.
-        sums: (C,) sum of the values.
-        squares: (C,) sum of the squared values.
+        channels: C, number of channels.
+        total: number of values seen per channel.
+        sums: (C,) sum of the values, in activation units.
+        squares: (C,) sum of the squared values, in activation units squared.
     """
 
     channels: int
@@ -132,38 +142,38 @@ class Moments:
         self.squares = torch.zeros(self.channels, dtype=torch.float64)
 
     def update(self, values: Tensor) -> None:
-        """Add values of shape (C, N)."""
+        """Add values of shape (C, N), in activation units."""
         self.total += values.shape[1]
         self.sums += values.sum(dim=1, dtype=torch.float64).cpu()
         self.squares += values.square().sum(dim=1, dtype=torch.float64).cpu()
 
     def merged(self) -> Moments:
-        """All channels as one."""
+        """The moments of all channels together, with one channel."""
         one = Moments(1, self.total * self.channels)
         one.sums, one.squares = self.sums.sum().reshape(1), self.squares.sum().reshape(1)
         return one
 
     @property
     def mean(self) -> Tensor:
-        """(C,), activation units."""
+        """Mean, shape (C,), in activation units."""
         return self.sums / max(1, self.total)
 
     @property
     def variance(self) -> Tensor:
-        """(C,), activation units squared."""
+        """Variance, shape (C,), in activation units squared."""
         return (self.squares / max(1, self.total) - self.mean.square()).clamp(min=0)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Statistics of a network's activations on calibration data.
+    """Statistics of the activations of a network on calibration data.
 
     Attributes:
-        histograms: of the activations, one per site name.
-        n: samples seen.
-        sites: the sites they belong to.
-        fingerprint: of the network's weights.
-        moments: of the currents before the activation, one per site name.
+        histograms: histogram of the activations, by site name.
+        n: number of inputs seen.
+        sites: the sites of the network.
+        fingerprint: fingerprint of the weights of the network.
+        moments: moments of the currents before the activation, by site name.
     """
 
     histograms: Mapping[str, Histogram] = field(repr=False)
@@ -183,17 +193,20 @@ def calibrate(
     """Collect activation statistics at every site.
 
     Args:
-        network: from `capture`.
-        batches: tensors (B, ...), (tensor, label) pairs, or a DataLoader of either; a single
-            tensor counts as one batch. Use training data, never test data.
-        progress: called with (batches done, batches in all or None).
+        network: a network from `capture`.
+        batches: tensors (B, ...), (tensor, label) pairs, or a DataLoader of either. A single
+            tensor is one batch. Use training data, never test data.
+        progress: called after each batch with the number of batches done and the number of all
+            batches, or None if it is unknown.
 
     Returns:
-        Statistics; the same, bit for bit, for any order or batching of the same values, up to
-        how convolutions round for different batch sizes.
+        The statistics. The histograms do not depend on the order or the batches of the data, bit
+        for bit, as long as convolutions round alike for different batch sizes. The moments change
+        by rounding only.
 
     Raises:
-        DataError: no data, wrong shape, dtype or device, or NaN.
+        ArgumentError: `batches` is not a collection of batches.
+        DataError: there is no data, or its shape, dtype or device is wrong, or it contains NaN.
     """
     histograms = {site.name: Histogram(site.channels) for site in network.sites}
     moments = {site.name: Moments(site.channels) for site in network.sites}
@@ -212,5 +225,8 @@ def calibrate(
             if progress is not None:
                 progress(done, data.count)
     if n == 0:
-        raise DataError("calibration: needed at least one batch of data, got none.")
+        raise DataError(
+            "calibration: needed at least one batch of data, got none. Give batches of training "
+            "data."
+        )
     return Calibration(histograms, n, network.sites, network.fingerprint, moments)

@@ -22,7 +22,8 @@ from transpike.spiking.neuron import Neuron
 from transpike.spiking.presets import IF
 from transpike.spiking.spiking_network import Coding, SpikingNetwork
 
-# Levels that a rule aims at where a step shrinks: with more, rounding no longer counts.
+# Largest number of levels that a rule aims at if the step shrinks. With more levels, rounding no
+# longer matters.
 _MOST_LEVELS = 1024
 
 
@@ -40,34 +41,36 @@ def convert(
     """Turn a trained network into a spiking one.
 
     Args:
-        model: a captured network, or a module, which is then captured with the first batch.
-        calibration: from `calibrate`, or batches of training data.
-        neuron: settings of every site; default `IF()`.
-        threshold: rule; default `Percentile(99.9, granularity="channel")`.
-        timesteps: the number of timesteps that rules with `levels=None` and calibration passes are
-            to be best for.
-        passes: calibration passes such as `BiasCorrection()`, done one after the other.
-        batches: training data for the passes; default: the batches of `calibration`.
+        model: a captured network, or a module. A module is captured with the first batch.
+        calibration: statistics from `calibrate`, or batches of training data: tensors (B, ...),
+            (tensor, label) pairs, or a DataLoader of either.
+        neuron: the neuron at every site. Default: `IF()`.
+        threshold: the threshold rule. Default: `Percentile(99.9, granularity="channel")`.
+        timesteps: T, the number of timesteps to optimize for. Rules with `levels=None` and
+            calibration passes need it.
+        passes: calibration passes such as `BiasCorrection()`, applied one after the other.
+        batches: training data for the passes. Default: the batches in `calibration`.
 
     Returns:
-        The spiking network. The model is left unchanged.
+        The spiking network. The model does not change.
 
     Raises:
-        UnsupportedError: lists every operation of the model that has no exact spiking form.
-        DataError: unusable calibration data.
-        ArgumentError: a setting is out of range.
+        UnsupportedError: the model has operations without an exact spiking form. The error lists
+            all of them.
+        DataError: the calibration data cannot be used.
+        ArgumentError: a setting is out of range or missing.
     """
     neuron = IF() if neuron is None else neuron
     rule = Percentile() if threshold is None else threshold
-    applied = list(passes)  # first of all: an iterator can be read only once
+    applied = list(passes)  # An iterator can be read only once, so this comes first.
     check_settings(neuron, rule, applied)
     _check_timesteps(applied, timesteps)
     if isinstance(calibration, Calibration):
         data = None if batches is None else Batches(batches)
         if applied and data is None:
             raise ArgumentError(
-                "passes: they need training inputs, which a Calibration does not keep. Give them "
-                "as batches=..., or give batches in place of the Calibration."
+                "passes: needed training inputs, which a Calibration does not keep. Give them as "
+                "batches=..., or give batches in place of the Calibration."
             )
         network, statistics = _checked_calibration(model, calibration), calibration
     else:
@@ -124,7 +127,7 @@ def _converted(
 
 
 def _levels(neuron: Neuron, timesteps: int | None) -> int | None:
-    """Number of levels that a rule aims at, None where it does not matter to the neuron."""
+    """Number of levels that a rule aims at, or None if it is not known without timesteps."""
     levels = None if neuron.schedule.shrinks else neuron.levels
     if levels is not None or timesteps is None:
         return levels
@@ -133,12 +136,12 @@ def _levels(neuron: Neuron, timesteps: int | None) -> int | None:
 
 
 def _without_delay(neuron: Neuron) -> Neuron:
-    """The neuron without the delay that it had at a site of another network."""
+    """The neuron with a delay of 0. It may come from a site of another network."""
     return replace(neuron, schedule=replace(neuron.schedule, delay=0))
 
 
 def _neurons(network: Network, neuron: Neuron) -> dict[str, Neuron]:
-    """The neuron of every site: a schedule with a lag starts later in deeper layers."""
+    """The neuron of every site. With a lag, the windows of deeper layers start later."""
     schedule, depth = neuron.schedule, network.depth
     return {
         site.name: replace(
@@ -161,11 +164,12 @@ def _check_timesteps(passes: Sequence[CalibrationPass], timesteps: int | None) -
 def _checked_calibration(model: nn.Module | Network, calibration: Calibration) -> Network:
     if not isinstance(model, Network):
         raise ArgumentError(
-            "convert: a Calibration belongs to a captured network. Give that network, or give the "
-            "model with batches of data."
+            f"convert: needed the captured network of the Calibration, got {type(model).__name__}. "
+            "Give that network, or give batches in place of the Calibration."
         )
     if (calibration.sites, calibration.fingerprint) != (model.sites, model.fingerprint):
         raise ArgumentError(
-            "convert: the calibration was made with another network. Call calibrate with this one."
+            "convert: needed a Calibration of this network, got one of another network. Call "
+            "calibrate() with this network."
         )
     return model

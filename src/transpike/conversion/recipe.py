@@ -1,4 +1,4 @@
-"""A recipe: everything that decides a conversion, as a value and as a small JSON file."""
+"""A recipe: all settings of a conversion, as a value and as a small JSON file."""
 
 from __future__ import annotations
 
@@ -30,14 +30,18 @@ _PASSES = {one.__name__: one for one in get_args(CalibrationPass)}
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a conversion, but for the data.
+    """All settings of a conversion. Only the model and the data are missing.
 
     Attributes:
-        timesteps: T the conversion is for; running longer or shorter is possible.
-        neuron: of every site, before passes change it.
-        threshold: rule.
-        passes: calibration passes, in order.
-        found: how it was found, JSON-ready, or empty.
+        timesteps: T, the number of timesteps to optimize for, >= 1. The network can still run
+            longer or shorter.
+        neuron: the neuron at every site, before passes change it.
+        threshold: the threshold rule.
+        passes: calibration passes, in the order in which they are applied.
+        found: how the recipe was found, JSON-ready, or empty. It does not count in comparisons.
+
+    Raises:
+        ArgumentError: a setting is out of range or of the wrong kind.
     """
 
     timesteps: int
@@ -53,7 +57,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """How tables call this recipe."""
+        """Name of this recipe in tables."""
         rule = type(self.threshold).__name__
         if self.threshold.granularity == "layer":
             rule += " per layer"
@@ -67,12 +71,18 @@ class Recipe:
         *,
         calibration: Calibration | None = None,
     ) -> SpikingNetwork:
-        """Convert a model by this recipe.
+        """Convert a model with this recipe.
 
         Args:
-            model: a captured network, or a module.
-            batches: training data, for the thresholds and for the passes.
-            calibration: statistics of these batches, if they are at hand.
+            model: a captured network, or a module if `calibration` is None.
+            batches: training data for the thresholds and the passes, as in `convert`.
+            calibration: statistics of these batches, if they exist already.
+
+        Returns:
+            The spiking network. The model does not change.
+
+        Raises:
+            UnsupportedError, DataError, ArgumentError: as in `convert`.
         """
         return convert(
             model,
@@ -99,6 +109,9 @@ class Recipe:
     def save(self, file: str | Path) -> None:
         """Write the recipe as JSON.
 
+        Args:
+            file: where to write. Its folder is created if it does not exist.
+
         Raises:
             FileError: the file cannot be written.
         """
@@ -111,10 +124,10 @@ class Recipe:
 
     @classmethod
     def load(cls, file: str | Path) -> Recipe:
-        """Read a recipe.
+        """Read a recipe that `save` wrote, in schema 1 or 2.
 
         Raises:
-            FileError: it cannot be read, or is not a recipe of this version.
+            FileError: the file cannot be read, is damaged, or is not a recipe in these schemas.
         """
         file = Path(file)
         try:
@@ -138,10 +151,10 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Recipe:
-        """The recipe that `to_dict` gave these values.
+        """The recipe from the values that `to_dict` gave.
 
         Raises:
-            KeyError, TypeError, AttributeError: they are not a recipe's.
+            KeyError, TypeError, AttributeError: the values are not those of a recipe.
             ArgumentError: a value is out of range.
         """
         rule = dict(content["threshold"])

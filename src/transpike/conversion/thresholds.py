@@ -1,4 +1,4 @@
-"""Threshold rules: from calibration statistics to the firing threshold of every channel."""
+"""Threshold rules: how calibration statistics give the firing threshold of every channel."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from transpike.errors import ArgumentError
 
 Granularity = Literal["channel", "layer"]
 
-# Candidate thresholds of LeastSquares: a grid of fractions of the maximum, from _SMALLEST to 1.
+# LeastSquares tries this number of thresholds: fractions of the maximum from _SMALLEST to 1.
 _CANDIDATES = 128
 _SMALLEST = 0.02
-# Rounds of GaussianIteration; its factor is then 1 to six digits.
+# Rounds of GaussianIteration. After them its factor equals 1 to six digits.
 _GAUSSIAN_ROUNDS = 200
 
 
@@ -33,7 +33,13 @@ def _check_levels(levels: int | None) -> None:
 
 @dataclass(frozen=True)
 class MaxAbs:
-    """The largest activation seen.
+    """The threshold is the largest activation in the calibration data.
+
+    Attributes:
+        granularity: one threshold per channel, or per layer.
+
+    Raises:
+        ArgumentError: a setting is out of range.
 
     Source: Diehl et al. 2015 (max-norm).
     """
@@ -46,9 +52,16 @@ class MaxAbs:
 
 @dataclass(frozen=True)
 class Percentile:
-    """A percentile of all activations, zeros included.
+    """The threshold is a percentile of all activations, zeros included.
 
-    Source: Rueckauer et al. 2017; differs: over all values (theirs: non-zero ones only).
+    Attributes:
+        percentile: in percent, 0 < p <= 100.
+        granularity: one threshold per channel, or per layer.
+
+    Raises:
+        ArgumentError: a setting is out of range.
+
+    Source: Rueckauer et al. 2017; differs: it counts all values, theirs only nonzero values.
     """
 
     percentile: float = 99.9
@@ -62,18 +75,23 @@ class Percentile:
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """The threshold with the least squared error of quantizing activations to `levels` levels.
+    """The threshold quantizes the activations with the least squared error.
 
-    Minimizes the sum of (a - Q(a))^2 with Q(a) = s clamp(floor(a/s + v0), 0, levels),
-    s = threshold / levels, over a grid of fractions of the largest activation.
+    It minimizes the sum of (a - Q(a))^2 over the activations a, where
+    Q(a) = s clamp(floor(a/s + v0), 0, levels), s = threshold / levels, and v0 is the initial
+    membrane of the neuron. The search tries a grid of fractions of the largest activation.
 
     Attributes:
-        levels: positive levels up to the threshold; None means max_count * timesteps, which
-            `convert` then has to be given.
+        levels: number of levels up to the threshold, >= 1. None means the levels of the neuron,
+            which are max_count * timesteps in rate coding. `convert` then needs `timesteps`,
+            except for differential coding with a constant step.
         granularity: one threshold per channel, or per layer.
 
-    Source: Li et al. 2021 (SNN calibration); differs: quantizes with the neuron's own initial
-    membrane instead of a plain floor.
+    Raises:
+        ArgumentError: a setting is out of range.
+
+    Source: Li et al. 2021 (SNN calibration); differs: it quantizes with the initial membrane of
+    the neuron, theirs with a plain floor.
     """
 
     levels: int | None = None
@@ -86,19 +104,23 @@ class LeastSquares:
 
 @dataclass(frozen=True)
 class LocalThresholdBalancing:
-    """Local threshold balancing: ascent from zero towards the maximum, stopped early.
+    """Local threshold balancing: the threshold rises from zero and stops before the maximum.
 
-    Iterates theta += 2 rate E[(z - theta) 1(z > theta)], the gradient step on the clipping error.
-    Published with a random batch per step; here the expectation over the whole histogram, which is
-    what the random steps follow on average. Its limit is the maximum, whatever the data: the
-    number of iterations is the regularizer. It aims at clipping only, at no number of levels.
+    Each iteration is a gradient step on the clipping error:
+    theta += 2 rate E[(z - theta) 1(z > theta)], over the activations z. The limit of theta is the
+    maximum for all data, so the number of iterations acts as the regularizer. The rule considers
+    clipping only and uses no number of levels.
 
     Attributes:
-        iterations: steps taken, >= 1 (published: 1000 to 5000 batches).
-        rate: eta, 0 < rate <= 1.
+        iterations: number of iterations, >= 1. The paper takes 1000 to 5000, with one batch each.
+        rate: eta, the step size, 0 < rate <= 1.
         granularity: one threshold per channel, or per layer.
 
-    Source: Bu et al. 2025 (CVPR), inference-scale conversion; differs: deterministic.
+    Raises:
+        ArgumentError: a setting is out of range.
+
+    Source: Bu et al. 2025 (CVPR), inference-scale conversion; differs: the expectation is over
+    the whole histogram, theirs over a random batch, so the result is deterministic.
     """
 
     iterations: int = 1000
@@ -115,19 +137,23 @@ class LocalThresholdBalancing:
 
 @dataclass(frozen=True)
 class GaussianIteration:
-    """The threshold that quantizes a Gaussian current with least error, from mean and variance.
+    """The threshold quantizes a Gaussian current with the least squared error.
 
-    With z ~ N(mean, variance) and Q the quantizer of `LeastSquares`, iterates theta <- k theta,
-    k = E[relu(z) Q(z)] / E[Q(z)^2]: for fixed levels, the scale with the least squared error. Both
-    are sums over the level borders t_j = (j - v0) theta / levels, j = 1..levels, of
-    P(z >= t_j) and E[z 1(z >= t_j)], which erf and exp give.
+    The current z of a channel is taken as Gaussian, with the mean and variance of the calibration
+    data. With the quantizer Q of `LeastSquares`, the rule iterates theta <- k theta, where
+    k = E[relu(z) Q(z)] / E[Q(z)^2] is the scale with the least squared error for fixed counts.
+    Both expectations are sums over the level borders t_j = (j - v0) theta / levels, for j from 1
+    to levels, of P(z >= t_j) and E[z 1(z >= t_j)]. These follow from erfc and exp.
 
     Attributes:
         levels: as in `LeastSquares`.
         granularity: one threshold per channel, or per layer.
 
-    Source: Huang et al. 2025 (ICML, threshold iteration); differs: derived here for the neuron's
-    own initial membrane.
+    Raises:
+        ArgumentError: a setting is out of range.
+
+    Source: Huang et al. 2025 (ICML, threshold iteration); differs: derived here for the initial
+    membrane of the neuron.
     """
 
     levels: int | None = None
@@ -143,7 +169,7 @@ ThresholdRule = MaxAbs | Percentile | LeastSquares | LocalThresholdBalancing | G
 
 @dataclass(frozen=True)
 class _Aim:
-    """What a rule may use of the neuron: levels, initial membrane, thresholds per timestep."""
+    """What a rule may use of the neuron. `threshold` explains the fields."""
 
     levels: int | None
     initial_membrane: float
@@ -154,8 +180,8 @@ class _Aim:
         if wanted is None:
             name = type(rule).__name__
             raise ArgumentError(
-                f"{name}: needed the number of levels; give {name}(levels=...) or "
-                "convert(..., timesteps=...)."
+                f"{name}: needed the number of levels, got levels=None without timesteps. Give "
+                f"{name}(levels=...) or convert(..., timesteps=...)."
             )
         return wanted
 
@@ -169,19 +195,25 @@ def threshold(
     initial_membrane: float = 0.5,
     range_factor: int = 1,
 ) -> Tensor:
-    """Thresholds of one site, shape (C,), activation units, all > 0.
+    """Thresholds of one site.
 
-    A channel that is active too rarely for the rule gets its own maximum; one that was silent gets
-    the threshold of the whole site; a silent site gets 1.
+    If the rule gives 0 because a channel is rarely active, the channel gets its own maximum. A
+    silent channel gets the threshold of the whole site. A silent site gets 1.
 
     Args:
-        rule: how to choose.
-        histogram: of the site's activations.
-        moments: of the site's currents; only GaussianIteration uses them.
-        levels: levels of a rule with `levels=None`.
-        initial_membrane: of the neuron, as a fraction of its step.
-        range_factor: the neuron reaches this many thresholds per timestep (max_count for
-            range burst, else 1); only rules with levels use it.
+        rule: the threshold rule.
+        histogram: histogram of the activations of the site.
+        moments: moments of the currents of the site. Only GaussianIteration uses them.
+        levels: number of levels for a rule with `levels=None`.
+        initial_membrane: initial membrane of the neuron, as a fraction of its step.
+        range_factor: upper end of the range of the neuron, in units of the threshold (max_count
+            for range burst, else 1). Only rules with levels use it.
+
+    Returns:
+        (C,), in activation units, all > 0.
+
+    Raises:
+        ArgumentError: the rule needs levels or moments that are missing.
     """
     aim = _Aim(levels, initial_membrane, range_factor)
     whole, all_moments = histogram.merged(), None if moments is None else moments.merged()
@@ -214,8 +246,8 @@ def _chosen(
         case GaussianIteration():
             if moments is None:
                 raise ArgumentError(
-                    "GaussianIteration: needed the moments of the currents. Calibrate again with "
-                    "transpike.calibrate."
+                    "GaussianIteration: needed the moments of the currents, got none. Calibrate "
+                    "again with transpike.calibrate."
                 )
             top = _gaussian(moments, aim.levels_for(rule), aim.initial_membrane)
             return torch.minimum(top, histogram.maximum) / aim.range_factor
@@ -223,11 +255,11 @@ def _chosen(
 
 
 def _balanced(histogram: Histogram, iterations: int, rate: float) -> Tensor:
-    """Local threshold balancing on the histogram; E[(z - theta)+] from sums over the tail."""
+    """Local threshold balancing. Sums over the tail of the histogram give E[(z - theta)+]."""
     edges = histogram.edges()
     values = (edges[:, :-1] + edges[:, 1:]) / 2
     counts = histogram.counts.double() / max(1, histogram.total)
-    # Sums over the bins from i on, and nothing behind the last.
+    # Sums over bin i and all bins above it, with a zero after the last bin.
     mass = torch.nn.functional.pad(counts.flip(1).cumsum(1).flip(1), (0, 1))
     moment = torch.nn.functional.pad((counts * values).flip(1).cumsum(1).flip(1), (0, 1))
     theta = torch.zeros_like(histogram.maximum)
@@ -239,11 +271,11 @@ def _balanced(histogram: Histogram, iterations: int, rate: float) -> Tensor:
 
 
 def _gaussian(moments: Moments, levels: int, initial_membrane: float) -> Tensor:
-    """Fixed point of the threshold iteration for Gaussian currents, 0 where none is found."""
+    """Fixed point of the threshold iteration for Gaussian currents, or 0 if there is none."""
     mean, deviation = moments.mean, moments.variance.sqrt()
     tiny = torch.finfo(torch.float64).tiny
     index = torch.arange(1, levels + 1, dtype=torch.float64)
-    # From above: three deviations over the mean, or what a rarely active channel reaches.
+    # Start from above: three deviations over the mean, but at least one deviation.
     theta = torch.maximum(mean + 3 * deviation, deviation)
     for _ in range(_GAUSSIAN_ROUNDS):
         border = (index - initial_membrane) * theta.unsqueeze(1) / levels
@@ -260,14 +292,14 @@ def _gaussian(moments: Moments, levels: int, initial_membrane: float) -> Tensor:
 def _least_squares(
     histogram: Histogram, levels: int, initial_membrane: float, range_factor: int
 ) -> Tensor:
-    """Grid search on the histogram, all channels at once, one candidate at a time."""
+    """Grid search on the histogram, for all channels at once."""
     edges = histogram.edges()
     values = (edges[:, :-1] + edges[:, 1:]) / 2
     counts = histogram.counts.double()
     best = histogram.maximum.clone()
     least = torch.full_like(best, torch.inf)
     for fraction in torch.linspace(_SMALLEST, 1.0, _CANDIDATES, dtype=torch.float64):
-        # Range burst: the top level lies at range_factor thresholds.
+        # With range burst, the highest level is worth range_factor thresholds.
         candidate = histogram.maximum * fraction / range_factor
         step = (candidate * range_factor / levels).clamp(min=torch.finfo(torch.float64).tiny)
         count = torch.floor(values / step.unsqueeze(1) + initial_membrane).clamp(0, levels)
