@@ -80,6 +80,18 @@ class ArgumentError(TranspikeError, ValueError):
     """An argument is out of its allowed range or of the wrong kind."""
 
 
+def missing_package(name: str) -> ArgumentError:
+    """The error for an optional package that cannot be imported.
+
+    The remedy names the package itself and no extra of transpike, so it works in a checkout and
+    behind an installed wheel alike.
+
+    Args:
+        name: what pip calls the package, for example `pillow` and not `PIL`.
+    """
+    return ArgumentError(f"{name} is not installed: install it with pip install {name}.")
+
+
 class DataError(TranspikeError, ValueError):
     """Data or weights are unusable: wrong shape or dtype, NaN or infinite, or empty."""
 

@@ -223,7 +223,7 @@ def test_images_have_plain_strides() -> None:
 
 def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ArgumentError, match=r"pip install 'transpike\[data\]'"):
+    with pytest.raises(ArgumentError, match="install it with pip install scikit-learn"):
         open_digits()
 
 

@@ -56,7 +56,7 @@ def test_nothing_to_draw() -> None:
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     result = _result()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(tp.ArgumentError, match=r"pip install 'transpike\[plot\]'"):
+    with pytest.raises(tp.ArgumentError, match="install it with pip install matplotlib"):
         accuracy_figure({"IF": result})
 
 

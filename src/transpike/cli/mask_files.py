@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import transpike as tp
 from transpike.data.volumes import Volume
 from transpike.data.voxel_size import VoxelSize
+from transpike.errors import missing_package
 from transpike.segment import Mask
 
 _WHITE = 255
@@ -87,9 +88,7 @@ def mask_writer(
         with writer as write:
             yield write
     except ImportError as error:
-        raise tp.ArgumentError(
-            f"{error.name} is not installed: install it with pip install 'transpike[volumes]'."
-        ) from error
+        raise missing_package("tifffile" if tiff else "pillow") from error
     except OSError as error:
         raise tp.FileError(
             f"cannot write to {str(folder)!r}: {error.strerror or error}."

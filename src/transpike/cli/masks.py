@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import transpike as tp
+from transpike.errors import missing_package
 
 # The rule by which `evaluate` predicts.
 from transpike.graph.outputs import cut_of
@@ -31,9 +32,7 @@ class MaskScores:
         try:
             from torchmetrics.classification import BinaryF1Score, BinaryJaccardIndex
         except ImportError as error:
-            raise tp.ArgumentError(
-                "torchmetrics is not installed: install it with pip install 'transpike[metrics]'."
-            ) from error
+            raise missing_package("torchmetrics") from error
         self.cut = cut_of(network)
         # Masks made by `evaluate`'s own rule: torchmetrics takes outputs that happen to lie in
         # 0..1 for probabilities, whatever they are.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transpike.data.images import ArrayImages, Dataset, Normalization, Split
-from transpike.errors import ArgumentError, DataError, FileError
+from transpike.errors import DataError, FileError, missing_package
 
 CLASSES = (
     "airplane",
@@ -107,9 +107,7 @@ def _read_torchvision(place: Path, download: bool) -> dict[str, NDArray[np.uint8
     try:
         from torchvision.datasets import CIFAR10
     except ImportError as error:
-        raise ArgumentError(
-            "torchvision is not installed: install it with pip install 'transpike[vision]'."
-        ) from error
+        raise missing_package("torchvision") from error
     arrays: dict[str, NDArray[np.uint8]] = {}
     try:
         for part in ("train", "test"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from transpike.data.images import ArrayImages, Dataset, Normalization, Split
-from transpike.errors import ArgumentError
+from transpike.errors import missing_package
 
 _MAXIMUM = 16.0  # pixels count the ink in 4x4 cells: 0..16
 _SPLIT_SEED = 0
@@ -26,9 +26,7 @@ def open_digits(normalization: Normalization | None = None) -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ArgumentError(
-            "scikit-learn is not installed: install it with pip install 'transpike[data]'."
-        ) from error
+        raise missing_package("scikit-learn") from error
     loaded = load_digits()
     images = ArrayImages(loaded.images.astype(np.uint8)[..., None])  # (N, 8, 8) -> (N, 8, 8, 1)
     labels = loaded.target.astype(np.int64)

@@ -8,7 +8,7 @@ import numpy as np
 
 from transpike.data.cifar10 import IMAGENET_NORMALIZATION
 from transpike.data.images import Dataset, FileImages, Normalization, Split
-from transpike.errors import ArgumentError, DataError, FileError
+from transpike.errors import ArgumentError, DataError, FileError, missing_package
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 _GRAY_NORMALIZATION = Normalization((0.5,), (0.5,))
@@ -39,9 +39,7 @@ def open_folder(
     try:
         import PIL  # noqa: F401
     except ImportError as error:
-        raise ArgumentError(
-            "pillow is not installed: install it with pip install 'transpike[data]'."
-        ) from error
+        raise missing_package("pillow") from error
     root = Path(path)
     classes = _classes(root / "train")
     tested = _classes(root / "test")

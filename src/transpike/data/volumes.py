@@ -20,7 +20,7 @@ from transpike.data.voxel_size import (
     VoxelSize,
     voxel_size_of,
 )
-from transpike.errors import ArgumentError, DataError, FileError
+from transpike.errors import DataError, FileError, missing_package
 
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF's tag, and its value
 _INVERTED = (
@@ -243,7 +243,7 @@ def open_tiff(file: Path) -> Volume:
     try:
         import tifffile
     except ImportError as error:
-        raise _missing_extra("tifffile") from error
+        raise missing_package("tifffile") from error
     try:
         with tifffile.TiffFile(file) as opened:
             pages = len(opened.pages)
@@ -286,7 +286,7 @@ def open_zarr(place: Path, name: str) -> Volume:
     try:
         import zarr
     except ImportError as error:
-        raise _missing_extra("zarr") from error
+        raise missing_package("zarr") from error
     try:
         opened: Any = zarr.open(str(place), mode="r")
         array = opened[name] if name else opened
@@ -407,7 +407,7 @@ def _header(file: Path) -> tuple[tuple[int, int, int], VoxelSize | None]:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
-        raise _missing_extra("pillow") from error
+        raise missing_package("pillow") from error
     try:
         with Image.open(file) as opened:
             mode, (width, height) = opened.mode, opened.size
@@ -430,12 +430,6 @@ def _header(file: Path) -> tuple[tuple[int, int, int], VoxelSize | None]:
             "training.tif or testing.tif and give the folder that holds it."
         )
     return (height, width, {"1": 1, "L": 255}.get(mode, 65535)), voxel_size
-
-
-def _missing_extra(package: str) -> ArgumentError:
-    return ArgumentError(
-        f"{package} is not installed: install it with pip install 'transpike[volumes]'."
-    )
 
 
 __all__ = [

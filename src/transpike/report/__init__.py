@@ -3,8 +3,7 @@
     results = read_results(["results/"])  # what the commands wrote with --json and --samples
     write_report(results, "report.html")
 
-Needs jinja2 and plotly (`pip install 'transpike[report]'`). What the page shows is described in
-docs/report.md.
+It needs jinja2 and plotly, the extra `report`. docs/report.md describes what the page shows.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from transpike.errors import ArgumentError, FileError
+from transpike.errors import FileError, missing_package
 from transpike.report import charts, segmentation, text
 from transpike.report.charts import Chart
 from transpike.report.mask_scores import mask_scores
@@ -65,9 +64,7 @@ def _page(results: Results, title: str | None) -> str:
         from markupsafe import Markup
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise ArgumentError(
-            f"{error.name} is not installed: install it with pip install 'transpike[report]'."
-        ) from error
+        raise missing_package(str(error.name).partition(".")[0]) from error
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from transpike.errors import ArgumentError
+from transpike.errors import ArgumentError, missing_package
 from transpike.measure.cost import Cost
 from transpike.measure.diagnose import Diagnosis
 from transpike.measure.energy import Energy
@@ -70,9 +70,7 @@ def blank_figure(size_inches: tuple[float, float]) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ArgumentError(
-            "matplotlib is not installed: install it with pip install 'transpike[plot]'."
-        ) from error
+        raise missing_package("matplotlib") from error
     return Figure(figsize=size_inches, layout="constrained")
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from transpike.errors import ArgumentError
+from transpike.errors import ArgumentError, missing_package
 from transpike.zoo.models.digits_cnn import digits_cnn
-from transpike.zoo.models.pretrained import missing_extra, pretrained_model, similar
+from transpike.zoo.models.pretrained import pretrained_model, similar
 from transpike.zoo.models.resnet_cifar import resnet20
 from transpike.zoo.models.unet import unet, unet_sigmoid
 from transpike.zoo.models.vgg_cifar import vgg_cifar
@@ -92,7 +92,7 @@ def _torchvision_model(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         from torchvision import models
     except ImportError as error:
-        raise missing_extra("torchvision", "vision") from error
+        raise missing_package("torchvision") from error
     if name not in models.list_models():
         raise ArgumentError(
             f"torchvision has no model {name!r}{similar(name, models.list_models())}."
@@ -113,7 +113,7 @@ def _timm_model(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         import timm
     except ImportError as error:
-        raise missing_extra("timm", "vision") from error
+        raise missing_package("timm") from error
     if not timm.is_model(name):
         raise ArgumentError(f"timm has no model {name!r}{similar(name, timm.list_models())}.")
     model: nn.Module = timm.create_model(name, pretrained=False, **options)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from transpike.errors import ArgumentError, FileError
+from transpike.errors import ArgumentError, FileError, missing_package
 
 
 def pretrained_model(name: str, given: Sequence[str]) -> nn.Module:
@@ -52,7 +52,7 @@ def _torchvision_builder(name: str) -> Callable[[], nn.Module]:
     try:
         from torchvision import models
     except ImportError as error:
-        raise missing_extra("torchvision", "vision") from error
+        raise missing_package("torchvision") from error
     known = models.list_models()
     if name not in known:
         raise ArgumentError(f"torchvision has no model {name!r}{similar(name, known)}.")
@@ -66,7 +66,7 @@ def _timm_builder(name: str) -> Callable[[], nn.Module]:
     try:
         import timm
     except ImportError as error:
-        raise missing_extra("timm", "vision") from error
+        raise missing_package("timm") from error
     if not timm.is_model(name):
         raise ArgumentError(f"timm has no model {name!r}{similar(name, timm.list_models())}.")
     if not timm.models.is_model_pretrained(name):
@@ -83,13 +83,6 @@ def _no_weights(library: str, name: str) -> ArgumentError:
     return ArgumentError(
         f"pretrained: {library} has no trained weights for {name!r}. Give a file of weights "
         "instead."
-    )
-
-
-def missing_extra(package: str, extra: str) -> ArgumentError:
-    """The error for an optional package that is not installed."""
-    return ArgumentError(
-        f"{package} is not installed: install it with pip install 'transpike[{extra}]'."
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from transpike.data import open_data, open_volumes
-from transpike.errors import ArgumentError
+from transpike.errors import ArgumentError, missing_package
 from transpike.zoo.train.classifier import train_classifier
 
 
@@ -47,9 +47,7 @@ def run(
     try:
         import lightning  # noqa: F401
     except ImportError as error:
-        raise ArgumentError(
-            "lightning is not installed: install it with pip install 'transpike[train]'."
-        ) from error
+        raise missing_package("lightning") from error
     if recipe == "vgg-cifar":
         from transpike.zoo.train.vgg_cifar import VGGSettings, train_vgg_cifar
 
