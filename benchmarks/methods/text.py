@@ -8,7 +8,7 @@ from typing import Any
 
 import transpike as tp
 from benchmarks.methods.rows import TARGETS, Row, rows
-from transpike.measure.evaluate import Z95
+from transpike.measure.intervals import Z95
 
 HEAD = (
     "| {first} | T | K | loss | paired s.e. | s.d. over seeds | quantized loss | "

@@ -17,7 +17,8 @@ from benchmarks.methods import rows
 from benchmarks.paired import Flags
 from benchmarks.peers.curves import entries
 from benchmarks.records import Record
-from transpike.measure.evaluate import Z95, curve_points
+from transpike.measure.evaluate import curve_points
+from transpike.measure.intervals import Z95
 
 ANALOG = "ann"  # the contestant that the peers are compared with
 TEST_SEED = 0  # seed of the peers' draw of test images

@@ -14,8 +14,8 @@ from transpike.graph.outputs import divergence
 from transpike.measure import candidates as listed
 from transpike.measure import trials as judged_by
 from transpike.measure import tune as tuning
-from transpike.measure.evaluate import wilson_interval
 from transpike.measure.findings import LEAST_AGREEMENT
+from transpike.measure.intervals import wilson_interval
 
 COUNT = 120  # inputs; 40 of them are held out
 

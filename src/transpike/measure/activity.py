@@ -1,4 +1,4 @@
-"""Measures how often neurons fire and how often the outputs of max-pools change."""
+"""How often neurons fire, and how often the outputs of max-pools change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transpike.simulation.simulate import simulate
 from transpike.spiking.neuron import Neuron
 from transpike.spiking.spiking_network import SpikingNetwork
 
-_RECORD_BYTES = 256 * 2**20  # of counts over time that are kept at once, for max-pools
+_RECORD_BYTES = 256 * 2**20  # memory for the counts at every timestep, which max-pools need
 
 
 class ActivityTally:
@@ -38,7 +38,7 @@ class ActivityTally:
         self._feeding = sorted({s for node in self._pools.values() for s in sources(snn, node)})
 
     def part_size(self, samples: int) -> int:
-        """Samples that can be simulated together, out of so many."""
+        """Number of samples, out of so many, that can be simulated at once."""
         sizes = {site.name: site.neurons for site in self.network.sites}
         per_sample = 2 * self.timesteps * sum(sizes[name] for name in self._feeding)
         per_sample *= self.network.dtype.itemsize

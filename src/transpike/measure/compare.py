@@ -1,4 +1,4 @@
-"""One table of methods on one network."""
+"""Several methods on one network, in one table."""
 
 from __future__ import annotations
 
@@ -91,12 +91,13 @@ class Comparison:
         return {"calibration_n": self.calibration_n, "rows": rows}
 
     def __str__(self) -> str:
-        """The table at T."""
+        """A table with one row per method, at T."""
         first = self.rows[0].evaluation
         lines = [
-            f"ANN {100 * first.ann_accuracy:.2f} %, n={first.n}, calibration on "
-            f"{self.calibration_n} training inputs; spikes per neuron up to T, unit and binary on "
-            f"the first {self.rows[0].first_batch} samples",
+            f"ANN {100 * first.ann_accuracy:.2f} %, n={first.n}, calibrated on "
+            f"{self.calibration_n} training inputs",
+            f"unit, binary: spikes per neuron up to T on the first {self.rows[0].first_batch} "
+            "samples, if a count of n is sent as n spikes or as a binary number",
             f"{'T':>4} {'K':>3} {'SNN %':>7} {'95 %':>16} {'loss':>6} {'95 %':>15} {'agree %':>8} "
             f"{'quantized %':>11} {'unit':>8} {'binary':>8}  method",
         ]
@@ -204,7 +205,7 @@ def compare(
 
 
 def _spikes(snn: SpikingNetwork, x: Any, timesteps: int) -> tuple[float, float]:
-    """Spikes per neuron as unit spikes, and in binary."""
+    """Count spikes per neuron on a batch, as unit spikes and in binary."""
     x = x.to(snn.network.device)
     snn = snn.sized_for(x)
     run = simulate(snn, x, timesteps, record=Record(output_at=[timesteps], totals=True))

@@ -37,8 +37,8 @@ from transpike.simulation.simulate import simulate
 from transpike.spiking.neuron import quantized
 from transpike.spiking.spiking_network import SpikingNetwork, site_bounds, site_offsets, site_starts
 
-_CHECKED_SAMPLES = 2  # of which the charges are checked, which needs the membranes over time
-_RECORD_BYTES = 256 * 2**20  # of membranes over time that are kept at once
+_CHECKED_SAMPLES = 2  # few, because checking charges needs the membranes at every timestep
+_RECORD_BYTES = 256 * 2**20  # memory for the membranes at every timestep
 
 Simulator = Callable[..., Simulation]
 
@@ -329,7 +329,7 @@ class _Tally:
 
 
 def _has_predictions(output: Tensor) -> bool:
-    """Whether an output holds classes, or is a mask; one number per sample may be a regression."""
+    """Whether an output holds classes or a mask. One number per sample may be a regression."""
     if not output.is_floating_point():
         return True
     return output.ndim > 2 or (output.ndim == 2 and output.shape[1] > 1)

@@ -14,11 +14,12 @@ from transpike.errors import ArgumentError, DataError
 from transpike.graph.ambient import isolated
 from transpike.graph.batches import Batches
 from transpike.graph.outputs import cut_of, prediction
-from transpike.measure.intervals import Z95 as Z95
-from transpike.measure.intervals import ImageCounts
-from transpike.measure.intervals import Interval as Interval
-from transpike.measure.intervals import paired_interval as paired_interval
-from transpike.measure.intervals import wilson_interval as wilson_interval
+from transpike.measure.intervals import (
+    ImageCounts,
+    Interval,
+    paired_interval,
+    wilson_interval,
+)
 from transpike.measure.targets import target_problem, without_channel
 from transpike.simulation.early_stopping import EarlyStopping
 from transpike.simulation.engine.engine import Engine
@@ -216,12 +217,21 @@ def evaluate(
 
 def _checked_pair(snn: SpikingNetwork, x: Tensor, target: Any) -> tuple[Tensor, Tensor]:
     if target is None:
-        raise DataError("evaluate: needed (input, target) pairs, got inputs without targets.")
+        raise DataError(
+            "evaluate: needed (input, target) pairs, got inputs without targets. Give batches such "
+            "as [(images, labels)], or use transpike.simulate, which needs no targets."
+        )
     if not isinstance(target, Tensor):
-        raise DataError(f"evaluate: needed targets as a tensor, got {type(target).__name__}.")
+        raise DataError(
+            f"evaluate: needed targets as a tensor, got {type(target).__name__}. Convert them with "
+            "torch.as_tensor."
+        )
     count = len(target) if target.ndim else 0
     if count != len(x):
-        raise DataError(f"evaluate: got {len(x)} inputs but {count} targets.")
+        raise DataError(
+            f"evaluate: needed one target per input, got {len(x)} inputs but {count} targets. Give "
+            "each batch with its own targets."
+        )
     device = snn.network.device
     return _moved(x, device), _moved(target, device)
 

@@ -13,9 +13,9 @@ the sum of these parts:
     quantization  Q(zbar + o) - C(f)     Q is the staircase with K T levels from the site's start
     unevenness    s - Q(zbar + o)        spikes too many or too few, because currents vary over time
 
-In differential coding, sums over time take the place of means, and L levels that of K T. Where the
-step shrinks, the levels are those of the step at T. The last three parts are local: they arise in
-this site and point at a cause.
+In differential coding, sums over time take the place of means, and L levels take the place of K T
+levels. Where the step shrinks, the levels are those of the step at T. The last three parts are
+local: they arise in this site and point at a cause.
 
 Source: the split into clipping, quantization and unevenness is from Bu et al. 2022 (Optimal ANN-SNN
 conversion); differs: it is made at each site, on the current of that site, so that errors from the

@@ -1,4 +1,4 @@
-"""Measures recipes on held-out inputs, and compares two recipes on the same inputs."""
+"""How recipes do on held-out inputs, and whether two of them can be told apart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transpike.conversion.thresholds import ThresholdRule
 from transpike.errors import ArgumentError
 from transpike.graph.network import Network
 from transpike.graph.outputs import Reading, cut_of, divergence, prediction
-from transpike.measure.evaluate import Z95, Interval, wilson_interval
+from transpike.measure.intervals import Z95, Interval, wilson_interval
 from transpike.simulation.fidelity import relative, squared_distance
 from transpike.simulation.record import Record
 from transpike.simulation.simulate import simulate
@@ -160,7 +160,7 @@ def lead(best: Trial, runner_up: Trial) -> Lead:
 
 @dataclass
 class Jury:
-    """Converts and judges recipes on growing parts of the same inputs.
+    """Converts and measures recipes on growing parts of the same inputs.
 
     Attributes:
         network: the captured network.

@@ -122,8 +122,7 @@ def tune(
 
     Args:
         network: a captured network, or a module.
-        batches: training data, at least 104 inputs, never test data. A third is held out from
-            calibration.
+        batches: training data, at least 104 inputs, never test data; a third is held out.
         timesteps: T, every timestep counted.
         max_count: K, largest count per timestep of any neuron.
         spikes: budget of spikes per neuron over all T timesteps, or None.
@@ -134,7 +133,7 @@ def tune(
         reading: "scores" for class scores along axis 1 or, with one channel, the logit of a mask
             (behind a sigmoid its probability), as `evaluate` reads them. "values" for any numbers,
             as in a regression.
-        seed: of the draw of held-out inputs.
+        seed: seed of the draw of held-out inputs.
         progress: called with (candidates done, candidates in all; less when some drop out).
 
     Returns:
@@ -142,8 +141,7 @@ def tune(
         recipe was chosen on the inputs it was measured on, so its numbers are slightly too good.
 
     Raises:
-        ArgumentError: an argument is out of range, no candidate keeps the budget, or the output is
-            not what `reading` says.
+        ArgumentError: an argument or the output does not fit, or no candidate keeps the budget.
         DataError: too few inputs.
         KeyboardInterrupt: interrupted before a recipe within the budget was measured. Later, an
             interrupt ends the search, and the result holds what was found until then.
@@ -157,8 +155,7 @@ def tune(
         network = capture(network, used[:2])
     recipes = candidates(space, max(network.depth.values()) if refining else 0)
     jury = Jury(network, used.to(network.device), held.to(network.device), spikes, reading)
-    rounds = _Rounds(jury, progress)
-    rounds.run(recipes)
+    rounds = _Rounds(jury, progress).run(recipes)
     asked = {"seed": seed, "max_count": max_count, "spikes": spikes, "reading": reading}
     return _result(rounds, min(len(used), rounds.size), asked)
 
@@ -199,8 +196,8 @@ class _Rounds:
     _done: int = 0
     _current: list[Trial] = field(default_factory=list)
 
-    def run(self, recipes: list[Recipe]) -> None:
-        """Run all rounds.
+    def run(self, recipes: list[Recipe]) -> _Rounds:
+        """Run all rounds and return them.
 
         Raises:
             KeyboardInterrupt: no recipe within the budget was measured before it.
@@ -213,6 +210,7 @@ class _Rounds:
             if not self.last or not self.last[0].within:
                 raise
             self.interrupted = True
+        return self
 
     def _run(self, recipes: list[Recipe], sizes: list[int]) -> None:
         for left, size in zip(reversed(range(len(sizes))), sizes, strict=True):
@@ -225,12 +223,12 @@ class _Rounds:
         self._close([*self.last, *self._tried(best, sizes[-1], 0)], sizes[-1])
 
     def _close(self, trials: list[Trial], size: int) -> None:
-        """Take in the trials of a round."""
+        """Keep the trials of a round."""
         self.last, self.size = sorted(trials, key=_rank), size
         self.measured.update({trial.recipe: trial for trial in trials})
 
     def _tried(self, recipes: list[Recipe], size: int, later: int) -> list[Trial]:
-        """Measure recipes, of which some drop out."""
+        """Measure recipes; those that cannot keep the budget or change nothing drop out."""
         self._current, total = [], self._done + len(recipes) + later
         for recipe in recipes:
             trial = self.jury.trial(recipe, size)
@@ -253,12 +251,12 @@ def _keep(count: int) -> int:
 
 
 def _sizes(available: int) -> list[int]:
-    """Inputs per round; a round that would see nothing new is left out."""
+    """Number of inputs per round; a round that would see no further inputs is left out."""
     return [size for i, size in enumerate(_ROUNDS) if i == 0 or _ROUNDS[i - 1] < available]
 
 
 def _work(count: int, rounds: int) -> int:
-    """Candidates over all rounds."""
+    """Number of trials over so many rounds."""
     total = 0
     for _ in range(rounds):
         total += count
@@ -271,14 +269,14 @@ def _rank(trial: Trial) -> tuple[bool, float]:
 
 
 def _beats(one: Trial, other: Trial) -> bool:
-    """At least as good in divergence and in spikes, and better in one of them."""
+    """Whether a trial is at least as good in divergence and in spikes, and better in one."""
     mine = (one.divergence, one.spikes_per_neuron)
     its = (other.divergence, other.spikes_per_neuron)
     return mine != its and mine[0] <= its[0] and mine[1] <= its[1]
 
 
 def _result(rounds: _Rounds, calibrated: int, asked: dict[str, Any]) -> Tuning:
-    """The result, from the trials of the last round and all trials."""
+    """Make the result from the trials of all rounds."""
     last = rounds.last
     if not last or not last[0].within:
         raise ArgumentError(
