@@ -1,7 +1,7 @@
-"""Capture a trained model as a `Network`, by torch.export, and check it against the model.
+"""Capture a trained model as a `Network` with torch.export, and check it against the model.
 
-This is the only module that knows torch.export. The user's model is never touched: a copy in
-evaluation mode is exported.
+Only this module calls torch.export. It exports a copy of the user's model in evaluation mode, so
+the model itself stays unchanged.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from transpike.graph.network import Network, Node, Site, Value, Weight, leaves, 
 from transpike.graph.size_rules import with_sizes
 
 _CHECKED_BATCHES = (1, 2, 3, 5)
-# Folding BatchNorm alone moves float32 outputs by up to 1e-4 of their scale (measured).
-# Batch sizes alone move those of a randomly initialized fcn_resnet50 by 6e-5.
+# Folding BatchNorm changes float32 outputs by up to 1e-4 of their scale (measured). Another batch
+# size changes the outputs of a randomly initialized fcn_resnet50 by 6e-5.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3}
 
 
 @dataclass(frozen=True)
 class Captured:
-    """A captured graph before it is accepted: what `inspect` reports on."""
+    """A captured graph that is not checked yet. `inspect` reports on it."""
 
     nodes: tuple[Node, ...]
     tensors: dict[str, Tensor]
@@ -48,27 +48,28 @@ class Captured:
 
 @isolated()
 def capture(model: nn.Module, example_input: Tensor) -> Network:
-    """Capture a model as one normalized graph, checked against the model.
+    """Capture a model as one normalized graph and check the graph against the model.
 
-    BatchNorm is folded where its only feed is a linear operation, dropout disappears, in-place
-    operations become pure, and every activation call becomes a named site. Afterwards the graph
-    is compared with the model at several batch sizes, sample by sample, and at other sizes of the
-    input. Where it equals the model at those too, the network takes any such size.
+    A BatchNorm is folded into the linear operation before it if nothing else reads that operation.
+    Dropout is removed, in-place operations become pure, and every call of an activation becomes a
+    named site. Then the graph is compared with the model, sample by sample, at several batch
+    sizes. It is also compared at other sizes of the input. If both agree there too, the network
+    takes inputs of other sizes, see `Network.at`.
 
     Args:
-        model: any module that maps one tensor (B, ...) to tensors with the batch first; it is
-            captured in evaluation mode and left unchanged. Its forward hooks belong to its
-            function, so they run, on a copy.
-        example_input: a batch as the model takes it, shape (B, ...), of the type it will be used
-            with. Height and width (or length, or depth) may differ later where the model allows
-            it: see `Network.sizes` and `Network.at`.
+        model: a module that maps one tensor (B, ...) to tensors with the batch first. A copy in
+            evaluation mode is captured, and the model stays unchanged. Forward hooks are part of
+            the function that is captured. They run on the copy.
+        example_input: a batch that the model accepts, shape (B, ...). Its type is the type of all
+            later inputs. Later inputs may have another height and width (or length, or depth) if
+            the model accepts it.
 
     Returns:
-        The network; calling it runs the folded analog network.
+        The network. If you call it, it runs the folded analog network.
 
     Raises:
-        UnsupportedError: lists every operation without an exact spiking form.
-        DataError: NaN or infinite weights, or an example the model does not accept.
+        UnsupportedError: some operations have no exact spiking form. The error lists all of them.
+        DataError: weights are NaN or infinite, or the model does not accept the example.
     """
     eager, example = prepared(model, example_input)
     draft = draft_network(eager, example)
@@ -78,7 +79,7 @@ def capture(model: nn.Module, example_input: Tensor) -> Network:
 
 
 def accepted(draft: Captured, eager: nn.Module, example: Tensor) -> Network:
-    """The network of a draft without refusals, once it has been checked against the model."""
+    """Check a draft without refusals against the model and return the network."""
     network = Network(
         nodes=draft.nodes,
         tensors=draft.tensors,
@@ -99,7 +100,7 @@ def accepted(draft: Captured, eager: nn.Module, example: Tensor) -> Network:
 
 
 def prepared(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor]:
-    """A private copy of the model in evaluation mode, and an example of at least two samples."""
+    """Return a copy of the model in evaluation mode, and an example of at least two samples."""
     if not isinstance(model, nn.Module):
         raise DataError(f"model: needed a torch.nn.Module, got {type(model).__name__}.")
     if not isinstance(example_input, Tensor):
@@ -172,9 +173,10 @@ def _check_weights(model: nn.Module, example: Tensor) -> None:
 
 
 def draft_network(eager: nn.Module, example: Tensor, *, any_size: bool = False) -> Captured:
-    """Export, normalize, fold and classify, collecting refusals instead of raising them.
+    """Export the model, normalize and fold the graph, and collect refusals.
 
-    With `any_size` every number that follows from the size of the input is a `Size` in the nodes.
+    With `any_size` the nodes hold a `Size` in place of every number that depends on the size of the
+    input.
     """
     with torch.no_grad():
         draft = normalize(_export(eager, example, any_size), example.shape)
@@ -211,7 +213,7 @@ def _export(eager: nn.Module, example: Tensor, any_size: bool) -> ExportedProgra
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Some CUDA kernels take at most 65,535 samples, which export holds against a free size.
+            # Some CUDA kernels take at most 65,535 samples. Export refuses a larger batch size.
             batch = Dim("batch", max=None if example.device.type == "cpu" else 65_535)
             free = {0: batch}
             if any_size:
@@ -222,7 +224,7 @@ def _export(eager: nn.Module, example: Tensor, any_size: bool) -> ExportedProgra
             decomposed: ExportedProgram = program.run_decompositions({})
             return decomposed
     except Exception as error:
-        # torch.export raises many unrelated types; first see whether the model runs at all.
+        # torch.export raises many types of errors. First check whether the model runs at all.
         try:
             eager(example.clone())
         except Exception as failure:
@@ -271,7 +273,7 @@ def _export_refusal(error: Exception) -> Refusal:
 
 
 def _user_line(error: BaseException) -> str:
-    """The innermost line of user code in the traceback: 'name.py:12 in forward'."""
+    """Return the innermost line of user code in a traceback, such as 'name.py:12 in forward'."""
     place = ""
     trace = error.__traceback__
     while trace is not None:
@@ -284,7 +286,7 @@ def _user_line(error: BaseException) -> str:
 
 
 def _without_dead(nodes: list[Node], outputs: tuple[Any, ...]) -> list[Node]:
-    """Drop nodes no output depends on (they would cost time and count as neurons)."""
+    """Drop the nodes that no output depends on. They cost time and would count as neurons."""
     needed = {leaf.name for leaf in leaves(outputs) if isinstance(leaf, Value)}
     kept: list[Node] = []
     for node in reversed(nodes):
@@ -295,7 +297,7 @@ def _without_dead(nodes: list[Node], outputs: tuple[Any, ...]) -> list[Node]:
 
 
 def _kept(nodes: list[Node], tensors: dict[str, Tensor], example: Tensor) -> dict[str, Tensor]:
-    """The tensors still in use, in the type of the network, none of them shared with the model."""
+    """Copy the tensors that are still in use, in the floating-point type of the network."""
     used = [
         leaf.name
         for node in nodes
@@ -312,7 +314,7 @@ def _kept(nodes: list[Node], tensors: dict[str, Tensor], example: Tensor) -> dic
 
 def _sites(nodes: list[Node], draft: Draft) -> Iterator[Site]:
     by_name = {node.name: node for node in nodes}
-    # A generated "relu_1" must not take the name of a module called relu_1.
+    # A generated name such as "relu_1" must not be the name of a module.
     bases = set(draft.site_names.values())
     taken: set[str] = set()
     for node in nodes:
@@ -337,7 +339,7 @@ def _sites(nodes: list[Node], draft: Draft) -> Iterator[Site]:
 
 
 def _channel_axis(node: Node, by_name: dict[str, Node]) -> int:
-    """Axis of the channels: last behind a linear layer, else axis 1."""
+    """Return the axis of the channels: the last axis after a linear layer, otherwise axis 1."""
     rank = len(node.shape or ())
     current: Node | None = node
     while current is not None and len(current.shape or ()) == rank:
@@ -354,7 +356,7 @@ def _channel_axis(node: Node, by_name: dict[str, Node]) -> int:
 
 
 def _misplaced(nodes: tuple[Node, ...]) -> Iterator[Refusal]:
-    """Refuse readout operations inside the network, and anything but linear ones behind them."""
+    """Refuse readout operations inside the network, and nonlinear operations after them."""
     tail = tail_of(nodes)
     behind: set[str] = set()
     for node in nodes:
@@ -371,7 +373,7 @@ def _misplaced(nodes: tuple[Node, ...]) -> Iterator[Refusal]:
 
 
 def _moves_batch(node: Node) -> bool:
-    """Whether a signal's batch axis is not plainly axis 0, or an operation works along it."""
+    """Whether the batch is not exactly axis 0 of a signal, or an operation works along it."""
     if node.kind == "constant" or node.shape is None:
         return False
     if node.shape[:1] != (-1,) or any(size < 0 for size in node.shape[1:]):
@@ -389,10 +391,10 @@ def _moves_batch(node: Node) -> bool:
 
 
 def verify(network: Network, eager: nn.Module, example: Tensor) -> None:
-    """Compare the network with the model, at several batch sizes and sample by sample.
+    """Compare the network with the model, sample by sample, at several batch sizes.
 
     Raises:
-        UnsupportedError: the samples of a batch influence each other, or outputs differ.
+        UnsupportedError: the samples of a batch influence each other, or the outputs differ.
     """
     tolerance = _TOLERANCE[example.dtype]
     generator = torch.Generator(device="cpu").manual_seed(0)
@@ -412,7 +414,7 @@ def verify(network: Network, eager: nn.Module, example: Tensor) -> None:
                     continue
                 expected = torch.cat([single[position] for single in singles[:size]])
                 _compare(got, expected, tolerance, size)
-                # Folding cancels here: what is left is rounding.
+                # Both sides are folded here, so only rounding is left.
                 expected = torch.cat([single[position] for single in own[:size]])
                 _compare(got, expected, tolerance / 4, size)
 
@@ -440,12 +442,12 @@ def _compare(got: Tensor, expected: Tensor, tolerance: float, size: int) -> None
 
 
 def _difference(got: Tensor, expected: Tensor, tolerance: float) -> str:
-    """How two outputs differ, in words; empty where they are equal up to rounding."""
+    """Describe how two outputs differ. The text is empty if they are equal up to rounding."""
     if got.shape != expected.shape:
         return f"shapes {tuple(got.shape)} and {tuple(expected.shape)}"
     if not got.is_floating_point():
         wrong = int((got != expected).sum())
-        # A tie of an argmax may fall either way.
+        # An argmax may resolve a tie either way.
         return f"{wrong} of {got.numel()} differ" if wrong > got.numel() // 100 else ""
     scale = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
     error = float((got - expected).abs().max() / scale)

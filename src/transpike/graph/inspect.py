@@ -1,4 +1,4 @@
-"""The pre-flight report: what a conversion would do with a model, and what it would refuse."""
+"""The report of `inspect`: what a conversion would do with a model, and what it would refuse."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from transpike.graph.network import Node, tail_of
 
 @dataclass(frozen=True)
 class Preflight:
-    """What becomes of a model.
+    """What a conversion would make of a model.
 
     Attributes:
         sites: one row per activation call: name, shape, channels, upper bound.
-        operations: one row per (operation, class): how many there are, and what they become.
-        refusals: operations without an exact spiking form.
-        parameters: numbers in the folded network.
+        operations: one row for each operation and class, with the number of such operations and
+            with what they become.
+        refusals: the operations that have no exact spiking form.
+        parameters: the number of weights in the folded network.
         macs: multiply-accumulates of one analog pass over one sample, see `transpike.graph.macs`.
-        tail_macs: those after the readout, done once on the time average, analog.
-        neurons: per sample.
-        batch_norms_folded: folded into the operation before.
-        batch_norms_affine: kept as a per-channel affine operation.
+        tail_macs: the part of `macs` after the readout. It is computed once, on the time average.
+        neurons: the number of neurons for one sample.
+        batch_norms_folded: BatchNorms that are folded into the operation before them.
+        batch_norms_affine: BatchNorms that stay, as an affine operation for each channel.
         input_sizes: in words, the sizes that the network takes along each axis of the input behind
             the channels. Empty where the model is refused.
     """
@@ -51,7 +52,7 @@ class Preflight:
         return not self.refusals
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """The report as values for JSON."""
         return {**asdict(self), "convertible": self.convertible}
 
     def __str__(self) -> str:
@@ -92,14 +93,14 @@ _BECOMES = {
 
 @isolated()
 def inspect(model: nn.Module, example_input: Tensor) -> Preflight:
-    """Report what a conversion would do; refused operations are listed, not raised.
+    """Report what a conversion would do. Refused operations are listed, not raised.
 
     Args:
-        model: as for `capture`; left unchanged.
-        example_input: a batch as the model takes it, shape (B, ...).
+        model: the model, as for `capture`. It stays unchanged.
+        example_input: a batch that the model accepts, shape (B, ...).
 
     Raises:
-        DataError: unusable weights or example.
+        DataError: the weights or the example cannot be used.
     """
     eager, example = prepared(model, example_input)
     try:

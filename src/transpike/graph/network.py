@@ -1,8 +1,8 @@
-"""The intermediate representation: one normalized graph of ATen operations, as plain data.
+"""A captured network as plain data: one normalized graph of ATen operations.
 
-A `Network` holds everything needed to run the analog network without the user's code: nodes in
-execution order, their constant tensors, and the structure of the output. BatchNorm is folded,
-dropout is gone, and every activation *call* is a named site of its own.
+A `Network` holds all that is needed to run the analog network without the user's code: the nodes
+in execution order, their constant tensors, and the structure of the output. BatchNorm is folded,
+dropout is removed, and every call of an activation is a named site of its own.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from transpike.graph.sizes import Shapes, Size, Sizes
 
 Kind = Literal["linear", "site", "cumulative", "readout", "constant"]
 INPUT = "input"
-"""Name of the value that holds the network's input."""
-_KEPT_SIZES = 8  # graphs of other sizes that a network keeps
-_ROWS = 2  # samples that are followed through the graph to find the shapes at another size
+"""The name of the value that holds the input of the network."""
+_KEPT_SIZES = 8  # Graphs for other sizes that a network keeps.
+_ROWS = 2  # Samples in the batch that finds the shapes at another size.
 
 
 @dataclass(frozen=True)
 class Value:
-    """Reference to the result of a node, or to the input."""
+    """A reference to the result of a node or to the input."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Weight:
-    """Reference to a constant tensor of the network."""
+    """A reference to a constant tensor of the network."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A size that is `multiple` times the batch size, known only when the network runs."""
+    """A number that is `multiple` times the batch size. It is known when the network runs."""
 
     multiple: int
 
 
 Argument = Any
-"""Value, Weight, Batch, a number, string, None, torch.dtype, or a (nested) tuple of these."""
+"""A Value, Weight, Batch, number, string, torch.dtype, None, or a nested tuple of these."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ class Node:
     """One operation.
 
     Attributes:
-        name: unique name of the result.
-        op: "aten.conv2d.default" and the like, "getitem", "affine" or "relu".
-        args: positional arguments.
-        kwargs: keyword arguments.
-        kind: the class of operation, see `transpike.graph.ops`.
-        place: dotted path of the module in the user's model that calls it.
-        shape: shape of the result; a batch dimension of k times the batch size is -k. None for
-            operations that return several tensors.
+        name: the unique name of the result.
+        op: the operation, such as "aten.conv2d.default", "getitem", "affine" or "relu".
+        args: the positional arguments.
+        kwargs: the keyword arguments.
+        kind: the class of the operation, see `transpike.graph.ops`.
+        place: the dotted path of the module in the user's model that calls the operation.
+        shape: the shape of the result. A dimension of k times the batch size is -k. It is None if
+            the operation returns several tensors.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Node:
 
     @cached_property
     def reads(self) -> tuple[str, ...]:
-        """Names of the values this node reads, in order of appearance."""
+        """The names of the values that this node reads, in order of appearance."""
         return tuple(
             leaf.name for leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Value)
         )
@@ -88,15 +88,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Site:
-    """A place where an activation is called: one population of neurons.
+    """A place where an activation is called. It becomes one population of neurons.
 
     Attributes:
-        name: dotted path a user recognizes, such as "layer1.0.relu_1".
-        node: name of the node.
-        shape: shape of the activation of one sample.
-        channel_axis: axis of the channels in the batched tensor; thresholds lie along it.
-        channels: number of channels.
-        upper_bound: c of an activation clamp(x, 0, c), activation units; None for ReLU.
+        name: a dotted path that the user recognizes, such as "layer1.0.relu_1".
+        node: the name of the node.
+        shape: the shape of the activation for one sample.
+        channel_axis: the axis of the channels in the batched tensor. Thresholds lie along it.
+        channels: the number of channels.
+        upper_bound: c of an activation clamp(x, 0, c), in activation units. None for ReLU.
     """
 
     name: str
@@ -108,22 +108,22 @@ class Site:
 
     @property
     def neurons(self) -> int:
-        """Number of neurons per sample."""
+        """The number of neurons for one sample."""
         return prod(self.shape)
 
     def along_channels(self, values: Tensor) -> Tensor:
-        """View a vector of one value per channel so that it broadcasts over (B, ...)."""
+        """Reshape a vector of one value per channel so that it broadcasts over (B, ...)."""
         shape = [1] * (len(self.shape) + 1)
         shape[self.channel_axis] = -1
         return values.reshape(shape)
 
     def activate(self, x: Tensor) -> Tensor:
-        """The analog activation of this site."""
+        """Apply the analog activation of this site."""
         return torch.clamp(x, min=0, max=self.upper_bound)
 
 
 def leaves(argument: Argument) -> list[Argument]:
-    """All leaves of nested tuples, lists and dicts, in order."""
+    """Return all leaves of nested tuples, lists and dicts, in order."""
     if isinstance(argument, tuple | list):
         return [leaf for item in argument for leaf in leaves(item)]
     if isinstance(argument, Mapping):
@@ -132,7 +132,7 @@ def leaves(argument: Argument) -> list[Argument]:
 
 
 def map_leaves(function: Callable[[Argument], Argument], argument: Argument) -> Argument:
-    """Apply `function` to every leaf, keeping the nesting (lists become tuples)."""
+    """Apply `function` to every leaf and keep the nesting. Lists become tuples."""
     if isinstance(argument, tuple | list):
         return tuple(map_leaves(function, item) for item in argument)
     if isinstance(argument, Mapping):
@@ -141,20 +141,20 @@ def map_leaves(function: Callable[[Argument], Argument], argument: Argument) -> 
 
 
 def concrete(argument: Argument, size: Sequence[int], shapes: Shapes) -> Argument:
-    """An argument with every `Size` in it replaced by its number."""
+    """Return an argument with the number in place of every `Size`."""
     return map_leaves(
         lambda leaf: leaf.at(size, shapes) if isinstance(leaf, Size) else leaf, argument
     )
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """A BatchNorm that could not be folded: per-channel scale and shift along axis 1."""
+    """Apply a BatchNorm that could not be folded: scale and shift each channel of axis 1."""
     shape = [1, -1] + [1] * (x.ndim - 2)
     return x * scale.reshape(shape) + shift.reshape(shape)
 
 
 def operation(name: str) -> Callable[..., Any]:
-    """The function behind an operation's name."""
+    """Return the function of an operation."""
     if name == "affine":
         return affine
     if name == "getitem":
@@ -166,17 +166,17 @@ def operation(name: str) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network as a normalized graph; call it to run the analog (folded) network.
+    """A trained network as a normalized graph. If you call it, it runs the folded analog network.
 
     Attributes:
-        nodes: in execution order.
-        tensors: constant tensors (folded weights and biases) by name.
-        sites: the activation calls, in execution order.
-        outputs: flat tuple of Value.
-        output_spec: serialized pytree specification of the model's output structure.
-        input_shape: shape of one sample, (C, ...); the shapes of all nodes are for this one.
-        input_dtype: floating-point type of the input, for networks without weights.
-        sizes: the other sizes that the network takes, see `at`.
+        nodes: the operations in execution order.
+        tensors: the constant tensors (folded weights and biases) by name.
+        sites: the calls of activations in execution order.
+        outputs: the outputs as a flat tuple of Value.
+        output_spec: the structure of the model's output, as a serialized pytree specification.
+        input_shape: the shape of one sample, (C, ...). The shapes of all nodes belong to it.
+        input_dtype: the floating-point type of the input, for networks without weights.
+        sizes: the other sizes of the input that the network takes, see `at`.
     """
 
     nodes: tuple[Node, ...]
@@ -190,7 +190,7 @@ class Network:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating-point type of the weights."""
+        """The floating-point type of the weights."""
         for tensor in self.tensors.values():
             if tensor.is_floating_point():
                 return tensor.dtype
@@ -198,19 +198,19 @@ class Network:
 
     @property
     def device(self) -> torch.device:
-        """Device of the weights."""
+        """The device of the weights."""
         for tensor in self.tensors.values():
             return tensor.device
         return torch.device("cpu")
 
     @property
     def neurons(self) -> int:
-        """Neurons per sample, over all sites."""
+        """The number of neurons for one sample, summed over all sites."""
         return sum(site.neurons for site in self.sites)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights, in float64, so that moving a network does not change it."""
+        """The SHA-256 of the weights in float64. It does not depend on the device or the type."""
         digest = hashlib.sha256()
         for name, tensor in self.tensors.items():
             digest.update(name.encode())
@@ -219,22 +219,22 @@ class Network:
 
     @cached_property
     def by_name(self) -> dict[str, Node]:
-        """Nodes by the name of their result."""
+        """The nodes by the name of their result."""
         return {node.name: node for node in self.nodes}
 
     @cached_property
     def site_of(self) -> dict[str, Site]:
-        """Sites by the name of their node."""
+        """The sites by the name of their node."""
         return {site.node: site for site in self.sites}
 
     @cached_property
     def tail(self) -> frozenset[str]:
-        """Nodes after the readout: no site and no cumulative operation is reachable from them."""
+        """The nodes after the readout, from which no site or cumulative operation is reachable."""
         return tail_of(self.nodes)
 
     @cached_property
     def last_reader(self) -> dict[str, str]:
-        """Name of the last node that reads each value; values of the output have none."""
+        """The last node that reads each value, by name. Values of the output have no entry."""
         last = {name: node.name for node in self.nodes for name in node.reads}
         for leaf in leaves(self.outputs):
             if isinstance(leaf, Value):
@@ -243,7 +243,7 @@ class Network:
 
     @cached_property
     def depth(self) -> dict[str, int]:
-        """Per site name, the sites on the longest path from the input to it, itself included."""
+        """The number of sites on the longest path from the input to each site, itself included."""
         reached = {INPUT: 0}
         for node in self.nodes:
             before = max((reached[name] for name in node.reads), default=0)
@@ -253,7 +253,7 @@ class Network:
     def to(
         self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Network:
-        """A copy of this network in another floating-point type or on another device."""
+        """Return this network in another floating-point type or on another device."""
         moved = {
             name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
             for name, tensor in self.tensors.items()
@@ -261,7 +261,7 @@ class Network:
         return self.with_tensors(moved, dtype or self.input_dtype)
 
     def with_tensors(self, tensors: Mapping[str, Tensor], input_dtype: torch.dtype) -> Network:
-        """The same graph with other tensors; what was derived from the graph is kept."""
+        """Return the same graph with other tensors. What is derived from the graph is kept."""
         other = replace(self, tensors=tensors, input_dtype=input_dtype)
         for name in ("by_name", "site_of", "tail", "last_reader", "depth", "_resized"):
             other.__dict__[name] = getattr(self, name)
@@ -269,20 +269,21 @@ class Network:
 
     @cached_property
     def _resized(self) -> dict[tuple[int, ...], Network]:
-        """Graphs of other sizes that were asked for, without tensors."""
+        """The graphs for other sizes that were used so far, without tensors."""
         return {}
 
     def at(self, size: Sequence[int]) -> Network:
-        """The same network for inputs of another size; both share their tensors.
+        """Return the same network for inputs of another size. Both share their tensors.
 
         Args:
-            size: of the axes behind the channels, such as height and width.
+            size: the sizes of the axes after the channels, such as height and width, in pixels.
 
         Returns:
-            The network whose shapes and arguments are those for this size.
+            The network with the shapes and arguments for this size.
 
         Raises:
-            DataError: the network does not take this size; names the axis or the operation.
+            DataError: the network does not take this size. The error names the axis or the
+                operation.
         """
         size = tuple(size)
         own = self.input_shape[1:]
@@ -304,9 +305,9 @@ class Network:
         return self._resized[size].with_tensors(self.tensors, self.input_dtype)
 
     def sized_for(self, x: Tensor, *, time_axis: bool = False) -> Network:
-        """The network for the size of x, (B, ...) or (T, B, ...) with `time_axis`.
+        """Return the network for the size of x, which is (B, ...), or (T, B, ...) with `time_axis`.
 
-        What does not look like an input of this network at all is left to `check_input`.
+        An x with another number of axes or channels is left to `check_input`.
 
         Raises:
             DataError: see `at`.
@@ -319,12 +320,14 @@ class Network:
         return self.at(shape[skip + 1 :])
 
     def followed(self, size: tuple[int, ...]) -> Network:
-        """The graph for another size, without tensors: its shapes are found without computing.
+        """Return the graph for another size, without tensors.
+
+        It finds the shapes without computing values and does not check `sizes`.
 
         Raises:
-            DataError: an operation cannot take this size; names it.
+            DataError: an operation cannot take this size. The error names it.
         """
-        # Shapes are computed on torch's meta device, where tensors hold no values.
+        # On PyTorch's meta device tensors hold a shape but no values.
         bare = self.to(device="meta")
         shape = (_ROWS, self.input_shape[0], *size)
         values: dict[str, Any] = {INPUT: torch.empty(shape, dtype=self.dtype, device=bare.device)}
@@ -355,14 +358,14 @@ class Network:
         )
 
     def __call__(self, x: Tensor) -> Any:
-        """Run the analog network on x of shape (B, ...); the output mirrors the model's."""
+        """Run the analog network on x (B, ...). The output has the structure of the model's."""
         return self.run(x, lambda site, z: site.activate(z))
 
     @isolated()
     def run(self, x: Tensor, at_site: Callable[[Site, Tensor], Tensor]) -> Any:
         """Run the graph with `at_site(site, input)` in place of every activation.
 
-        An input of another size is run by the network `at` this size.
+        For an input of another size it runs the network `at` that size.
         """
         sized = self.sized_for(x)
         if sized is not self:
@@ -381,18 +384,18 @@ class Network:
         return self.structured([self.resolve(leaf, values, len(x)) for leaf in self.outputs])
 
     def compute(self, node: Node, values: Mapping[str, Any], rows: int) -> Any:
-        """Compute one node that is not a site, `rows` being the length of the batch axis."""
+        """Compute one node that is not a site. `rows` is the length of the batch axis."""
         args = map_leaves(lambda leaf: self.resolve(leaf, values, rows), node.args)
         kwargs = map_leaves(lambda leaf: self.resolve(leaf, values, rows), node.kwargs)
         if "device" in kwargs:
             kwargs["device"] = self.device
         result = operation(node.op)(*args, **kwargs)
         if node.kind == "cumulative" and isinstance(result, tuple):
-            return result[0]  # pooled values, without the indices
+            return result[0]  # The pooled values without the indices.
         return result
 
     def resolve(self, leaf: Argument, values: Mapping[str, Any], rows: int) -> Any:
-        """The run-time value of one leaf of a node's arguments."""
+        """Return the value of one leaf of a node's arguments."""
         if isinstance(leaf, Value):
             return values[leaf.name]
         if isinstance(leaf, Weight):
@@ -404,14 +407,14 @@ class Network:
         return leaf
 
     def structured(self, flat: list[Any]) -> Any:
-        """Arrange flat outputs as the user's model does (dicts, tuples, a single tensor)."""
+        """Arrange flat outputs as the model does, in dicts, tuples or a single tensor."""
         return pytree.tree_unflatten(flat, pytree.treespec_loads(self.output_spec))
 
     def check_input(self, x: Tensor, *, time_axis: bool = False) -> None:
-        """Refuse input of the wrong shape, type or device, or with NaN or infinite values.
+        """Refuse input of another shape, type or device, or with NaN or infinite values.
 
         Raises:
-            DataError: names what was needed and what came.
+            DataError: the input does not fit. The error names what was needed.
         """
         lead = "(T, B, ...)" if time_axis else "(B, ...)"
         skip = 2 if time_axis else 1
@@ -445,7 +448,7 @@ def _cannot_take(node: Node, error: str) -> str:
 
 
 def _shape_like(node: Node, value: Any) -> tuple[int, ...] | None:
-    """The shape of a node's value, with multiples of the batch size marked as in the node's own."""
+    """Return the shape of a node's value, with -k for each size that depends on the batch."""
     if not isinstance(value, Tensor) or node.shape is None:
         return None
     if value.ndim != len(node.shape):
@@ -455,10 +458,10 @@ def _shape_like(node: Node, value: Any) -> tuple[int, ...] | None:
 
 
 def _site_like(site: Site, shape: tuple[int, ...]) -> Site:
-    """A site at another size.
+    """Return a site at another size.
 
     Raises:
-        DataError: its channels are as many as there are positions.
+        DataError: the number of channels changes, so the thresholds do not fit.
     """
     channels = shape[site.channel_axis] if site.channel_axis < len(shape) else 1
     if channels != site.channels:
@@ -471,7 +474,7 @@ def _site_like(site: Site, shape: tuple[int, ...]) -> Site:
 
 
 def tail_of(nodes: tuple[Node, ...]) -> frozenset[str]:
-    """Names of the nodes from which neither a site nor a cumulative operation is reachable."""
+    """Return the nodes from which neither a site nor a cumulative operation is reachable."""
     reaches: set[str] = set()
     for node in reversed(nodes):
         if node.kind in ("site", "cumulative") or node.name in reaches:
@@ -480,17 +483,17 @@ def tail_of(nodes: tuple[Node, ...]) -> frozenset[str]:
     for node in nodes:
         if node.name in reaches or node.kind not in ("linear", "readout"):
             continue
-        # One part of a split is averaged over time, never the tuple of all parts.
+        # One part of a split is averaged over time, but never the tuple of all parts.
         if node.op != "getitem" or node.reads[0] in tail:
             tail.add(node.name)
     return frozenset(tail)
 
 
 def check_timesteps(timesteps: int) -> None:
-    """Refuse anything but an integer >= 1.
+    """Refuse a number of timesteps that is not an integer >= 1.
 
     Raises:
-        ArgumentError: `timesteps` is not an integer of at least 1.
+        ArgumentError: `timesteps` is not an integer >= 1.
     """
     if isinstance(timesteps, bool) or not isinstance(timesteps, int) or timesteps < 1:
         raise ArgumentError(f"timesteps: needed an integer >= 1, got {timesteps!r}.")

@@ -1,6 +1,6 @@
-"""How an output is read: as classes or a mask, and how far a spiking output is from its analog one.
+"""How an output is read as classes or as a mask, and how two outputs are compared.
 
-Shapes: B inputs, C channels; any further axes are positions.
+Shapes: B is the number of inputs and C the number of channels. Further axes are positions.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ _LEAST_PROBABILITY = 1e-7
 
 
 def check_reading(reading: str) -> None:
-    """Refuse what is not a way to read outputs.
+    """Refuse an unknown way to read outputs.
 
     Raises:
-        ArgumentError: it is neither "scores" nor "values".
+        ArgumentError: `reading` is neither "scores" nor "values".
     """
     if reading not in get_args(Reading):
         raise ArgumentError(f"reading: needed 'scores' or 'values', got {reading!r}.")
 
 
 def cut_of(network: Network) -> float:
-    """Where a one-channel output becomes positive: 0 for logits, 0.5 behind a sigmoid."""
+    """Return the value above which a one-channel output is positive.
+
+    It is 0.5 if the network ends in a sigmoid. Otherwise the outputs are logits and it is 0.
+    """
     name = network.outputs[0].name if isinstance(network.outputs[0], Value) else ""
     node = network.by_name.get(name)
     while node is not None and packet(node.op) in ("reshape", "getitem", "squeeze", "unsqueeze"):
@@ -38,7 +41,10 @@ def cut_of(network: Network) -> float:
 
 
 def prediction(output: Tensor, cut: float) -> Tensor:
-    """Classes (B, ...) that an output (B, C, ...) stands for; of one channel, whether it is > cut.
+    """Return the predicted classes (B, ...) of an output (B, C, ...).
+
+    With several channels the class is the largest one. With one channel the class is 1 where the
+    output is above `cut`, and 0 elsewhere.
 
     Raises:
         ArgumentError: the output has no channels.
@@ -54,10 +60,12 @@ def prediction(output: Tensor, cut: float) -> Tensor:
 
 
 def divergence(analog: Tensor, spiking: Tensor, cut: float) -> Tensor:
-    """Kullback-Leibler divergence of every prediction, analog from spiking, (B, ...), nats.
+    """Return the Kullback-Leibler divergence of every prediction, shape (B, ...), in nats.
 
-    Of several channels by their softmax along axis 1; of one, by the probability of the mask: its
-    sigmoid, or with cut 0.5 the output itself, kept 1e-7 away from 0 and 1.
+    It is the divergence from the analog to the spiking distribution. With several channels the
+    distribution is the softmax along axis 1. With one channel it is the probability of the mask,
+    which is the sigmoid of the output. If `cut` is 0.5 the output is a probability already, and it
+    is kept 1e-7 away from 0 and 1.
     """
     analog, spiking = analog.double(), spiking.double()
     if analog.shape[1] == 1:

@@ -1,13 +1,16 @@
-"""How far each output position of a dense network sees into its input, axis by axis.
+"""The receptive field of a dense network: the input pixels that one output pixel depends on.
 
-Along one axis, position o of a value depends on the input positions o*stride + low ..
-o*stride + high. The three numbers are carried through the graph by exact fractions; for a
-convolution (kernel k, stride s, padding p, dilation d) on a value with (stride, low, high) they are
+Each axis is treated on its own. Position o of a value depends on the input positions from
+o*stride + low to o*stride + high. These three numbers are computed for every value of the graph, as
+exact fractions. For a convolution with kernel k, stride s, padding p and dilation d on a value with
+(stride, low, high) they are
 
     (stride s, low - p stride, high + (d (k - 1) - p) stride).
 
-Source: Dumoulin & Visin 2016, "A guide to convolution arithmetic for deep learning"; bounds are
-safe (never too small) where an operation treats positions differently, as interpolation does.
+Some operations, such as interpolation, treat positions differently. For them the bounds are large
+enough for every position.
+
+Source: Dumoulin & Visin 2016, "A guide to convolution arithmetic for deep learning".
 """
 
 from __future__ import annotations
@@ -25,12 +28,13 @@ from transpike.graph.ops import packet
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """What one output position depends on, per spatial axis, in pixels.
+    """The input pixels that one output pixel depends on, for each spatial axis.
 
     Attributes:
-        before: pixels at lower positions than its own.
-        after: pixels at higher positions.
-        alignment: shifts of the input by a multiple of this shift the output alike.
+        before: the number of pixels at lower positions than its own.
+        after: the number of pixels at higher positions.
+        alignment: if the input is shifted by a multiple of this number of pixels, the output is
+            shifted by the same distance.
     """
 
     before: tuple[int, ...]
@@ -40,7 +44,7 @@ class ReceptiveField:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Position o of a value depends on input positions o*stride + low .. o*stride + high."""
+    """Position o of a value depends on input positions o*stride + low to o*stride + high."""
 
     stride: Fraction
     low: Fraction
@@ -50,21 +54,23 @@ class _Axis:
 @dataclass(frozen=True)
 class _Reach:
     axes: tuple[_Axis, ...]
-    sizes: tuple[int, ...]  # spatial shape of the value
+    sizes: tuple[int, ...]  # The spatial shape of the value.
 
 
 def receptive_field(network: Network) -> ReceptiveField:
-    """The receptive field of a dense network: one output tensor (B, C, ...) of the input's size.
+    """Compute the receptive field of a dense network.
+
+    A network is dense if its one output (B, C, ...) has the size of its input.
 
     Args:
-        network: captured with an input (B, C, ...) of one to three spatial axes.
+        network: a network for inputs (B, C, ...) with one to three spatial axes.
 
     Returns:
-        Its reach and alignment.
+        The receptive field.
 
     Raises:
-        UnsupportedError: names the operation that makes the output depend on the whole input, on
-            absolute positions, or that changes the size.
+        UnsupportedError: an operation makes the output depend on the whole input or on absolute
+            positions, or it changes the size. The error names it.
     """
     space = network.input_shape[1:]
     output = _dense_output(network, space)
@@ -95,7 +101,7 @@ def _refused(op: str, place: str, reason: str, remedy: str = _GLOBAL) -> Unsuppo
 
 
 def _dense_output(network: Network, space: tuple[int, ...]) -> str:
-    """Name of the only output, if it is dense."""
+    """Return the name of the only output, if it is dense."""
     if not 1 <= len(space) <= 3:
         raise _refused(
             "input", "", f"an image (C, ...) is needed, got {network.input_shape}.", _SAME_SIZE
@@ -121,7 +127,7 @@ def _propagate(network: Network, node: Node, reaches: dict[str, _Reach | None]) 
     name = packet(node.op)
     if not known:
         if name in ("zeros", "ones", "full", "scalar_tensor"):
-            return None  # the same at every position
+            return None  # The value is the same at every position.
         raise _refused(node.op, node.place, "its values depend on absolute positions.")
     source = _union(node, known)
     if node.name in network.site_of or name in _POINTWISE:
@@ -149,7 +155,7 @@ def _union(node: Node, reaches: list[_Reach]) -> _Reach:
 
 
 def _check_constants(network: Network, node: Node, spatial: int) -> None:
-    """Refuse constants that differ from position to position."""
+    """Refuse constants that differ between positions."""
     for leaf in leaves((node.args, node.kwargs)):
         if isinstance(leaf, Weight):
             shape = network.tensors[leaf.name].shape
@@ -158,12 +164,12 @@ def _check_constants(network: Network, node: Node, spatial: int) -> None:
 
 
 def argument(node: Node, index: int, name: str, default: Any = None) -> Any:
-    """An argument by position or name."""
+    """Return an argument that is given by position or by name."""
     return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
 
 
 def _each(value: Any, count: int) -> tuple[Any, ...]:
-    """One value per spatial axis: a number, or a tuple of one or `count` numbers."""
+    """Return one value per spatial axis, from a number or a tuple of one or `count` numbers."""
     values = tuple(value) if isinstance(value, tuple | list) else (value,)
     return values * count if len(values) == 1 else values
 
@@ -187,14 +193,14 @@ def _convolution(network: Network, node: Node, source: _Reach) -> list[_Axis]:
     dilation = _each(argument(node, 5, "dilation", 1), count)
     if padding == "valid":
         padding = 0
-    elif padding == "same":  # the smaller half of the padding stands in front
+    elif padding == "same":  # The smaller half of the padding is in front.
         padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True))
     settings = zip(source.axes, kernel, stride, _each(padding, count), dilation, strict=True)
     return [_window(*setting) for setting in settings]
 
 
 def _transposed(network: Network, node: Node, source: _Reach) -> list[_Axis]:
-    """Output o is fed by the inputs i with o = i s - p + d j, 0 <= j < k."""
+    """Output o depends on the inputs i with o = i s - p + d j, 0 <= j < k."""
     count = len(source.axes)
     kernel = network.tensors[argument(node, 1, "weight").name].shape[2:]
     stride = _each(argument(node, 3, "stride", 1), count)
@@ -241,10 +247,10 @@ def _upsample(_: Network, node: Node, source: _Reach) -> list[_Axis]:
         if factor.denominator != 1:
             raise _refused(node.op, node.place, f"its factor {factor} is not a whole number.")
         fine = axis.stride / factor
-        if "nearest" in name:  # reads floor(o / factor)
+        if "nearest" in name:  # It reads floor(o / factor).
             result.append(_Axis(fine, axis.low - (axis.stride - fine), axis.high))
             continue
-        taps = 2 if "bicubic" in name else 1  # reads floor(x) - taps + 1 .. floor(x) + taps
+        taps = 2 if "bicubic" in name else 1  # It reads floor(x) - taps + 1 to floor(x) + taps.
         center = (fine - axis.stride) / 2  # x = (o + 1/2) / factor - 1/2
         width = taps * axis.stride
         result.append(_Axis(fine, axis.low + center - width, axis.high + center + width))
@@ -252,7 +258,7 @@ def _upsample(_: Network, node: Node, source: _Reach) -> list[_Axis]:
 
 
 def _padding(_: Network, node: Node, source: _Reach) -> list[_Axis]:
-    """Padding in front by p moves positions; torch lists the last axis first."""
+    """Padding in front moves positions. PyTorch lists the last axis first."""
     pads = argument(node, 1, "padding" if "pad1d" in node.op else "pad")
     fronts = list(pads[0::2])[: len(source.axes)]
     fronts += [0] * (len(source.axes) - len(fronts))
@@ -297,7 +303,7 @@ def _permute(_: Network, node: Node, source: _Reach) -> list[_Axis]:
 
 
 def _over_channels(_: Network, node: Node, source: _Reach) -> list[_Axis]:
-    """Operations along one axis, which must be the channels."""
+    """Accept an operation along one axis only if this axis is the channels."""
     rank = len(source.sizes) + 2
     default = 0 if packet(node.op) in ("cat", "split", "split_with_sizes", "chunk") else None
     position = 2 if packet(node.op) in ("split", "split_with_sizes", "chunk") else 1

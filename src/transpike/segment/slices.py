@@ -85,7 +85,7 @@ def segment(
 
     Args:
         snn: network for images of one channel, with an output for every pixel. A slice is simulated
-            in tiles of the size that the network takes, see `simulate_tiled` and `resized`.
+            in tiles of the network's size. `snn.at(size)` gives a network for another size.
         volume: the slices, from `transpike.data.open_stack`.
         timesteps: T.
         normalization: mean and std of pixel values in 0..1, as in training.

@@ -113,8 +113,9 @@ def simulate_tiled(
 ) -> TiledSimulation:
     """Simulate an image or volume of any size in tiles, in memory that does not grow with it.
 
-    The network has to be dense: its output has the size of its input. Capture it with an input of
-    the tile's size; larger tiles cost more memory and waste less on overlap.
+    The network has to be dense: its output has the size of its input. Tiles have the size of the
+    network. For example, `snn.at((512, 512))` gives a network with tiles of 512 pixels. Larger
+    tiles need more memory and waste less on the overlap.
 
     Args:
         snn: the converted network.
@@ -212,8 +213,8 @@ def _layout(
     size = shape[-space:]
     if any(have < tile for have, tile in zip(size, needed[1:], strict=True)) or 0 in shape:
         raise DataError(
-            f"image size: needed at least one tile of {needed[1:]} pixels, got {size}. Capture the "
-            "network with a smaller input, or pad the image."
+            f"image size: needed at least one tile of {needed[1:]} pixels, got {size}. Give "
+            "snn.at(size) with a smaller size, or pad the image."
         )
     return (shape[0] if len(shape) > inner else None), size
 
@@ -241,8 +242,8 @@ def overlaps_of(
             raise ArgumentError(
                 f"overlap: {shared} pixels of a tile of {width} along axis {axis} leave no step of "
                 f"{alignment} (the network's stride). The receptive field is {seen.before[axis]} + "
-                f"{seen.after[axis]} pixels: capture the network with an input of at least "
-                f"{_aligned(shared + alignment, alignment)} pixels, or give overlap= at most "
+                f"{seen.after[axis]} pixels. Give snn.at(size) with tiles of at least "
+                f"{_aligned(shared + alignment, alignment)} pixels, or overlap= at most "
                 f"{width - alignment}, which is an approximation."
             )
     return wanted
