@@ -1,6 +1,6 @@
-"""Calibration passes: correct a spiking network on training inputs; labels are not needed.
+"""Calibration passes: correct a spiking network with training inputs. They need no labels.
 
-Every pass has a file of its own. `apply` chooses what to do for a pass, and `sweep` holds what the
+Every pass has its own file. `apply` calls the function of a pass, and `sweep` contains what the
 corrections share.
 """
 

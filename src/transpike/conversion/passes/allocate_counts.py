@@ -1,4 +1,4 @@
-"""Give every site the largest count that keeps a budget."""
+"""Give every site its own max count, so that the network keeps a budget."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from transpike.spiking.spiking_network import SpikingNetwork
 class AllocateCounts:
     """Give every site its own max count, within a budget of spikes or of levels.
 
-    For every site and every halving of its max count K (step = threshold / K) the change of the
-    output and what is saved are measured; then the cheapest change for what it saves is taken
-    until the network keeps the budget. Comes before corrections, which depend on the step.
+    The pass halves the max count K of a site (step = threshold / K), and measures how much the
+    output changes and how much of the budget this saves. It does so for every site and every
+    halving. It then takes the halving with the smallest change per saving, again and again, until
+    the network keeps the budget. It must come before the corrections, which depend on the step.
 
     Attributes:
-        spikes_per_neuron: budget, spikes per neuron over all T timesteps, mean over inputs.
-        mean_count: in its place, budget of K, the levels per timestep, mean over all neurons.
+        spikes_per_neuron: budget of spikes per neuron, over all T timesteps, as a mean over the
+            inputs, > 0.
+        mean_count: budget of K, the levels per timestep, as a mean over all neurons, >= 1. Exactly
+            one of the two budgets is given.
 
-    Source: Wang et al. 2025 (AdaFire, sensitivity against spikes); differs: greedy, by squared
-    output distance, and the resolution is shared out, not the range.
+    Raises:
+        ArgumentError: a budget is out of range, or none or both are given.
+
+    Source: Wang et al. 2025 (AdaFire, sensitivity against spikes); differs: it is greedy, uses
+    the squared distance of the outputs, and allocates the resolution, not the range.
     """
 
     spikes_per_neuron: float | None = None
@@ -40,12 +46,12 @@ class AllocateCounts:
         if (self.spikes_per_neuron is None) == (self.mean_count is None):
             raise ArgumentError(
                 "AllocateCounts: needed one budget, spikes_per_neuron or mean_count, got "
-                f"{self.spikes_per_neuron!r} and {self.mean_count!r}."
+                f"{self.spikes_per_neuron!r} and {self.mean_count!r}. Give exactly one of them."
             )
 
     @property
     def budget(self) -> float:
-        """The budget that is given."""
+        """The budget that was given."""
         budget = self.mean_count if self.spikes_per_neuron is None else self.spikes_per_neuron
         assert budget is not None
         return budget
@@ -54,15 +60,21 @@ class AllocateCounts:
 def allocated(
     one: AllocateCounts, snn: SpikingNetwork, images: Tensor, timesteps: int
 ) -> SpikingNetwork:
-    """The network with counts halved, site by site, until it keeps the budget.
+    """The network with max counts halved, site by site, until it keeps the budget.
+
+    Args:
+        one: the settings.
+        snn: the network.
+        images: training inputs (B, ...).
+        timesteps: T, >= 1.
 
     Raises:
-        ArgumentError: the pass does not fit the neurons, or the budget is out of reach.
+        ArgumentError: the pass does not fit the neurons, or the budget cannot be reached.
     """
     _check_allocatable(snn)
 
     def measured(network: SpikingNetwork) -> tuple[float, float]:
-        """Output distance, and what the budget is about."""
+        """Output distance, and the quantity that the budget limits."""
         distance, spikes = output_distance(network, images, timesteps)
         return distance, spikes if one.mean_count is None else mean_count(network)
 
@@ -79,11 +91,10 @@ def allocated(
     while used > one.budget:
         pick = _cheapest(options, chosen)
         if pick is None:
-            # Of spikes: one count per timestep everywhere keeps every budget of levels.
+            # Only spikes can be left over: K = 1 at every site keeps every budget of levels.
             raise ArgumentError(
-                f"AllocateCounts: {used:.3f} spikes per neuron are left with one count per "
-                f"timestep at every site that saves any, the budget is {one.budget}. "
-                "Raise the budget, or lower timesteps."
+                f"AllocateCounts: needed at most {one.budget} spikes per neuron, got {used:.3f} "
+                "after every halving that saves spikes. Raise the budget, or lower timesteps."
             )
         chosen[pick[0]] = pick[1]
         network = with_count(snn, chosen)
@@ -92,7 +103,7 @@ def allocated(
 
 
 def mean_count(snn: SpikingNetwork) -> float:
-    """Largest count per timestep, mean over all neurons."""
+    """Max count per timestep, as a mean over all neurons."""
     counts = [snn.neurons[site.name].max_count * site.neurons for site in snn.network.sites]
     return sum(counts) / snn.network.neurons
 
@@ -100,8 +111,8 @@ def mean_count(snn: SpikingNetwork) -> float:
 def _check_allocatable(snn: SpikingNetwork) -> None:
     if snn.coding != "rate" or any(neuron.step != "fraction" for neuron in snn.neurons.values()):
         raise ArgumentError(
-            "AllocateCounts: needed rate coding with step = threshold / max_count at every site. "
-            "Use Signed(K) or Burst(K, mode='resolution')."
+            "AllocateCounts: needed rate coding and step = threshold / max_count at every site, "
+            "got other neurons. Use Signed(K) or Burst(K, mode='resolution')."
         )
     moved = any(
         bool((snn.starts[name] != neuron.initial_membrane).any() | snn.offsets[name].any())
@@ -109,15 +120,24 @@ def _check_allocatable(snn: SpikingNetwork) -> None:
     )
     if moved:
         raise ArgumentError(
-            "AllocateCounts: starts and offsets are in units of the step, which it changes. Put it "
-            "before the corrections."
+            "AllocateCounts: needed a network without corrections, got corrected starts or "
+            "offsets, which depend on the step that this pass changes. Put it before the "
+            "corrections."
         )
 
 
 def _cheapest(
     options: list[tuple[str, int, float, float]], chosen: dict[str, int]
 ) -> tuple[str, int] | None:
-    """The next halving with the least output change for what it saves, beyond what is chosen."""
+    """The next halving, with the smallest change of the output per saving.
+
+    Args:
+        options: site name, max count, change of the output and saving of every halving.
+        chosen: max count by site name, as chosen so far.
+
+    Returns:
+        Site name and max count, or None if no halving saves anything more.
+    """
     best, least = None, float("inf")
     known = {(name, count): (change, saved) for name, count, change, saved in options}
     for name, count, change, saved in options:
@@ -134,7 +154,7 @@ def _cheapest(
 
 
 def with_count(snn: SpikingNetwork, counts: dict[str, int]) -> SpikingNetwork:
-    """The network with other max counts, and steps so that the thresholds stay."""
+    """The network with new max counts by site name. The steps change so that thresholds stay."""
     neurons, steps = dict(snn.neurons), snn.steps
     for name, count in counts.items():
         steps[name] = steps[name] * (neurons[name].max_count / count)

@@ -29,16 +29,19 @@ CalibrationPass = (
 def apply_pass(
     one: CalibrationPass, snn: SpikingNetwork, images: Tensor, timesteps: int
 ) -> SpikingNetwork:
-    """A corrected copy of a spiking network.
+    """Apply a calibration pass.
 
     Args:
-        one: what to do.
-        snn: the network so far.
+        one: the pass.
+        snn: the network, which does not change.
         images: training inputs (B, ...).
-        timesteps: T, the number of timesteps it is to be best for.
+        timesteps: T, the number of timesteps to optimize for, >= 1.
+
+    Returns:
+        A corrected copy. Its settings record the pass, T and the number of inputs used.
 
     Raises:
-        ArgumentError: the pass cannot be applied to this network.
+        ArgumentError: the pass does not fit this network.
     """
     whole, snn = snn, snn.sized_for(images)
     match one:

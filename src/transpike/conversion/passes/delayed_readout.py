@@ -13,25 +13,32 @@ from transpike.spiking.spiking_network import SpikingNetwork
 
 @dataclass(frozen=True)
 class DelayedReadout:
-    """Leave out the first timesteps of the readout, as many as bring the output closest.
+    """Leave the first timesteps out of the readout.
 
-    Tries the readout starts 0, T/8, T/4, 3T/8, T/2 and 3T/4 and keeps the one with the least
-    squared distance of the output at T to the analog network's. Every timestep counts in T.
+    The pass tries the readout starts 0, T/8, T/4, 3T/8, T/2 and 3T/4. It keeps the start that
+    gives the smallest squared distance between the output at T and the output of the analog
+    network. All timesteps still count in T. The pass needs rate coding.
 
-    Source: Bu et al. 2025 (delayed evaluation); differs: chosen on training inputs.
+    Source: Bu et al. 2025 (delayed evaluation); differs: the start is chosen on training inputs.
     """
 
 
 def delayed(snn: SpikingNetwork, images: Tensor, timesteps: int) -> SpikingNetwork:
-    """The network with the readout start that brings its output closest to the analog one.
+    """The network with the readout start that brings its output closest to the analog output.
+
+    Args:
+        snn: the network.
+        images: training inputs (B, ...).
+        timesteps: T, >= 1.
 
     Raises:
         ArgumentError: the network uses differential coding.
     """
     if snn.coding == "differential":
         raise ArgumentError(
-            "DelayedReadout: differential coding reads a running sum, from which no timestep can "
-            "be left out. Leave this pass out, or use a rate-coded neuron such as Signed(1)."
+            "DelayedReadout: needed rate coding, got differential coding, whose output is a "
+            "running sum over all timesteps. Leave this pass out, or use a rate-coded neuron such "
+            "as Signed(1)."
         )
     starts = sorted({timesteps * eighths // 8 for eighths in (0, 1, 2, 3, 4, 6)})
     distances = {

@@ -1,4 +1,4 @@
-"""Train neurons, not weights: steps and currents by gradient, towards the analog output.
+"""Train the steps and offsets of the neurons, so that the output approaches the analog output.
 
 Shapes: B inputs, C channels, T timesteps.
 """
@@ -24,36 +24,45 @@ from transpike.spiking.neuron import refined_start
 from transpike.spiking.spiking_network import SpikingNetwork
 
 _BATCH = 64
-# Bytes of one value of every site of a batch; about six times that is kept for the backward pass.
+# Bytes of one value per neuron in a batch. The backward pass keeps about six times as much.
 _VALUES = 256 * 2**20
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """Train step and offset of every channel for the network's output at T.
+    """Train the step and offset of every channel for the output at T.
 
-    Adam on log2 of the step and on the offset in levels, for the least distance of the output at T
-    from the analog network's. Of class scores it is the squared distance, relative to the analog
-    scores, without what is common to all scores of an input, as that changes no softmax. (The
-    divergence of the softmax itself learns from the few inputs that are not clear, by heart.) Of a
-    mask, one channel, it is the divergence of its probability, of which every pixel is a sample.
-    The more inputs, the better: several thousand, or as many pixels as they have.
+    Adam changes log2 of the step and the offset in levels. It minimizes the distance between the
+    output at T and the output of the analog network. Weights do not change, and no labels are
+    used. More inputs give better results. Several thousand images are a good number. Fewer images
+    are enough for masks, where every pixel is a sample.
 
-    Forward, the spiking network itself is simulated; backward, every site's mean output is n d/T
-    with n = clamp(floor(T (z/d + offset) + start), 0, K T), or at most floor(c T/d + start) where
-    the activation is bounded by c, z its mean input current, and floor has the derivative 1.
-    Weights stay as they are, no labels are used.
+    The distance depends on the output:
+
+    - Class scores: the squared distance relative to the analog scores. The mean over the scores
+      of each input is removed first, because it does not change the softmax. The divergence of
+      the softmax is not used: it would overfit the few inputs whose class is not clear.
+    - A mask (one channel): the divergence of its probability, with every pixel as a sample.
+    - Values: the squared distance relative to the analog values.
+
+    The forward pass simulates the spiking network. For the backward pass the mean output of a
+    site is n d/T, where n = clamp(floor(T (z/d + offset) + start), 0, K T), z is its mean input
+    current, and floor has the derivative 1. If the activation is bounded by c, n is at most
+    floor(c T/d + start).
 
     Attributes:
-        epochs: passes over the inputs, >= 1.
-        rate: learning rate at the start, falling to 0 along a cosine, > 0.
-        reading: "scores": outputs are class scores along axis 1, or of one channel a mask (logits,
-            or probabilities behind a sigmoid), as `evaluate` reads them; "values": any numbers. Of
-            a network with several outputs those of one channel are values in any case.
+        epochs: number of passes over the inputs, >= 1.
+        rate: learning rate at the start, > 0. It falls to 0 along a cosine.
+        reading: "scores": outputs are class scores along axis 1, or a mask if they have one
+            channel (logits, or probabilities after a sigmoid), as in `evaluate`. "values": any
+            numbers. If a network has several outputs, those with one channel are always values.
 
-    Source: Esser et al. 2020 (learned step size: the gradient of d); differs: of a spiking
-    network's neurons alone, on its own spike counts, with the analog network as the teacher.
+    Raises:
+        ArgumentError: a setting is out of range.
+
+    Source: Esser et al. 2020 (learned step size: the gradient of d); differs: only the neurons of
+    a spiking network are trained, on its own spike counts, with the analog network as teacher.
     """
 
     epochs: int = 4
@@ -71,21 +80,24 @@ class Distillation:
 def distilled(
     one: Distillation, snn: SpikingNetwork, images: Tensor, timesteps: int
 ) -> SpikingNetwork:
-    """A copy with trained steps and offsets; the network itself where training found no better.
+    """The network with trained steps and offsets.
 
     Args:
-        one: settings.
-        snn: the network so far.
+        one: the settings.
+        snn: the network.
         images: training inputs (B, ...).
-        timesteps: T that it is to be best for.
+        timesteps: T, the number of timesteps to optimize for, >= 1.
+
+    Returns:
+        A trained copy, or `snn` if training did not bring its output closer.
 
     Raises:
-        ArgumentError: the network has a delayed readout already.
+        ArgumentError: the network already has a delayed readout.
     """
     if snn.readout_start:
         raise ArgumentError(
-            "passes: Distillation trains for the mean over all timesteps. Put it before "
-            "DelayedReadout."
+            "passes: Distillation needed a readout over all timesteps, got readout_start="
+            f"{snn.readout_start}. Put it before DelayedReadout."
         )
     with torch.inference_mode(False), torch.enable_grad():
         snn, images = _ordinary(snn), images.detach().clone()
@@ -108,7 +120,7 @@ def distilled(
 
 
 def _ordinary(snn: SpikingNetwork) -> SpikingNetwork:
-    """A copy of tensors that a derivative can be taken of, though they came of inference mode."""
+    """The network with tensors that allow gradients, even if they come from inference mode."""
     network = snn.network
     if not any(t.is_inference() for t in (*network.tensors.values(), *snn.steps.values())):
         return snn
@@ -127,21 +139,21 @@ def _ordinary(snn: SpikingNetwork) -> SpikingNetwork:
 
 
 def _analog(network: Network, images: Tensor) -> list[Tensor]:
-    """The analog network's outputs, leaf by leaf, (B, ...)."""
+    """The outputs of the analog network, one tensor (B, ...) per leaf."""
     with torch.no_grad():
         parts = [pytree.tree_leaves(network(x)) for x in torch.split(images, _batch_size(network))]
     return [torch.cat(leaves) for leaves in zip(*parts, strict=True)]
 
 
 def _batches(epochs: int, count: int, size: int) -> Iterator[Tensor]:
-    """Rows of every batch of every epoch, each epoch in another order."""
+    """Input indices of every batch of every epoch. Each epoch has its own order."""
     generator = torch.Generator().manual_seed(_SEED)
     for _ in range(epochs):
         yield from torch.split(torch.randperm(count, generator=generator), size)
 
 
 def _batch_size(network: Network) -> int:
-    """Inputs per batch."""
+    """Number of inputs per batch."""
     itemsize = torch.empty(0, dtype=network.dtype).element_size()
     each = sum(site.neurons for site in network.sites) * itemsize
     return max(1, min(_BATCH, _VALUES // each))
@@ -149,22 +161,22 @@ def _batch_size(network: Network) -> int:
 
 @dataclass(frozen=True)
 class _Distance:
-    """How far the outputs of a spiking network are from the analog one's, a number >= 0."""
+    """Distance between the outputs of a spiking network and those of its analog network, >= 0."""
 
     reading: Reading
     cut: float
 
     def between(self, analog: Sequence[Tensor], spiking: Sequence[Tensor]) -> Tensor:
-        """Of all outputs, leaf by leaf (B, C, ...)."""
+        """The distance over all leaves, each (B, C, ...)."""
         return self.joined([self.sums(analog, spiking)])
 
     def sums(self, analog: Sequence[Tensor], spiking: Sequence[Tensor]) -> Tensor:
-        """What is added up over batches: the gap, and the size it is relative to, of every leaf."""
+        """Gap and size of every leaf, (leaves, 2). Both are sums, to be added up over batches."""
         pairs = list(zip(analog, spiking, strict=True))
         return torch.stack([self._of_one(*pair, len(pairs) == 1) for pair in pairs])
 
     def joined(self, sums: Sequence[Tensor]) -> Tensor:
-        """The distance, from the sums of every batch."""
+        """The distance from the sums of all batches."""
         gap, size = torch.stack(list(sums)).sum(dim=0).unbind(dim=1)
         return (gap / size.clamp(min=torch.finfo(size.dtype).tiny)).sum()
 
@@ -191,15 +203,15 @@ class _Student:
         self.parameters = [*self.octaves.values(), *self.levels.values()]
 
     def step(self, name: str) -> Tensor:
-        """(C,), activation units."""
+        """Trained step, shape (C,), in activation units."""
         return self.snn.steps[name] * torch.exp2(self.octaves[name])
 
     def offset(self, name: str) -> Tensor:
-        """(C,), units of the step."""
+        """Trained offset, shape (C,), in units of the step."""
         return self.snn.offsets[name] + self.levels[name] / self.scale
 
     def network(self) -> SpikingNetwork:
-        """The spiking network as trained so far."""
+        """The spiking network with the steps and offsets trained so far."""
         names = list(self.octaves)
         return self.snn.changed(
             steps={name: self.step(name).detach() for name in names},
@@ -207,7 +219,7 @@ class _Student:
         )
 
     def distance(self, snn: SpikingNetwork, images: Tensor, targets: list[Tensor]) -> float:
-        """Distance of a spiking network's output at T."""
+        """Distance of the output of a spiking network at T from the targets."""
         sums, at, size = [], [self.timesteps], _batch_size(snn.network)
         with torch.no_grad():
             for start in range(0, len(images), size):
@@ -218,7 +230,11 @@ class _Student:
             return float(self._distance.joined([one.double() for one in sums]))
 
     def loss(self, x: Tensor, targets: list[Tensor]) -> Tensor:
-        """Distance of the output at T; its value is the spiking network's own."""
+        """Distance of the output at T from the targets.
+
+        The value is that of the simulated spiking network. For the gradient, floor has the
+        derivative 1.
+        """
         now = self.network()
         record = Record(output_at=[self.timesteps], totals=True)
         totals = simulate(now, x, self.timesteps, record=record).totals
@@ -232,7 +248,7 @@ class _Student:
             step = spread(self.step(name))
             level = self.scale * (z / step + spread(self.offset(name))) + start
             most = torch.full_like(step, neuron.reach_at(self.timesteps))
-            if site.upper_bound is not None:  # c/d: with the derivative that keeps the output at c
+            if site.upper_bound is not None:  # The gradient of c/d keeps the output at c.
                 own = v0 / finer if neuron.schedule.shrinks else start
                 reach = (self.scale * site.upper_bound / step + own).clamp(min=0)
                 most = torch.minimum(reach, most)

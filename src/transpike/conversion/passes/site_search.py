@@ -10,23 +10,27 @@ from torch import Tensor
 from transpike.conversion.passes.sweep import Sampled, Values, check_rounds
 from transpike.errors import ArgumentError
 
-# Half-widths of SiteSearch in its first round; they halve every round.
+# Half-widths of the grids in the first round. They are halved after every round.
 _STEP_OCTAVES, _START_STEPS, _OFFSET_LEVELS = 0.7, 1.5, 2.0
-_POINTS = 8
+_POINTS = 8  # points of a grid, besides its center
 
 
 @dataclass(frozen=True)
 class SiteSearch:
-    """Search step, start and offset of every channel for the least error of its mean output at T.
+    """Search step, start and offset of every channel for the smallest error at T.
 
-    Coordinate search for the least E[e^2] + weight E[e]^2, e = spiking output - activation, of
-    the neuron itself on the spiking network's own currents: clipping, quantization and unevenness
-    are weighed against each other as they occur. The mean is given extra weight because later
-    layers average independent errors, but not a common one.
+    The search changes one quantity at a time. It minimizes E[e^2] + weight E[e]^2, where e is the
+    spiking output at T minus the activation. The neuron is simulated with the currents of the
+    corrected spiking network, so e contains the real clipping, quantization and unevenness errors.
+    The mean error has an extra weight, because later layers average out independent errors but
+    not a common error.
 
     Attributes:
-        rounds: grids per quantity, each half as wide as the one before, 1 to 6.
-        weight: of the squared mean error, >= 0.
+        rounds: number of grids per quantity, 1 to 6. Each grid is half as wide as the one before.
+        weight: weight of the squared mean error, >= 0.
+
+    Raises:
+        ArgumentError: a setting is out of range.
 
     Source: this library.
     """
@@ -41,7 +45,7 @@ class SiteSearch:
 
 
 def searched(site: Sampled, values: Values, one: SiteSearch) -> Values:
-    """The values of least cost per channel, found by halving the search width every round."""
+    """The values with the smallest cost per channel."""
 
     def cost(candidate: Values) -> Tensor:
         error = site.error(candidate)

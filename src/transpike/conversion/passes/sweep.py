@@ -1,7 +1,7 @@
-"""A sweep: both networks side by side, corrected site by site.
+"""A sweep runs the analog and the spiking network side by side and corrects every site.
 
-All timesteps of one operation run before the next operation. Every site is corrected on the
-currents that the corrected sites before it send. One sweep costs about one simulation.
+It runs all timesteps of an operation before the next operation. Each site is corrected with the
+currents that it receives from the sites corrected before. A sweep costs about one simulation.
 
 Shapes: T timesteps, B inputs, C channels, P samples of a channel (inputs times positions).
 """
@@ -25,16 +25,22 @@ from transpike.simulation.readout import pooled
 from transpike.spiking.neuron import Neuron
 from transpike.spiking.spiking_network import SpikingNetwork
 
-# Bytes of the largest value of a sweep. Inputs that do not fit are left out.
+# Bytes of the largest value in a sweep. Inputs that do not fit are left out.
 _SWEEP_VALUE = 256 * 2**20
-# Samples of a channel that a correction looks at, in all and per input, drawn with a fixed seed.
+# Samples of a channel for a correction, in total and per input. They are drawn with a fixed seed.
 _SAMPLES, _SAMPLES_PER_INPUT = 16_384, 128
-_ROWS = 64  # inputs times timesteps that a linear operation sees at once
+_ROWS = 64  # inputs that a linear operation computes at once
 
 
 @dataclass(frozen=True)
 class Values:
-    """What a correction may change of a site, one value per channel (C,)."""
+    """The values of a site that a correction may change, each of shape (C,).
+
+    Attributes:
+        step: in activation units.
+        start: initial membrane, in units of the step.
+        offset: extra current, in units of the step.
+    """
 
     step: Tensor
     start: Tensor
@@ -46,12 +52,12 @@ class Sampled:
     """Samples of one site.
 
     Attributes:
-        neuron: settings.
-        current: (T, P, C), or (1, P, C) where it is constant in time.
+        neuron: settings of the neuron.
+        current: (T, P, C), or (1, P, C) if it is constant in time, in activation units.
         target: (P, C) activations of the analog network.
-        upper_bound: of the activation, or None.
+        upper_bound: upper bound of the activation, or None.
         timesteps: T.
-        scale: what a sum over time is divided by: T, or 1 in differential coding.
+        scale: divisor of a sum over time, which is T, or 1 in differential coding.
     """
 
     neuron: Neuron
@@ -62,7 +68,7 @@ class Sampled:
     scale: int
 
     def error(self, values: Values) -> Tensor:
-        """Spiking output minus activation, (P, C)."""
+        """Spiking output at T minus activation, (P, C), in activation units."""
         counts = outputs_of(self.neuron, values, self.current, self.upper_bound, self.timesteps)
         return counts.sum(dim=0) / self.scale - self.target
 
@@ -83,13 +89,21 @@ def check_rounds(rounds: int) -> None:
 def outputs_of(
     neuron: Neuron, values: Values, current: Tensor, upper_bound: float | None, timesteps: int
 ) -> Tensor:
-    """Counts times step (T, P, N) of a population with values per neuron (N,)."""
+    """Outputs of a population, counts times step, shape (T, P, N).
+
+    Args:
+        neuron: settings of the neuron.
+        values: values per neuron (N,).
+        current: (T, P, N), or (1, P, N) if it is constant in time.
+        upper_bound: upper bound of the activation, or None.
+        timesteps: T.
+    """
     bound = None if upper_bound is None else upper_bound / values.step
     constants = Constants(neuron, values.step, values.start, values.offset, bound)
     shape = current.shape[1:]
     out = torch.empty(timesteps, *shape, dtype=current.dtype, device=current.device)
     population = Population.at_rest(constants, len(current[0]))
-    # In differential coding the offset comes at t = 1 only.
+    # In differential coding the offset enters at t = 1 only.
     cuts = [0, timesteps] if neuron.levels is None or timesteps == 1 else [0, 1, timesteps]
     for first, end in pairwise(cuts):
         part = current if len(current) == 1 else current[first:end]
@@ -99,7 +113,7 @@ def outputs_of(
 
 
 def inputs_at_once(network: Network, timesteps: int, available: int) -> int:
-    """Inputs whose largest value over all timesteps fits a sweep; at least one."""
+    """Number of inputs, at least one, whose largest value over all timesteps fits in a sweep."""
     sizes = [1]
     for node in network.nodes:
         if node.shape is not None:
@@ -112,7 +126,7 @@ def inputs_at_once(network: Network, timesteps: int, available: int) -> int:
 
 
 class Sweep:
-    """Both networks side by side; spiking values are (T, B, ...), or (1, B, ...) if constant."""
+    """A sweep. Spiking values are (T, B, ...), or (1, B, ...) if they are constant in time."""
 
     def __init__(self, snn: SpikingNetwork, timesteps: int, correct: Correction) -> None:
         self.snn, self.network, self.timesteps = snn, snn.network, timesteps
@@ -124,7 +138,7 @@ class Sweep:
         self.values = {n: Values(steps[n], starts[n], offsets[n]) for n in steps}
 
     def run(self, images: Tensor) -> SpikingNetwork:
-        """Correct all sites, in order of execution."""
+        """Correct all sites in the order of execution, with inputs (B, ...)."""
         analog: dict[str, Any] = {INPUT: images}
         spiking: dict[str, Any] = {INPUT: images.unsqueeze(0)}
         if self.differential:
@@ -141,7 +155,10 @@ class Sweep:
         )
 
     def node(self, node: Node, analog: dict[str, Any], spiking: dict[str, Any], n: int) -> None:
-        """Compute a node in both networks, correct it if it is a site, and drop what is done."""
+        """Compute a node in both networks and drop values that are no longer needed.
+
+        A node that is a site is corrected first.
+        """
         site = self.network.site_of.get(node.name)
         if site is not None:
             current = spiking[node.reads[0]]
@@ -159,7 +176,7 @@ class Sweep:
                 spiking.pop(name, None)
 
     def site(self, site: Site, current: Tensor, target: Tensor) -> Tensor:
-        """Correct a site on samples of its channels; what it then sends, (T, B, ...)."""
+        """Correct a site with samples of its channels, and return its output (T, B, ...)."""
         neuron, scale = self.snn.neurons[site.name], 1 if self.differential else self.timesteps
         rows, wanted = samples_of(site, current, target)
         bound = site.upper_bound
@@ -176,7 +193,7 @@ class Sweep:
         )
 
     def cumulative(self, node: Node, source: Tensor) -> Tensor:
-        """f(S_t) - f(S_{t-1}), as the reference does it."""
+        """f(S_t) - f(S_{t-1}) of the running sum S_t, as the reference simulation computes it."""
         if len(source) == 1:
             source = source.expand(self.timesteps, *source.shape[1:])
         total, before, out = None, None, []
@@ -188,7 +205,7 @@ class Sweep:
         return torch.stack(out)
 
     def linear(self, node: Node, spiking: dict[str, Any], n: int) -> Any:
-        """A linear operation at every timestep, or once where its inputs are constant."""
+        """A linear operation at every timestep, or once if its inputs are constant in time."""
         length = max((_length(spiking[name]) for name in node.reads), default=1)
         rows = _ROWS if self.by_input(node) else n
         series = [
@@ -200,12 +217,15 @@ class Sweep:
         return pytree.tree_map(lambda *leaves: torch.stack(leaves), *series)
 
     def by_input(self, node: Node) -> bool:
-        """Whether inputs can be computed one after the other: all have them as first axis."""
+        """Whether parts of the batch can be computed separately.
+
+        This holds if the first axis of the node and of all values that it reads is the batch axis.
+        """
         nodes = [node, *(self.network.by_name[n] for n in node.reads if n != INPUT)]
         return all(n.shape is None or n.shape[:1] == (-1,) for n in nodes)
 
     def at(self, node: Node, spiking: dict[str, Any], t: int, low: int, high: int) -> Any:
-        """A node at one timestep (0-based) for some inputs."""
+        """A node at one timestep t (0-based), for the inputs from `low` to `high` - 1."""
         cut = self.by_input(node)
 
         def now(value: Tensor) -> Tensor:
@@ -219,7 +239,7 @@ class Sweep:
         return network.compute(wanted, read, high - low)
 
     def constant(self, name: str, spiking: dict[str, Any]) -> Any:
-        """A value, or the zeros that stand for a constant in the network of increments."""
+        """A value by name, or the zeros that replace a constant after the first timestep."""
         if name in spiking:
             return spiking[name]
         return torch.zeros_like(spiking[self.later_nodes[name].reads[0]])
@@ -236,7 +256,16 @@ def _joined(parts: list[Any]) -> Any:
 
 
 def samples_of(site: Site, current: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """(T, P, C) and (P, C): the same samples of every channel."""
+    """The same samples of every channel from the currents and from the activations.
+
+    Args:
+        site: the site.
+        current: (T, B, ...), or (1, B, ...) if it is constant in time.
+        target: (B, ...) activations of the analog network.
+
+    Returns:
+        Samples of the currents, (T, P, C) or (1, P, C), and of the activations, (P, C).
+    """
     rows = current.movedim(site.channel_axis + 1, -1).reshape(len(current), -1, site.channels)
     wanted = target.movedim(site.channel_axis, -1).reshape(-1, site.channels)
     most = min(_SAMPLES, _SAMPLES_PER_INPUT * len(target))
