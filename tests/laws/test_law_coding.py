@@ -1,4 +1,4 @@
-"""Laws of the data model beside the plain neuron: starts, offsets, readout start, coding, code."""
+"""Laws of starts, offsets and the readout start of a network, and of its coding and codes."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from transpike.spiking.spiking_network import SpikingNetwork
 
 
 def _changed(snn, starts=None, offsets=None, readout_start=0):
-    """The same network with other values at every site."""
+    """Return the same network with the given starts, offsets and readout start."""
     return SpikingNetwork(
         snn.network,
         snn.neurons,
@@ -34,7 +34,7 @@ def _settled(run):
 @pytest.mark.parametrize("levels, max_count", [(8, 1), (5, 3)])
 @pytest.mark.parametrize("name", sorted(nets.NETS))
 def test_settled_differential_equals_the_quantized_ann(name, levels, max_count):
-    """Max-pools, residuals, concatenations, padding and constants included, in float64."""
+    """Once no neuron fires any more, the outputs are equal in float64 for every kind of graph."""
     network, calibration = nets.captured(name)
     neuron = tp.Differential(levels, max_count)
     snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.Percentile(95))
@@ -49,7 +49,7 @@ def test_settled_differential_equals_the_quantized_ann(name, levels, max_count):
 
 
 def test_differential_follows_an_input_that_changes():
-    """A time-varying input is presented as its differences: the last frame counts."""
+    """The input is sent as differences between frames, so the last frame decides the output."""
     network, calibration = nets.captured("conv2d")
     snn = tp.convert(network, calibration, neuron=tp.Differential(6, 2))
     frames = torch.randn(4, 3, *nets.CONV_NET_INPUT, dtype=torch.float64)
@@ -61,7 +61,7 @@ def test_differential_follows_an_input_that_changes():
 
 @pytest.mark.parametrize("name", sorted(nets.NETS))
 def test_increments_are_the_linear_part_of_every_node(name):
-    """f(x) - f(0) node by node, and zero in gives zero out."""
+    """Every node computes f(x) - f(0), so an input of zero gives zero at every site."""
     network, _ = nets.captured(name)
     later = increments(network)
     zero = torch.zeros(3, *nets.NETS[name][1], dtype=torch.float64)
@@ -90,7 +90,7 @@ def test_bias_enters_a_difference_once():
     seed=st.integers(0, 10**6),
 )
 def test_starts_and_offsets_against_the_oracle(kind, timesteps, seed):
-    """A start is an initial membrane, an offset a current, both in units of the step."""
+    """A start is an initial membrane, an offset is a current; both are in units of the step."""
     neuron = {
         "if": tp.IF(),
         "burst": tp.Burst(3, mode="resolution"),

@@ -1,8 +1,9 @@
-"""Synaptic operations equal an enumeration of every single spike, in plain Python loops.
+"""The counted synaptic operations equal those of plain Python loops over every single spike.
 
-The loops share nothing with the library but the counts of the reference simulator and the rules
-stated in `transpike.measure.fanout`. An "event" is (channel, row, column); a list of them is a
-population's spikes over all samples and timesteps, each as often as it was sent.
+The loops use two things of the library only: the spike counts of the reference simulator, and the
+rules stated in `transpike.measure.fanout`. An "event" is the place (channel, row, column) of one
+spike. A list of events holds all spikes of one site over all samples and timesteps, so a place
+occurs as often as its neuron fired.
 """
 
 import itertools
@@ -22,14 +23,14 @@ NEURONS += (tp.Staggered(2, window=2),)
 
 
 def thinned(module):
-    """Set about a third of the weights to zero: a spike does not reach anything through these."""
+    """Set about a third of the weights to zero; a spike reaches nothing through these weights."""
     with torch.no_grad():
         module.weight.mul_(torch.rand_like(module.weight) > 0.33)
     return module
 
 
 def converted(model, shape):
-    """The model with every neuron of NEURONS, and a batch of inputs."""
+    """Return the model converted with every neuron of NEURONS, and a batch of inputs."""
     model = model.double().eval()
     torch.manual_seed(5)
     x = torch.randn(8, *shape, dtype=torch.float64)
@@ -39,7 +40,10 @@ def converted(model, shape):
 
 
 def events_of(snn, x, binary=False):
-    """Per site in execution order: the events of all samples and timesteps."""
+    """Return one list of events for each site, in execution order.
+
+    A count of n gives |n| events. With `binary`, it gives one event for each bit set in |n|.
+    """
     names = [site.name for site in snn.network.sites]
     run = tp.simulate_reference(snn, x, TIMESTEPS, record=tp.Record(sites=names))
     found = []
@@ -54,7 +58,7 @@ def events_of(snn, x, binary=False):
 
 
 def conv_reach(event, weight, size, stride=1, pad=0, dilation=1, groups=1):
-    """Outputs (and how many of them) that one event reaches through a convolution."""
+    """Return the list of outputs that one event reaches through a convolution."""
     channel, row, column = event
     outputs, per_group, k = weight.shape[0], weight.shape[1], weight.shape[2]
     reached = []
@@ -95,7 +99,10 @@ def pool_reach(event, size, kernel, stride, pad=0):
 
 
 def bilinear_reach(event, source, size):
-    """Half-pixel bilinear interpolation, a coefficient per axis."""
+    """Return the outputs that one event reaches through half-pixel bilinear interpolation.
+
+    An event reaches an output if its coefficient is nonzero along both axes.
+    """
 
     def axis(position, n, m):
         found = []
@@ -119,7 +126,10 @@ def through(events, reach):
 
 
 def check(snns, x, expected):
-    """`expected(events per site)` is the number of accumulates, the readout's excluded."""
+    """Compare the accumulates with those that `expected` counts from the events of all sites.
+
+    The readout takes one more accumulate for each event of the last site.
+    """
     for snn in snns:
         cost = measure_cost(snn, [x], TIMESTEPS)
         for binary, total in (
@@ -157,7 +167,7 @@ def test_transposed_convolution(stride, pad, groups):
 
 
 def test_residual_block_and_linear():
-    """Both branches' events arrive one by one, the skip's as accumulates of weight one."""
+    """The events of both branches arrive one by one; each event of the skip is one accumulate."""
     inner, after = thinned(nn.Conv2d(4, 4, 3, padding=1)), thinned(nn.Conv2d(4, 3, 2))
     head = thinned(nn.Linear(3 * 4 * 4, 6))
     model = Fn(
@@ -247,7 +257,7 @@ def test_max_pooling_sends_the_changes_of_its_maxima(kernel, stride, pad):
     height, width = snns[0].network.sites[1].shape[1:]
 
     def changes(counts, binary, ratio):
-        """Events behind the pool, from running sums of every neuron, in units of the step now."""
+        """Return the events behind the pool; running sums are in units of the current step."""
         events = []
         for b, c in itertools.product(range(BATCH), range(4)):
             sums = [[0] * 6 for _ in range(7)]
@@ -295,7 +305,7 @@ def test_weights_without_a_neuron_between_cost_macs_at_every_timestep():
         return len(through(e[0], lambda v: conv_reach(v, first.weight, (5, 5), pad=1, groups=4)))
 
     cost = check(snns, x, expected)
-    # A channel without weights would never get a current.
+    # Only a channel with a weight gets a current, and the number below counts every channel.
     assert all(bool((first.weight[c] != 0).any()) for c in range(4))
     assert cost.total.macs_current == 25 * int((second.weight != 0).sum()) * TIMESTEPS
 
@@ -320,8 +330,8 @@ def test_totals_equal_sums():
         assert row["snn_pj"] == pytest.approx(macs * mac + adds * table["add_pj"])
 
 
-def test_no_channel_order_is_assumed_for_batches():
-    """One batch or many: the same cost."""
+def test_cost_does_not_depend_on_the_batches():
+    """The cost of one batch equals the cost of the same samples in several batches."""
     network, calibration = captured("unet")
     snn = tp.convert(network, calibration, neuron=tp.Signed(2))
     x = torch.randn(5, *network.input_shape, dtype=torch.float64)

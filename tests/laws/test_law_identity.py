@@ -1,4 +1,4 @@
-"""Telescoped spiking network == quantized ANN, in float64 and timestep by timestep."""
+"""The telescoped spiking network equals the quantized ANN in float64 at every timestep."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_random_networks(channels, kernel, stride, dilation, groups, pool, seed)
 
 @pytest.mark.parametrize("kind", ["if", "range", "resolution", "signed", "telescoped"])
 def test_whole_network_against_the_oracle(kind):
-    """Every layer of a small convolutional network in plain loops, for each neuron."""
+    """The oracle computes every layer of a small convolutional network in plain loops."""
     neuron, max_count = {
         "if": (tp.IF(), 1),
         "range": (tp.Burst(max_count=3), 3),

@@ -1,4 +1,4 @@
-"""Laws of whole networks: no state left over, no mixing, no change to the user's model."""
+"""Laws of whole networks: calls keep no state, samples do not mix, and models stay unchanged."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def _dyadic(neuron, kind="conv"):
     seed=st.integers(0, 10**6),
 )
 def test_engine_equals_reference(neuron, kind, timesteps, chunk, time_axis, seed):
-    """Spike for spike, for every neuron, chunk length and kind of input."""
+    """Every spike is the same, for every neuron, chunk length and kind of input."""
     snn = _dyadic(neuron, kind)
     torch.manual_seed(seed)
     shape = (timesteps, 3, 2, 8, 8) if time_axis else (3, 2, 8, 8)
@@ -80,7 +80,7 @@ def test_batch_independence_with_uneven_last_batch(neuron, simulate):
     parts = [simulate(snn, part, 6) for part in x.split(3)]
     joined = torch.cat([p.output for p in parts], 1)
     torch.testing.assert_close(whole.output, joined, rtol=1e-6, atol=1e-7)
-    for t in (1, 2, 4):  # division by other numbers may round
+    for t in (1, 2, 4):  # Division by a power of two does not round.
         assert torch.equal(whole.output[t - 1], joined[t - 1])
     for name, counts in whole.counts_per_timestep.items():
         assert torch.equal(counts, torch.cat([p.counts_per_timestep[name] for p in parts], 1))
@@ -127,7 +127,7 @@ def test_users_model_is_unchanged():
 
 
 def _with_dropout():
-    """Conv, BatchNorm, ReLU, dropout, conv: something for every flag to be disturbed."""
+    """Return a model whose BatchNorm and dropout behave differently in training mode."""
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1),
         nn.BatchNorm2d(4),
@@ -163,7 +163,7 @@ def test_folding_leaves_the_ann_unchanged(name):
 @given(factor=st.sampled_from([0.25, 0.5, 2.0, 4.0]))
 @settings(max_examples=4)
 def test_scaling_weights_and_thresholds_changes_no_spike(factor):
-    """Scale a layer's weights and biases, and its threshold follows: the same spikes."""
+    """If the weights and biases of a layer are scaled, its threshold follows."""
     torch.manual_seed(5)
     model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4), nn.ReLU())
     batch, x = torch.randn(16, 6), torch.randn(5, 6)

@@ -1,4 +1,4 @@
-"""Laws of one neuron population, against the NumPy oracle."""
+"""Laws of one neuron population, compared with the NumPy oracle."""
 
 import math
 
@@ -83,7 +83,7 @@ def test_counts_match_the_oracle(kind, bound, max_count, v0, timesteps, seed):
         telescoped=kind == "telescoped",
     )
     np.testing.assert_array_equal(_counts(record, step), counts)
-    if kind == "telescoped":  # its record is the cumulative input
+    if kind == "telescoped":  # This neuron records its cumulative input.
         membranes = membranes + np.cumsum(counts, 0) * step.detach().numpy().ravel()
     np.testing.assert_allclose(record.membrane.numpy(), membranes, atol=1e-9)
     (total,) = run.spike_counts.values()
@@ -94,7 +94,7 @@ def test_counts_match_the_oracle(kind, bound, max_count, v0, timesteps, seed):
 
 
 def _counts(record, step):
-    """Recorded spikes as integers, whether they are kept as counts or in activation units."""
+    """Return the recorded spikes as integers; a record may hold them in activation units."""
     spikes = record.counts.double().numpy()
     if np.array_equal(spikes, np.round(spikes)):
         return spikes
@@ -109,7 +109,7 @@ def _counts(record, step):
     seed=st.integers(0, 10**6),
 )
 def test_charge_is_conserved(kind, max_count, v0, timesteps, seed):
-    """Sum of input = step * count + membrane at the end - membrane at the start."""
+    """The sum of the inputs equals step * count + final membrane - initial membrane."""
     snn = _snn(kind, max_count, v0)
     x = torch.from_numpy(np.random.default_rng(seed).normal(0.3, 1.5, (timesteps, 3, 3)))
     run, record = _run(snn, x)
@@ -160,7 +160,7 @@ def test_binary_cascade_is_resolution_burst(bits, seed):
 
 
 def test_signed_fires_as_soon_as_the_membrane_is_negative():
-    """-1 at V < 0 with something emitted before, not at V <= -theta."""
+    """After a spike, it sends -1 as soon as V < 0; it does not wait until V <= -theta."""
     network, calibration = nets.one_site([1.0])
     snn = tp.convert(network, calibration, neuron=tp.Signed(), threshold=tp.MaxAbs())
     x = torch.tensor([0.75, -0.5, -0.5]).double().reshape(3, 1, 1)

@@ -1,4 +1,4 @@
-"""Cumulative max-pooling: the sum of outputs is the max-pool of the sum of inputs, always."""
+"""At every timestep, the sum of a max-pool's outputs is the max-pool of the sum of its inputs."""
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ def _check(rank, pool, size, seed):
         pool["dilation"],
         ceil_mode=pool["ceil_mode"],
     )
-    # A signed input (a convolution after the site) makes a wrong padding value visible.
+    # The convolution after the site makes the input signed, which shows a wrong padding value.
     model = nn.Sequential(nn.ReLU(), conv(2, 2, 1), layer).double().eval()
     shape = (2, *size)
     network = tp.capture(model, torch.randn(2, *shape).double())

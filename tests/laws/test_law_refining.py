@@ -1,4 +1,4 @@
-"""Laws of the step that shrinks: a slow model of it, its levels, and every path equal."""
+"""Laws of neurons whose step shrinks, compared with a slow model and the quantized ANN."""
 
 import math
 
@@ -30,7 +30,10 @@ NEURONS = st.builds(
 
 
 def _by_hand(neuron, currents, d, bound):
-    """(counts, membranes, steps) of one neuron in activation units, from the definition."""
+    """Follow the definition of one neuron; return (counts, membranes, steps).
+
+    Membranes and steps are in activation units.
+    """
     k, levels, v0 = neuron.max_count, neuron.levels, neuron.initial_membrane
     left, sent, counts, membranes, steps = 0.0, 0.0, [], [], []
     for t, current in enumerate(currents):
@@ -63,7 +66,7 @@ def _by_hand(neuron, currents, d, bound):
     chunk=st.integers(1, 9),
 )
 def test_population_equals_the_definition(neuron, currents, d, bound, chunk):
-    """Any currents, in chunks of any length, bounded or not."""
+    """This holds for any currents and chunk lengths, with and without a bound."""
     values = [current / 64 for current in currents]
     counts, membranes, steps = _by_hand(neuron, values, d, bound)
     out, kept, spikes = nets.scanned(neuron, values, d, bound, chunk)
@@ -82,7 +85,10 @@ def test_population_equals_the_definition(neuron, currents, d, bound, chunk):
     v0=st.sampled_from([0.0, 0.5]),
 )
 def test_a_population_alone_holds_the_finest_levels(max_count, ratio, timesteps, value, v0):
-    """clamp(floor(C/d_T + v0), 0, L d/d_T) d_T, of an input that comes once."""
+    """An input C that comes once gives d_T clamp(floor(C/d_T + v0), 0, L d/d_T).
+
+    Here d is the first step, d_T the step at timestep T, and L the number of levels.
+    """
     if ratio > 2 * max_count * (0.5 if v0 == 0 else 1):
         ratio = 2 if max_count > 1 or v0 else 1
     if ratio == 1:
@@ -102,14 +108,15 @@ def test_a_population_alone_holds_the_finest_levels(max_count, ratio, timesteps,
 
 @pytest.mark.parametrize("name", sorted(nets.NETS))
 def test_settled_it_equals_the_quantized_ann_of_its_last_step(name):
-    """Max-pools, residuals, concatenations, padding and constants included, in float64."""
+    """Once no neuron fires any more, the outputs are equal in float64 for every kind of graph."""
     network, calibration = nets.captured(name)
     neuron = tp.Refining(256, 8, levels=1024, period=12)
     snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.Percentile(95))
     torch.manual_seed(7)
     x = torch.randn(3, *nets.NETS[name][1], dtype=torch.float64)
     timesteps = 48
-    assert neuron.finer_at(timesteps) == 8**2  # 16 bits
+    # 1024 levels times 8^2 need 16 bits, so the step shrinks no further.
+    assert neuron.finer_at(timesteps) == 8**2
     run = tp.simulate_reference(snn, x, timesteps, record=tp.Record(output_at=[timesteps]))
     assert all(not bool(counts[-1].any()) for counts in run.counts_per_timestep.values())
     last = [leaf[-1] for leaf in nets.leaves(run.output)]
@@ -124,7 +131,7 @@ def test_settled_it_equals_the_quantized_ann_of_its_last_step(name):
 )
 @pytest.mark.parametrize("chunk", [1, 2, 9])
 def test_engine_equals_reference(kind, neuron, chunk):
-    """Spike for spike, with membranes and totals."""
+    """Every spike is the same; membranes and totals agree up to rounding."""
     snn, x = nets.corrected_dyadic_snn(kind, neuron)
     names = [site.name for site in snn.network.sites]
     slow = tp.simulate_reference(snn, x, 5, record=tp.Record(sites=names, totals=True))
@@ -135,7 +142,7 @@ def test_engine_equals_reference(kind, neuron, chunk):
 
 
 def test_kernel_equals_torch_in_float32(monkeypatch):
-    """The compiled update and the one in torch, on real-valued data."""
+    """The compiled update and the update in torch agree bit for bit on real-valued data."""
     torch.manual_seed(3)
     neuron = tp.Refining(4, 2, levels=6)
     snn = tp.convert(nets.conv_net(), [torch.randn(8, 2, 8, 8)], neuron=neuron)
@@ -146,7 +153,7 @@ def test_kernel_equals_torch_in_float32(monkeypatch):
 
 
 def test_more_timesteps_come_closer_than_a_fixed_step():
-    """At equal K and T the distance to the analog network falls below the signed neuron's."""
+    """At the same K and T, the output is closer to the analog network than the signed neuron's."""
     network, _ = nets.captured("residual")
     torch.manual_seed(5)
     x = torch.randn(64, *nets.NETS["residual"][1], dtype=torch.float64)
@@ -190,7 +197,7 @@ def test_rules_aim_at_the_levels_of_the_last_step():
 
 
 def test_a_sample_that_stops_early_does_not_touch_the_others():
-    """Populations lose rows between two steps, and the rest goes on as if alone."""
+    """Samples leave the batch while the step shrinks, and the other outputs stay the same."""
     torch.manual_seed(4)
     x = torch.randn(24, 2, 8, 8)
     snn = tp.convert(nets.conv_net(), [x], neuron=tp.Refining(2))

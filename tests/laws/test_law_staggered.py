@@ -1,4 +1,4 @@
-"""Laws of layers that fire one after the other: a slow model, complete inputs, every path equal."""
+"""Laws of layers that fire one after the other, by a slow model and the quantized ANN."""
 
 import math
 
@@ -17,7 +17,7 @@ from transpike.spiking.neuron import quantized
 
 @st.composite
 def neurons(draw):
-    """Neurons with a window somewhere in time."""
+    """Draw a neuron whose window starts at a random timestep."""
     count, ratio = draw(st.integers(1, 5)), draw(st.sampled_from([2, 4]))
     window = draw(st.integers(1, 5))
     levels = draw(st.integers(1, int(count * sum(ratio**-i for i in range(window)))))
@@ -27,7 +27,7 @@ def neurons(draw):
 
 
 def _by_hand(neuron, currents, d, bound):
-    """(sent, membranes) of one neuron in activation units, from the definition."""
+    """Follow the definition of one neuron; return (sent, membranes) in activation units."""
     k, levels, v0, h = neuron.max_count, neuron.levels, neuron.initial_membrane, neuron.hysteresis
     left, total, sent, membranes = 0.0, 0.0, [], []
     for t, current in enumerate(currents, start=1):
@@ -60,7 +60,7 @@ def _by_hand(neuron, currents, d, bound):
     chunk=st.integers(1, 9),
 )
 def test_population_equals_the_definition(neuron, currents, d, bound, chunk):
-    """Any currents, in and out of the window, in chunks of any length, bounded or not."""
+    """This holds inside and outside the window, for any chunk lengths, with and without a bound."""
     values = [current / 64 for current in currents]
     sent, membranes = _by_hand(neuron, values, d, bound)
     out, kept, spikes = nets.scanned(neuron, values, d, bound, chunk)
@@ -72,7 +72,10 @@ def test_population_equals_the_definition(neuron, currents, d, bound, chunk):
 
 
 def _written(h, window=8):
-    """(counts per timestep (window, B), values, what is held) of a complete input from 0 to 1."""
+    """Quantize B complete inputs from 0 to 1 with a step that halves at every timestep.
+
+    Returns (counts (window, B), inputs (1, B), values that the neuron holds at the end (1, B)).
+    """
     neuron = tp.Staggered(1, window=window, hysteresis=h)
     values = torch.arange(2**14, dtype=torch.float64)[None] / 2**14
     start = torch.full((1,), neuron.initial_membrane, dtype=torch.float64)
@@ -83,7 +86,7 @@ def _written(h, window=8):
 
 @pytest.mark.parametrize("h, density", [(0.0, 1 / 2), (1 / 3, 1 / 3), (0.5, 0.33)])
 def test_hysteresis_makes_counts_rare(h, density):
-    """Counts per timestep over all values, and an error within (1 + h) / 2 last steps."""
+    """The mean of |count| is the expected density; the error is at most (1 + h) / 2 last steps."""
     counts, values, held = _written(h)
     assert set(counts.unique().tolist()) <= {-1, 0, 1}
     assert float(counts.abs().mean()) == pytest.approx(density, abs=0.005)
@@ -91,13 +94,13 @@ def test_hysteresis_makes_counts_rare(h, density):
 
 
 def test_with_a_third_it_is_the_non_adjacent_form():
-    """No two timesteps in a row carry a count, and no signed binary form has fewer."""
+    """No two consecutive timesteps have a count, and no signed binary form has fewer counts."""
     counts, _, held = _written(1 / 3)
     assert not bool(((counts[1:] != 0) & (counts[:-1] != 0)).any())
     numbers = (held[0] * 2**7).round().int().tolist()
     for column, number in list(enumerate(numbers))[::97]:
         least, rest = 0, number
-        while rest:  # Reitwiesner 1960: the fewest non-zero digits
+        while rest:  # Reitwiesner (1960) counts the fewest nonzero digits this way.
             if rest % 2:
                 least, rest = least + 1, rest - (2 - rest % 4)
             rest //= 2
@@ -110,9 +113,10 @@ def _last(snn):
 
 @pytest.mark.parametrize("name", sorted(nets.NETS))
 def test_with_complete_inputs_it_equals_the_quantized_ann(name):
-    """lag = window - 1: max-pools, residuals, concatenations, constants and bounds, in float64.
+    """With lag = window - 1, every layer has its complete input before it fires.
 
-    Initial membranes and extra currents of every channel are drawn at random.
+    The outputs are equal in float64 for every kind of graph. Initial membranes and offsets are
+    drawn at random for each channel.
     """
     network, calibration = nets.captured(name)
     neuron = tp.Staggered(2, window=4, lag=3)
@@ -137,7 +141,7 @@ def test_with_complete_inputs_it_equals_the_quantized_ann(name):
 )
 @pytest.mark.parametrize("chunk", [None, 1, 3, 20])
 def test_engine_equals_reference(kind, neuron, chunk):
-    """Spike for spike, observed and not, and two timesteps beyond the last window."""
+    """Every spike is the same with and without records, also after the last window."""
     snn, x = nets.corrected_dyadic_snn(kind, neuron)
     names, timesteps = [site.name for site in snn.network.sites], _last(snn) + 2
     slow = tp.simulate_reference(snn, x, timesteps, record=tp.Record(sites=names, totals=True))
@@ -152,7 +156,7 @@ def test_engine_equals_reference(kind, neuron, chunk):
 
 @pytest.mark.parametrize("name", sorted(nets.NETS))
 def test_skipping_silent_layers_changes_nothing(name):
-    """Every kind of graph, unobserved, against the reference that computes every timestep."""
+    """Without records the engine skips silent layers; the reference computes every timestep."""
     network, calibration = nets.captured(name)
     snn = tp.convert(network, calibration, neuron=tp.Staggered(2), threshold=tp.Percentile(95))
     torch.manual_seed(7)
@@ -168,7 +172,7 @@ def test_skipping_silent_layers_changes_nothing(name):
 
 
 def test_kernel_equals_torch_in_float32(monkeypatch):
-    """The compiled update and the one in torch, on real-valued data."""
+    """The compiled update and the update in torch agree bit for bit on real-valued data."""
     torch.manual_seed(3)
     snn = tp.convert(nets.conv_net(), [torch.randn(8, 2, 8, 8)], neuron=tp.Staggered(2))
     x = torch.randn(3, 2, 8, 8)
@@ -186,7 +190,7 @@ def test_delays_follow_the_longest_path():
 
 
 def test_converted_again_it_is_the_same():
-    """A neuron that carries the delay of a place in a network: neither delays nor steps move."""
+    """A neuron of a converted network has a delay; a new conversion does not add to that delay."""
     network, calibration = nets.captured("residual")
     settings = {"threshold": tp.LeastSquares(), "timesteps": 7}
     snn = tp.convert(network, calibration, neuron=tp.Staggered(2, lag=3), **settings)
@@ -221,7 +225,7 @@ def test_names_tell_settings_apart():
 
 @pytest.mark.parametrize("hysteresis", [0.0, 0.5])
 def test_the_quantized_ann_knows_what_a_short_window_reaches(hysteresis):
-    """One site and a large input: K counts of one step, not the levels of the threshold."""
+    """In a window of one timestep, a large input gives K counts of the first step."""
     network, calibration = nets.one_site([1.0])
     neuron = tp.Staggered(2, window=1, hysteresis=hysteresis)
     snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs())
@@ -231,7 +235,7 @@ def test_the_quantized_ann_knows_what_a_short_window_reaches(hysteresis):
 
 
 def test_the_quantized_ann_is_the_same_in_blocks():
-    """More inputs than fit a block, against one at a time."""
+    """Inputs that need several blocks give the same result as the inputs one at a time."""
     neuron = tp.Staggered(2)
     torch.manual_seed(2)
     drive, start = torch.rand(9, 3, 60, 60) * 4, torch.full((1, 3, 1, 1), 0.25)
@@ -241,7 +245,7 @@ def test_the_quantized_ann_is_the_same_in_blocks():
 
 
 def _read_out_silent(kind):
-    """Networks that read out a linear or pooled value behind a site, or a site itself."""
+    """Return a network that reads out a site, or a linear or pooled value behind a site."""
     if kind == "pool":
         return nets.Fn(lambda m, x: F.max_pool2d(m.c(x).relu(), 2), c=nets.conv())
     if kind == "site":
@@ -272,7 +276,7 @@ def test_silent_values_are_read_out(kind, chunk):
 
 
 def test_silent_layers_are_not_computed(monkeypatch):
-    """Every linear operation runs at t = 1 and while what it reads fires, not T times."""
+    """A linear operation runs at t = 1 and while its input fires, but not at every timestep."""
     torch.manual_seed(5)
     layers = [part for _ in range(8) for part in (nn.Linear(16, 16), nn.ReLU())]
     x = torch.randn(16, 16)
@@ -280,8 +284,9 @@ def test_silent_layers_are_not_computed(monkeypatch):
     calls, linear = [], run._Portion.linear
     monkeypatch.setattr(run._Portion, "linear", lambda *a: calls.append(1) or linear(*a))
     tp.simulate(snn, x, _last(snn))
-    # Between the 8 sites 7 operations: once for the biases, four times for a window.
-    assert len(calls) <= 7 * 5 + _last(snn)  # and the last one, which is read out, at every t
+    # Seven operations lie between the 8 sites. Each runs once for the biases and four times in a
+    # window. The last operation is read out, so it may run at every timestep.
+    assert len(calls) <= 7 * 5 + _last(snn)
 
 
 def test_depth_counts_the_sites_of_the_longest_way():
@@ -296,7 +301,7 @@ def test_depth_counts_the_sites_of_the_longest_way():
 
 
 def test_it_needs_fewer_spikes_than_layers_that_fire_at_once():
-    """In a deep network, at equal K, ratio and levels; hysteresis makes them fewer still."""
+    """The network is deep; K, ratio and levels are the same. Hysteresis saves further spikes."""
     torch.manual_seed(5)
     layers = [part for _ in range(12) for part in (nn.Linear(64, 64), nn.ReLU())]
     x = torch.randn(128, 64)
@@ -315,7 +320,7 @@ def test_it_needs_fewer_spikes_than_layers_that_fire_at_once():
 
 
 def test_too_few_timesteps_are_refused_everywhere():
-    """Before the last layer has fired there is no output; the error says how many it takes."""
+    """No output exists before the last layer fires; the error says how many timesteps it needs."""
     network, calibration = nets.captured("residual")
     snn = tp.convert(network, calibration, neuron=tp.Staggered(2))
     few = snn.first_output - 1
@@ -339,7 +344,7 @@ def test_too_few_timesteps_are_refused_everywhere():
 
 
 def test_no_sample_stops_before_the_last_layer_has_fired():
-    """The biases alone may look clear."""
+    """Before that, the scores hold only the biases, which may look clear."""
     torch.manual_seed(4)
     x = torch.randn(24, 2, 8, 8)
     snn = tp.convert(nets.conv_net(), [x], neuron=tp.Staggered(2))
@@ -349,11 +354,12 @@ def test_no_sample_stops_before_the_last_layer_has_fired():
     early_stopping = tp.fit_early_stopping(snn, [x], 6, most_changed=0.99)
     scores = tp.simulate(snn, x, 6).output[snn.first_output - 1 :].softmax(dim=2)
     margins = scores.topk(2, dim=2).values.diff(dim=2).abs()
-    assert early_stopping.threshold >= float(margins.min()) - 1e-6  # none of the biases' own
+    # The threshold is no margin from the timesteps whose scores hold only the biases.
+    assert early_stopping.threshold >= float(margins.min()) - 1e-6
 
 
 def test_with_values_of_several_first_steps_counts_are_less_rare():
-    """What the card says of K = 2 with 3 levels: one in two timesteps of the window."""
+    """The method card says: K = 2 with 3 levels gives a count in about one of two timesteps."""
     neuron = tp.Staggered(2)
     values = torch.arange(2**14, dtype=torch.float64)[None] * 3 / 2**14
     start = torch.full((1,), neuron.initial_membrane, dtype=torch.float64)
@@ -363,7 +369,7 @@ def test_with_values_of_several_first_steps_counts_are_less_rare():
 
 
 def test_no_quantized_ann_before_the_last_layer_has_fired():
-    """There the quantized network would hold the biases only; from there on it is as usual."""
+    """Before that timestep, the quantized ANN would hold only the biases."""
     torch.manual_seed(4)
     x, labels = torch.randn(24, 2, 8, 8), torch.randint(0, 5, (24,))
     snn = tp.convert(nets.conv_net(), [x], neuron=tp.Staggered(2, lag=3))
