@@ -341,7 +341,7 @@ def main() -> None:
     )
     parser.add_argument("--tile", type=int, default=256, help="side of training tiles")
     parser.add_argument("--calibration-size", type=int, default=32, help="training tiles")
-    parser.add_argument("--tuning-size", type=int, default=24, help="training tiles")
+    parser.add_argument("--tuning-size", type=int, default=104, help="training tiles, at least 104")
     parser.add_argument("--seed", type=int, default=0, help="seed of the calibration tiles")
     parser.add_argument("--causes", action="store_true", help="5 slices, T up to 256")
     parser.add_argument("--output", type=Path, default=Path("results/unet.jsonl"))

@@ -47,7 +47,7 @@ def document(records: list[Record], causes: list[Record], recipes: list[Record])
         causes: results of `study.taken_apart`, one record per conversion and slice.
         recipes: what tuning has chosen, one record per tuned setting.
     """
-    chosen = {record["name"]: _chosen(record["recipe"]) for record in recipes}
+    chosen = {record["name"]: _chosen(record) for record in recipes}
     lines: list[str] = []
     for seed in sorted({record["seed"] for record in records}):
         entries = _entries([record for record in records if record["seed"] == seed])
@@ -89,11 +89,12 @@ def _head(first: Record, seed: int) -> list[str]:
     ]
 
 
-def _chosen(recipe: Record) -> str:
-    """A sentence about the quantity by which tuning chose a recipe."""
-    if "reading" in recipe["found"]:
-        return "Tuning chose this recipe by the divergence of the mask's probability. "
-    return "Tuning chose this recipe by the squared distance of the logits, as it did at first. "
+def _chosen(record: Record) -> str:
+    """A sentence about how tuning chose a recipe."""
+    distance = "the squared distance of the logits, as it did at first"
+    if "reading" in record["recipe"]["found"]:
+        distance = "the divergence of the mask's probability"
+    return f"Tuning chose this recipe on {record['tuning_tiles']} tiles by {distance}. "
 
 
 def _setting(entry: Record, chosen: str) -> list[str]:
