@@ -28,7 +28,8 @@ MOST_BITS = 16
 class Neuron:
     """Settings of the general neuron.
 
-    Let d be the step, V the membrane, and N the sum of all counts so far. At every timestep:
+    Let d be the step, V the membrane, which starts at v0 d, and N the sum of all counts so far.
+    At every timestep:
 
     1. The current is added: V += current.
     2. The count n is chosen. An unsigned neuron has n = clamp(floor(V/d), 0, K). A signed neuron
@@ -55,8 +56,7 @@ class Neuron:
         schedule: how the step shrinks, and in which timesteps the neuron fires. Any schedule but
             the default needs `levels`.
         hysteresis: h, the number of steps that the membrane must be below 0 before a count is
-            taken back, in [0, 1). In place of floor(V/d) stands floor(V/d) where V >= 0, and
-            min(0, floor(V/d + h)) elsewhere.
+            taken back, in [0, 1). Where V < 0, min(0, floor(V/d + h)) replaces floor(V/d).
         code: how a count is sent as spikes. "unit": |n| spikes. "binary": one spike for each bit
             that is set in |n|.
 
@@ -279,6 +279,9 @@ def level_limit(
         bound: c/d of an activation clamp(x, 0, c), where d is the first step, or None.
         start: initial membrane in units of the step, broadcastable over (B, ...). None means
             `neuron.initial_membrane`.
+
+    Returns:
+        A number, or with a bound a tensor that broadcasts over (B, ...).
     """
     most = float(neuron.levels_at(t))
     if bound is None:

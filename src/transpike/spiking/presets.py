@@ -207,9 +207,9 @@ def Staggered(
     longer behind a skip connection.
 
     With hysteresis h the initial membrane is v0 = (1 - h) / 2, and a count is sent if the
-    remainder is at least (1 + h) / 2 steps. Take ratio 2 and a complete input of at most one first
-    step: about one timestep in three then carries a count. Rounding to the nearest (h = 0) would
-    need one in two. With h = 1/3 the counts are the non-adjacent form of the input, which is the
+    remainder is at least (1 + h) / 2 steps. This makes counts rare. With ratio 2 and a complete
+    input of at most one first step, about one timestep in three carries a count, against one in
+    two without hysteresis. With h = 1/3 the counts are the non-adjacent form of the input: the
     signed binary form with the fewest nonzero digits. Larger inputs need more counts.
 
     Args:
@@ -217,11 +217,9 @@ def Staggered(
         ratio: number that divides the step from each timestep of the window to the next, a power
             of two >= 2.
         window: number of timesteps in which a layer fires, >= 1.
-        lag: number of timesteps by which the window of a layer starts after the windows of the
-            layers that it reads, >= 0. A lag beyond window - 1 only adds timesteps.
+        lag: as in `Schedule`, >= 0. A lag beyond window - 1 only adds timesteps.
         levels: L, number of first steps up to the threshold, at most what the window reaches.
-            Default: floor(K (1 + 1 / ratio)), which is what two steps reach, or K if the window
-            is 1.
+            Default: floor(K (1 + 1 / ratio)), or K if the window is 1.
         hysteresis: h, in steps, in [0, 1). With 0 the neuron rounds to the nearest step.
 
     Raises:
@@ -229,8 +227,7 @@ def Staggered(
 
     Source: this library, after Stöckl & Maass 2021 (few spikes: layers fire one after the other
     and the weight of a spike falls over time), Park et al. 2020 (T2FSNN: overlapping windows) and
-    `Refining`; differs: signed counts correct what was sent before, so windows may overlap, and
-    hysteresis makes these corrections rare.
+    `Refining`; differs: signed counts correct what was sent before, so windows may overlap.
     """
     for name, value in (("ratio", ratio), ("window", window)):
         if value is None:

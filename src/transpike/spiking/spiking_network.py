@@ -89,7 +89,10 @@ class SpikingNetwork(nn.Module):
 
     @property
     def offsets(self) -> dict[str, Tensor]:
-        """Extra current by site name, shape (C,), in units of the step. Only passes change it."""
+        """Extra current by site name, shape (C,), in units of the step. It is zero without passes.
+
+        Calibration passes such as `BiasCorrection` set it.
+        """
         return {_dotted(name): tensor for name, tensor in self._offsets.named_buffers()}
 
     @property
@@ -103,33 +106,38 @@ class SpikingNetwork(nn.Module):
         return 1 + max(neuron.schedule.delay for neuron in self.neurons.values())
 
     def at(self, size: Sequence[int]) -> SpikingNetwork:
-        """The same network for inputs of another size; both share their tensors.
+        """The same network for inputs of another size. Both networks share their tensors.
 
-        Thresholds, initial membranes and offsets lie along channels, so they hold for every size.
-        Every function that takes an input finds the size by itself. Use this for the size of the
-        tiles of `simulate_tiled`.
+        Thresholds, initial membranes and offsets are per channel, so they fit every size. Functions
+        that take an input choose the size themselves. Use this method to set the tile size of
+        `simulate_tiled`.
 
         Args:
-            size: of the axes behind the channels, such as height and width.
+            size: sizes of the axes after the channels, such as height and width.
 
         Returns:
-            This network where it has this size already, else another one.
+            This network if it already has this size, else a copy.
 
         Raises:
-            DataError: the network does not take this size; names the axis or the operation.
+            DataError: the network does not take this size. The message names the axis or the
+                operation.
         """
         network = self.network.at(size)
         if network.input_shape == self._graph.input_shape:
             return self
-        other = copy.copy(self)  # shares the modules that hold the tensors
+        other = copy.copy(self)  # The copy shares the modules that hold the tensors.
         other._graph = network.with_tensors({}, network.input_dtype)
         return other
 
     def sized_for(self, x: Tensor, *, time_axis: bool = False) -> SpikingNetwork:
-        """The network for the size of x, (B, ...) or (T, B, ...) with `time_axis`.
+        """The network for the size of an input.
+
+        Args:
+            x: input (B, ...), or (T, B, ...) with `time_axis`.
+            time_axis: whether the first axis of x is time.
 
         Raises:
-            DataError: see `at`.
+            DataError: the network does not take this size, as in `at`.
         """
         return self.at(self.network.sized_for(x, time_axis=time_axis).input_shape[1:])
 
@@ -186,7 +194,7 @@ class SpikingNetwork(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Sites with their neurons."""
+        """One line per site, with its neuron."""
         return "\n".join(
             f"{site.name}: {self.neurons[site.name].name}, {site.neurons} neurons"
             for site in self._graph.sites

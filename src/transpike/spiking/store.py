@@ -34,7 +34,7 @@ from transpike.spiking.neuron import Neuron
 from transpike.spiking.spiking_network import SpikingNetwork
 
 SCHEMA = 3
-_OLDER = (2,)  # without the sizes of input that the network takes
+_OLDER = (2,)  # older schemas that are still read; 2 does not store the possible input sizes
 FORMAT = "transpike"
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
@@ -99,7 +99,8 @@ def load(folder: str | Path) -> SpikingNetwork:
         The network, on the CPU. Its outputs equal those of the saved network.
 
     Raises:
-        FileError: the folder is missing, is damaged, or was not written by `save`.
+        FileError: the folder is missing, is damaged, was not written by `save`, or has a schema
+            that this version does not read.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -152,8 +153,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise FileError(f'\'{path}\' was not written by transpike: needed "format": "{FORMAT}".')
     if config.get("schema") not in (SCHEMA, *_OLDER):
         raise FileError(
-            f"'{path}': needed schema {SCHEMA}, got {config.get('schema')!r}. Use the version of "
-            "transpike that wrote it, or convert the model again."
+            f"'{path}': needed schema {' or '.join(map(str, (*_OLDER, SCHEMA)))}, got "
+            f"{config.get('schema')!r}. Use the version of transpike that wrote it, or convert the "
+            "model again."
         )
     return config
 
@@ -228,7 +230,7 @@ def _check_references(argument: Argument, defined: set[str], network: Network) -
 
 
 def _check_sizes(network: Network) -> None:
-    """Refuse steps and formulas that cannot be those of this network."""
+    """Refuse size steps and formulas that do not fit this network."""
     axes, sizes = len(network.input_shape) - 1, network.sizes
     if sizes.steps and (len(sizes.steps) != axes or min(sizes.steps) < 0):
         raise FileError(f"sizes: needed {axes} steps >= 0, got {sizes.steps}.")
