@@ -1,4 +1,4 @@
-"""Data sets by name: CIFAR-10, digits and image folders, and the volumes of the segmentation."""
+"""Data sets by name: CIFAR-10, digits, image folders, and volumes with masks."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _POSSIBLE = (
 
 
 def open_data(spec: str, normalization: Normalization | None = None) -> Dataset:
-    """Opens a data set by name.
+    """Open a data set of labeled images by name.
 
     Args:
         spec: `digits`, `cifar10:PATH`, `cifar10:PATH?download`, `folder:PATH` or
             `folder:PATH?size=N&gray`.
-        normalization: of the input; the data set's own where None.
+        normalization: mean and std of pixel values in 0..1; None means those of the data set.
 
     Returns:
-        Its training and test parts.
+        The training and test parts.
 
     Raises:
         ArgumentError: the name or an option is unknown, or a package is not installed.
         FileError: a file or folder is missing or damaged.
-        DataError: what is there has the wrong shape, type or classes.
+        DataError: the images or labels have the wrong shape, type or classes.
     """
     source, _, rest = spec.partition(":")
     place, _, query = rest.partition("?")
@@ -46,27 +46,27 @@ def open_data(spec: str, normalization: Normalization | None = None) -> Dataset:
         return open_folder(place, size=size, gray="gray" in options, normalization=normalization)
     if source == "lucchi":
         raise ArgumentError(
-            f"data {spec!r} are volumes with masks, and here labeled images are needed: "
-            f"{_POSSIBLE}. Open volumes with open_volumes."
+            f"data {spec!r}: needed labeled images, got volumes with masks. Use {_POSSIBLE}, or "
+            "open volumes with open_volumes."
         )
     raise ArgumentError(f"unknown data {spec!r}: needed {_POSSIBLE}.")
 
 
 def open_volumes(spec: str, normalization: Normalization | None = None) -> VolumeDataset:
-    """Opens a segmentation data set by name.
+    """Open volumes with masks by name.
 
     Args:
         spec: `lucchi:PATH` or `lucchi:PATH?tile=N`, see `open_lucchi`.
-        normalization: of the input; mean and std 0.5 where None.
+        normalization: mean and std of pixel values in 0..1; None means 0.5 for both.
 
     Returns:
-        Its training, validation and test parts.
+        The training, validation and test parts.
 
     Raises:
         ArgumentError: the name or an option is unknown, a tile does not fit, or a package is not
             installed.
         FileError: a file or folder is missing or damaged.
-        DataError: slices are missing, colored, of unequal size, or do not match their masks.
+        DataError: slices are missing, colored or of unequal size, or do not match their masks.
     """
     source, _, rest = spec.partition(":")
     place, _, query = rest.partition("?")

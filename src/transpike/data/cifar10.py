@@ -1,4 +1,4 @@
-"""CIFAR-10, from one .npz file or from torchvision's folder."""
+"""CIFAR-10 from one `.npz` file or from the folder of torchvision."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSES = (
     "ship",
     "truck",
 )
-# ImageNet's statistics, which the public ResNet-20 checkpoints of this family were trained with.
+# Mean and std of ImageNet. The public ResNet-20 checkpoints for CIFAR-10 were trained with them.
 IMAGENET_NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _IMAGE_SHAPE = (32, 32, 3)
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -33,17 +33,17 @@ _TORCHVISION_FOLDER = "cifar-10-batches-py"
 def open_cifar10(
     path: str | Path, *, download: bool = False, normalization: Normalization | None = None
 ) -> Dataset:
-    """Opens CIFAR-10.
+    """Open CIFAR-10.
 
     Args:
-        path: an `.npz` file with x_train, y_train, x_test and y_test, or a folder that holds
-            torchvision's `cifar-10-batches-py`.
-        download: let torchvision download it into the folder first.
-        normalization: of the input; ImageNet's where None.
+        path: an `.npz` file with x_train, y_train, x_test and y_test, or a folder that holds the
+            folder `cifar-10-batches-py` of torchvision.
+        download: let torchvision download the data into the folder first.
+        normalization: mean and std of pixel values in 0..1; None means those of ImageNet.
 
     Raises:
-        FileError: nothing is there, or the file is damaged or holds something else.
-        DataError: an array is of the wrong shape or type.
+        FileError: the file or folder is missing, damaged or holds something else.
+        DataError: an array has the wrong shape or type.
         ArgumentError: torchvision is needed and not installed.
     """
     place = Path(path)
@@ -102,7 +102,7 @@ def _read_torchvision(place: Path, download: bool) -> dict[str, NDArray[np.uint8
     if not download and not (root / _TORCHVISION_FOLDER).is_dir():
         raise FileError(
             f"cannot read CIFAR-10: {str(place)!r} is neither an .npz file nor a folder with "
-            f"{_TORCHVISION_FOLDER}. Add ?download to the data name to fetch it there."
+            f"{_TORCHVISION_FOLDER}. Add ?download to the name of the data to download it there."
         )
     try:
         from torchvision.datasets import CIFAR10
@@ -116,7 +116,8 @@ def _read_torchvision(place: Path, download: bool) -> dict[str, NDArray[np.uint8
             arrays[f"y_{part}"] = np.asarray(split.targets, dtype=np.uint8)
     except (RuntimeError, OSError) as error:
         raise FileError(
-            f"cannot read CIFAR-10 in {str(root)!r}: {error}. Add ?download to fetch it again."
+            f"cannot read CIFAR-10 in {str(root)!r}: {error}. Add ?download to the name of "
+            "the data to download it again."
         ) from error
     return arrays
 

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1797 images of 8x8, part of its installation."""
+"""The handwritten digits of scikit-learn: 1797 images of 8 x 8 pixels that ship with it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import numpy as np
 from transpike.data.images import ArrayImages, Dataset, Normalization, Split
 from transpike.errors import missing_package
 
-_MAXIMUM = 16.0  # pixels count the ink in 4x4 cells: 0..16
+_MAXIMUM = 16.0  # a pixel counts the inked cells of a 4 x 4 block: 0..16
 _SPLIT_SEED = 0
 _TEST_IMAGES = 500
-# Mean and standard deviation over all pixels of the training part, in 0..1.
+# Mean and standard deviation of all pixels of the training part, as values in 0..1.
 _NORMALIZATION = Normalization((0.3055,), (0.3765,))
 
 
 def open_digits(normalization: Normalization | None = None) -> Dataset:
-    """Opens the digits: 1297 for training, 500 for testing, always the same ones.
+    """Open the digits. The same 1297 images are always for training and 500 for testing.
 
     Args:
-        normalization: of the input; the training part's mean and std where None.
+        normalization: mean and std of pixel values in 0..1; None means those of the training part.
 
     Raises:
         ArgumentError: scikit-learn is not installed.

@@ -21,18 +21,19 @@ def open_folder(
     gray: bool = False,
     normalization: Normalization | None = None,
 ) -> Dataset:
-    """Opens a folder of images; files are read when they are needed.
+    """Open a folder of images. The files are read when they are needed.
 
     Args:
-        path: holds `train` and `test`, each with one folder of images per class.
-        size: side in pixels every image is resized to; as they are where None.
-        gray: read as one channel instead of RGB.
-        normalization: of the input; ImageNet's where None, mean and std 0.5 for grayscale.
+        path: folder with `train` and `test`, each with one folder of images per class.
+        size: side in pixels to which every image is resized; None keeps the size.
+        gray: read images as one channel instead of RGB.
+        normalization: mean and std of pixel values in 0..1. None means those of ImageNet, and 0.5
+            for both with `gray`.
 
     Raises:
         FileError: a folder is missing.
         DataError: there are no images, or train and test have different classes.
-        ArgumentError: `size` < 1, or pillow is not installed.
+        ArgumentError: `size` is below 1, or pillow is not installed.
     """
     if size is not None and size < 1:
         raise ArgumentError(f"size: needed at least 1 pixel, got {size}.")

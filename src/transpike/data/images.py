@@ -1,4 +1,4 @@
-"""Labeled images held as bytes, and handed out as normalized batches."""
+"""Labeled images, stored as bytes and read as normalized batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ _BYTE_MAXIMUM = 255.0
 
 @dataclass(frozen=True)
 class Normalization:
-    """What turns pixel values in 0..1 into network input: (value - mean) / std, per channel."""
+    """How pixel values in 0..1 become network input: (value - mean) / std, channel by channel.
+
+    Args:
+        mean: one value per channel.
+        std: one value per channel, > 0.
+
+    Raises:
+        ArgumentError: the lengths differ, or a std is not above 0.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -28,18 +36,18 @@ class Normalization:
         if len(self.mean) != len(self.std) or not self.mean:
             raise ArgumentError(
                 f"normalization: needed one mean and one std per channel, got {len(self.mean)} "
-                f"and {len(self.std)}."
+                f"and {len(self.std)}. Give both for every channel."
             )
         if not all(value > 0 for value in self.std):
             raise ArgumentError(f"normalization: needed std > 0 everywhere, got {self.std}.")
 
     def to_dict(self) -> dict[str, list[float]]:
-        """The same as plain lists, ready for JSON."""
+        """Mean and std as lists, ready for JSON."""
         return {"mean": list(self.mean), "std": list(self.std)}
 
 
 class ImageSource(Protocol):
-    """Anything that can hand out some of its images as bytes."""
+    """A source of images that can read some of them as bytes."""
 
     def __len__(self) -> int: ...
 
@@ -59,21 +67,21 @@ class ArrayImages:
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The chosen images, (B, C, H, W), uint8."""
-        # (B, H, W, C) -> (B, C, H, W); a copy, as with one channel the transposed array counts as
-        # contiguous and keeps strides that torch takes for channels_last.
+        # (B, H, W, C) -> (B, C, H, W). It is a copy, because with one channel the transposed array
+        # counts as contiguous, and torch takes its strides for channels_last.
         chosen: NDArray[np.uint8] = self.pixels[indices].transpose(0, 3, 1, 2).copy(order="C")
         return chosen
 
 
 @dataclass(frozen=True, eq=False)
 class FileImages:
-    """Images read from files when they are asked for.
+    """Images in files, which are read when they are asked for.
 
     Args:
-        files: one per image.
-        channels: 1 for grayscale, 3 for RGB; files are converted to it.
-        size: side in pixels every image is resized to; None leaves them as they are, and then all
-            have to be of one size.
+        files: one file per image.
+        channels: 1 for grayscale or 3 for RGB; images are converted to it.
+        size: side in pixels to which every image is resized. None keeps the size, and then all
+            images need the same one.
     """
 
     files: tuple[Path, ...]
@@ -111,14 +119,14 @@ class FileImages:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a data set: labeled images, normalized batch by batch.
+    """One part of a data set: labeled images, which are normalized batch by batch.
 
     Args:
-        images: where the bytes come from.
-        labels: class of every image of `images`, (N,), int64.
-        normalization: mean and std per channel, of values in 0..1.
+        images: source of the images.
+        labels: class index of every image of `images`, (N,), int64.
+        normalization: mean and std of pixel values in 0..1.
         maximum: pixel value that stands for 1.
-        chosen: which images belong to this part, in order; all where None.
+        chosen: indices of the images in this part, in order; None means all.
     """
 
     images: ImageSource
@@ -133,17 +141,17 @@ class Split:
     def batches(
         self, batch_size: int, indices: Sequence[int] | NDArray[np.int64] | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields the images in order; only one batch is in memory at a time.
+        """Yield the images in order. Only one batch is in memory at a time.
 
         Args:
-            batch_size: images per batch; the last may hold fewer.
-            indices: positions within this part, in the order wanted; all where None.
+            batch_size: images per batch; the last batch can hold fewer.
+            indices: positions in this part, in the order of the batches; None means all.
 
         Yields:
             images (B, C, H, W), float32, normalized; labels (B,), int64.
 
         Raises:
-            ArgumentError: `batch_size` < 1 or an index out of range.
+            ArgumentError: `batch_size` is below 1, or an index is out of range.
         """
         if batch_size < 1:
             raise ArgumentError(f"batch_size: needed at least 1, got {batch_size}.")
@@ -155,11 +163,11 @@ class Split:
         return self._batches(batch_size, wanted)
 
     def subset(self, n: int, seed: int) -> Split:
-        """A random part of `n` images; the same seed gives the same images.
+        """A random selection of `n` images. The same seed gives the same images.
 
         Args:
             n: number of images, 1..len(self).
-            seed: of NumPy's RandomState, whose permutations are the same in every version.
+            seed: seed of NumPy's RandomState, which gives the same permutation in every version.
 
         Raises:
             ArgumentError: `n` is out of range.
@@ -187,13 +195,13 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set with its two parts; calibration and training use `train` only.
+    """A data set with two parts. Calibration and training use `train` only.
 
     Args:
-        name: as given by the user.
-        classes: name of every class, in label order.
-        train: what may be learned or calibrated from.
-        test: what results are measured on.
+        name: name of the data set.
+        classes: names of the classes in the order of their labels.
+        train: part for training and calibration.
+        test: part on which results are measured.
     """
 
     name: str

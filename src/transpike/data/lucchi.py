@@ -1,4 +1,4 @@
-"""The Lucchi mitochondria stacks, or any volume laid out like them: images with binary masks."""
+"""The mitochondria stacks of Lucchi et al., and all volumes with masks in the same layout."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from transpike.data.volumes import (
 from transpike.errors import ArgumentError, DataError, FileError
 
 CLASSES = ("background", "mitochondrion")
-HALF_NORMALIZATION = Normalization((0.5,), (0.5,))  # input in -1..1, as in the original study
-_VALIDATION_SHARE = 0.15  # of the training slices, at their end
-_GAP_SHARE = 0.04  # left out before them: neighboring slices are nearly equal
+HALF_NORMALIZATION = Normalization((0.5,), (0.5,))  # gives input in -1..1
+_VALIDATION_SHARE = 0.15  # share of the training slices, taken from their end
+_GAP_SHARE = 0.04  # share left out before them, because neighboring slices are nearly equal
 
 
 @dataclass(frozen=True, eq=False)
 class VolumeSplit:
-    """Tiles of some slices of a volume with their masks, read when they are asked for.
+    """Tiles of some slices of a volume with their masks, which are read when they are asked for.
 
     Args:
         images: grayscale slices.
-        masks: of the same shape; zero for background, the largest value for the class.
-        slices: which slices belong to this part, in order.
-        normalization: mean and std of values in 0..1.
-        tile: side in pixels; whole slices where None. Tiles cover a slice in a grid, the last
-            ones in a row or column moved back to end at its border.
-        chosen: positions within this part's tiles, in order; all where None.
+        masks: masks of the same shape; 0 is background and the largest value is the class.
+        slices: indices of the slices in this part, in order.
+        normalization: mean and std of pixel values in 0..1.
+        tile: side of a tile in pixels; None means whole slices. The tiles of a slice form a grid.
+            The last tile of a row or column is moved back, so that it ends at the border.
+        chosen: positions in the tiles of this part, in order; None means all.
     """
 
     images: Volume
@@ -56,7 +56,7 @@ class VolumeSplit:
 
     @property
     def tile_shape(self) -> tuple[int, int]:
-        """Height and width of what `batches` yields."""
+        """Height and width of the images that `batches` yields."""
         return self.slice_shape if self.tile is None else (self.tile, self.tile)
 
     def __len__(self) -> int:
@@ -67,17 +67,17 @@ class VolumeSplit:
     def batches(
         self, batch_size: int, indices: Sequence[int] | NDArray[np.int64] | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields the tiles slice by slice; only one batch is in memory at a time.
+        """Yield the tiles slice by slice. Only one batch is in memory at a time.
 
         Args:
-            batch_size: tiles per batch; the last may hold fewer.
-            indices: positions within this part, in the order wanted; all where None.
+            batch_size: tiles per batch; the last batch can hold fewer.
+            indices: positions in this part, in the order of the batches; None means all.
 
         Yields:
             images (B, 1, H, W), float32, normalized; masks (B, 1, H, W), float32, 0 or 1.
 
         Raises:
-            ArgumentError: `batch_size` < 1 or an index out of range.
+            ArgumentError: `batch_size` is below 1, or an index is out of range.
             DataError: a mask has more than two values.
             FileError: a slice cannot be read.
         """
@@ -91,7 +91,11 @@ class VolumeSplit:
         return self._batches(batch_size, wanted)
 
     def subset(self, n: int, seed: int) -> VolumeSplit:
-        """A random part of `n` tiles; the same seed gives the same tiles.
+        """A random selection of `n` tiles. The same seed gives the same tiles.
+
+        Args:
+            n: number of tiles, 1..len(self).
+            seed: seed of NumPy's RandomState, which gives the same permutation in every version.
 
         Raises:
             ArgumentError: `n` is out of range.
@@ -104,11 +108,17 @@ class VolumeSplit:
     def with_tile(self, tile: int | None) -> VolumeSplit:
         """The same slices in tiles of another size.
 
+        Args:
+            tile: side of a tile in pixels; None means whole slices.
+
         Raises:
-            ArgumentError: a tile is larger than a slice, or this is a subset.
+            ArgumentError: a tile is larger than a slice, or this part is a subset.
         """
         if self.chosen is not None:
-            raise ArgumentError("with_tile: needed a whole part, got a subset. Change it first.")
+            raise ArgumentError(
+                "with_tile: needed a whole part, got a subset. Set the tile before you take a "
+                "subset."
+            )
         check_tile(tile, self.slice_shape)
         return replace(self, tile=tile)
 
@@ -152,14 +162,14 @@ class VolumeSplit:
 
 @dataclass(frozen=True, eq=False)
 class VolumeDataset:
-    """Three parts of a segmentation data set; every choice is made on `train` and `validation`.
+    """Volumes with masks in three parts. All choices are made on `train` and `validation`.
 
     Args:
-        name: as given by the user.
+        name: name of the data set.
         classes: background and the class of the masks.
-        train: what may be learned or calibrated from.
-        validation: a contiguous block of training slices, with a gap to those of `train`.
-        test: what results are measured on.
+        train: part for training and calibration.
+        validation: block of training slices, with a gap between it and `train`.
+        test: part on which results are measured.
     """
 
     name: str
@@ -170,7 +180,7 @@ class VolumeDataset:
 
     @property
     def normalization(self) -> Normalization:
-        """Mean and std of the input."""
+        """Mean and std of pixel values in 0..1."""
         return self.test.normalization
 
     @property
@@ -182,21 +192,25 @@ class VolumeDataset:
 def open_lucchi(
     path: str | Path, *, tile: int | None = None, normalization: Normalization | None = None
 ) -> VolumeDataset:
-    """Opens training and test stacks with their masks; slices are read when they are needed.
+    """Open training and test stacks with their masks. Slices are read when they are needed.
+
+    Three layouts are known:
+
+    - a folder with `train` and `test`, each with `images` and `labels`, which hold one file per
+      slice;
+    - a folder with `training.tif`, `training_groundtruth.tif`, `testing.tif` and
+      `testing_groundtruth.tif`;
+    - a Zarr group whose name ends in `.zarr`, with the arrays `train/images`, `train/labels`,
+      `test/images` and `test/labels`.
 
     Args:
-        path: one of
-            a folder with `train` and `test`, each with `images` and `labels`, folders of slices;
-            a folder with `training.tif`, `training_groundtruth.tif`, `testing.tif` and
-            `testing_groundtruth.tif`;
-            a Zarr group (its name ends in `.zarr`) with the arrays `train/images`,
-            `train/labels`, `test/images` and `test/labels`.
-        tile: side in pixels of what `batches` yields; whole slices where None.
-        normalization: of values in 0..1; mean and std 0.5 where None.
+        path: the folder or the group.
+        tile: side in pixels of the tiles that `batches` yields; None means whole slices.
+        normalization: mean and std of pixel values in 0..1; None means 0.5 for both.
 
     Raises:
         FileError: a file or folder is missing or damaged.
-        DataError: slices are missing, colored, of unequal size, or do not match their masks.
+        DataError: slices are missing, colored or of unequal size, or do not match their masks.
         ArgumentError: a tile is larger than a slice, or a package is not installed.
     """
     root = Path(path)
@@ -217,27 +231,36 @@ def open_lucchi(
 
 
 def validation_block(slices: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Slices to train on and to validate on: the last ones, with a gap before them.
+    """Indices of the slices for training and for validation.
+
+    The last slices are for validation. A gap before them is in neither part.
 
     Args:
-        slices: in the training stack.
+        slices: number of slices in the training stack.
 
     Raises:
-        DataError: there are too few.
+        DataError: there are fewer than 3 slices.
     """
     held_out = max(1, round(_VALIDATION_SHARE * slices))
     gap = max(1, round(_GAP_SHARE * slices))
     used = slices - held_out - gap
     if used < 1:
-        raise DataError(f"needed at least 3 training slices, to hold one out, got {slices}.")
+        raise DataError(
+            f"needed at least 3 training slices, to hold one out, got {slices}. Add slices to the "
+            "training stack."
+        )
     return np.arange(used), np.arange(slices - held_out, slices)
 
 
 def check_tile(tile: int | None, shape: Sequence[int]) -> None:
-    """Checks that a tile fits into a slice.
+    """Check that a tile fits into a slice.
+
+    Args:
+        tile: side of the tile in pixels; None always fits.
+        shape: height and width of the slice in pixels.
 
     Raises:
-        ArgumentError: it does not.
+        ArgumentError: the tile is larger than the slice.
     """
     if tile is not None and not 1 <= tile <= min(shape):
         raise ArgumentError(

@@ -1,6 +1,6 @@
-"""Results as one HTML page that needs no network, no server and no other file.
+"""Write results as one HTML page, which needs no network, no server and no other file.
 
-    results = read_results(["results/"])  # what the commands wrote with --json and --samples
+    results = read_results(["results/"])  # files that the commands wrote with --json or --samples
     write_report(results, "report.html")
 
 It needs jinja2 and plotly, the extra `report`. docs/report.md describes what the page shows.
@@ -29,20 +29,20 @@ from transpike.report.samples import read_samples as read_samples
 from transpike.report.samples import record_samples as record_samples
 from transpike.report.settings import settings_tables
 
-_MOST_CLASSES = 30  # of a confusion table; the rest are put together
-_SHOWN_CLASSES = 20  # where there are more
+_MOST_CLASSES = 30  # a confusion table with more classes shows only some of them
+_SHOWN_CLASSES = 20  # number of classes that it then shows
 
 
 def write_report(results: Results, file: str | Path, *, title: str | None = None) -> Path:
     """Write results as one HTML page.
 
     Args:
-        results: from `read_results`.
-        file: where to; folders are made.
-        title: of the page; the models' names where None.
+        results: results from `read_results`.
+        file: file to write; its folders are made.
+        title: title of the page; None means the names of the models.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
         ArgumentError: jinja2 or plotly is not installed.
@@ -94,7 +94,7 @@ def _title(results: Results) -> str:
 
 
 def _sections(results: Results) -> dict[str, Any]:
-    """What the template fills in."""
+    """The values that the template fills in."""
     evaluations = results.evaluations
     numbered = list(enumerate(results.samples.items()))
     return {
@@ -163,7 +163,7 @@ def _segmentation(number: int, found: Found) -> dict[str, Any]:
 
 
 def _masks(number: int, name: str, samples: Samples) -> dict[str, Any]:
-    """Images with their masks, as pictures the page lays over each other."""
+    """Images and masks as pictures; the page draws a mask over its image."""
     scores = mask_scores(samples)
     images = []
     for k, values in enumerate(scores["images"]):
@@ -193,7 +193,7 @@ def _masks(number: int, name: str, samples: Samples) -> dict[str, Any]:
 
 
 def _labeled(number: int, name: str, samples: Samples) -> dict[str, Any]:
-    """Predictions for the confusion tables, and the pictures that flip."""
+    """Predictions for the confusion tables, and pictures of samples that flip."""
     shown = _shown_classes(samples)
     others = len(shown) < len(samples.classes)
     place = np.full(len(samples.classes), len(shown))
@@ -228,7 +228,7 @@ def _labeled(number: int, name: str, samples: Samples) -> dict[str, Any]:
 
 
 def _shown_classes(samples: Samples) -> list[int]:
-    """All classes, or of many those where the networks differ most at the last timestep."""
+    """All classes, or of many classes those where the networks differ most at the last timestep."""
     count = len(samples.classes)
     if count <= _MOST_CLASSES:
         return list(range(count))
@@ -239,7 +239,7 @@ def _shown_classes(samples: Samples) -> list[int]:
 
 
 def _page_data(sections: dict[str, Any]) -> dict[str, Any]:
-    """What the page's script reads."""
+    """The data that the script of the page reads."""
     drawn: list[Chart | None] = [sections["accuracy"], sections["metric"]]
     drawn += [one[key] for one in sections["diagnoses"] for key in ("errors", "rates")]
     drawn += [one["chart"] for one in (*sections["costs"], *sections["masks"])]
@@ -256,7 +256,7 @@ def _page_data(sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for numbers that JSON has no form for."""
+    """The same value with None for numbers that JSON cannot express."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

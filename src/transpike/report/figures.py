@@ -1,4 +1,4 @@
-"""Draws results; needs matplotlib, and no display."""
+"""Figures of results. They need matplotlib, but no display."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _PERCENT = 100.0
 
 
 def accuracy_figure(results: Mapping[str, Evaluation], title: str = "") -> Figure:
-    """Draws accuracy against timesteps, one curve per result.
+    """Draw accuracy against timesteps, one curve per result.
 
-    Each curve has its 95 % Wilson band. Open circles show its quantized ANN. The dashed line is
-    the ANN of the first result.
+    Each curve has the band of its 95 % intervals. Open circles show its quantized ANN. The dashed
+    line is the ANN of the first result.
 
     Args:
-        results: label of the curve to result; at least one.
-        title: above the axes.
+        results: results by the label of their curve; at least one.
+        title: title above the axes.
 
     Returns:
-        A matplotlib figure; save it with `figure.savefig(path)`.
+        A matplotlib figure. Save it with `figure.savefig(path)`.
 
     Raises:
         ArgumentError: `results` is empty, or matplotlib is not installed.
@@ -54,7 +54,9 @@ def accuracy_figure(results: Mapping[str, Evaluation], title: str = "") -> Figur
     )
     axes.plot([], [], "o", color="gray", fillstyle="none", label="quantized ANN")
     _label_axes(axes, max(result.timesteps for result in results.values()))
-    axes.set_title(title or f"n = {first.n}, bands: 95 % Wilson interval")
+    kinds = {result.intervals_over for result in results.values()}
+    over = f"over {kinds.pop()}" if len(kinds) == 1 else "over samples or images"
+    axes.set_title(title or f"n = {first.n}, bands: 95 % intervals {over}")
     return figure
 
 
@@ -62,7 +64,7 @@ def blank_figure(size_inches: tuple[float, float]) -> Figure:
     """An empty figure.
 
     Args:
-        size_inches: width and height.
+        size_inches: width and height in inches.
 
     Raises:
         ArgumentError: matplotlib is not installed.
@@ -107,20 +109,20 @@ def _label_axes(axes: Axes, timesteps: int) -> None:
     axes.legend(loc="lower right", fontsize="small")
 
 
-_SMALLEST_ERROR = 1e-3  # what is below is not drawn on the logarithmic axis
+_SMALLEST_ERROR = 1e-3  # smaller values are not drawn on the logarithmic axis
 
 
 def diagnosis_figure(diagnosis: Diagnosis, title: str = "") -> Figure:
-    """Draws the errors of every site, their parts, and the firing rates.
+    """Draw the error of every site, its parts and the firing rates.
 
-    Sites with a finding are shaded, the first one darker and with its cause.
+    Sites with a finding are shaded. The first of them is darker, and the title states its cause.
 
     Args:
-        diagnosis: of a network.
-        title: above everything.
+        diagnosis: result of `diagnose`.
+        title: title above all axes.
 
     Returns:
-        A matplotlib figure; save it with `figure.savefig(path)`.
+        A matplotlib figure. Save it with `figure.savefig(path)`.
 
     Raises:
         ArgumentError: matplotlib is not installed.
@@ -186,14 +188,14 @@ def _draw_parts(axes: Axes, diagnosis: Diagnosis) -> None:
 
 
 def cost_figure(cost: Cost, title: str = "") -> Figure:
-    """Draws where the operations are, and the energy beside the analog networks'.
+    """Draw the operations of every layer, and the energy beside that of the analog networks.
 
     Args:
-        cost: of a network.
-        title: above everything.
+        cost: result of `measure_cost`.
+        title: title above all axes.
 
     Returns:
-        A matplotlib figure; save it with `figure.savefig(path)`.
+        A matplotlib figure. Save it with `figure.savefig(path)`.
 
     Raises:
         ArgumentError: matplotlib is not installed.
@@ -228,7 +230,7 @@ def cost_figure(cost: Cost, title: str = "") -> Figure:
 
 
 def _draw_energy(axes: Axes, cost: Cost) -> None:
-    """Energy of every table over that of its analog network."""
+    """Draw the energy of each table, divided by the energy of its analog network."""
 
     def bars(row: Energy) -> tuple[float, float, float]:
         return row.snn_pj, row.quantized_ann_pj, row.ann_pj
@@ -243,7 +245,7 @@ def _draw_energy(axes: Axes, cost: Cost) -> None:
         texts = [f"{bars(row)[number] / 1e6:.3g}" for row in cost.energy]
         axes.bar_label(drawn, texts, fontsize="small")
     axes.set_xticks(range(len(cost.energy)), labels=[row.table for row in cost.energy])
-    axes.set_ylabel("energy / ANN's (numbers: µJ)")
+    axes.set_ylabel("energy / energy of the ANN\n(numbers above the bars: µJ)")
     axes.set_ylim(top=1.3 * max(max(bars(row)) / row.ann_pj for row in cost.energy))
     axes.grid(alpha=0.3, axis="y")
     axes.legend(fontsize="small", loc="upper center", ncols=3)

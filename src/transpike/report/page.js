@@ -7,7 +7,7 @@ const percent = (part, whole) => `${((100 * part) / whole).toFixed(2)} %`;
 const fixed = (value) => (value === null ? "–" : value.toFixed(4));
 const PRINT_WIDTH = 660; // CSS pixels between the margins of a printed page
 
-/* Colors: a chart names them "@ink", "@1"; the style sheet says what they are. */
+/* Colors: a chart holds names like "@ink" and "@1"; the style sheet defines them. */
 
 function themed(value, key = "") {
   if (Array.isArray(value)) return value.map((item) => themed(item, key));
@@ -23,7 +23,7 @@ function themed(value, key = "") {
 
 /* Charts */
 
-/** Draws a chart, or draws it anew; what the reader has hidden stays hidden. */
+/** Draws a chart for the first time or again. Curves that the reader has hidden stay hidden. */
 function drawChart(chart, width) {
   const box = byId(`chart-${chart.name}`);
   const data = themed(chart.data);
@@ -63,7 +63,7 @@ async function pixelsOf(address, width, height) {
   return Uint8Array.from({ length: width * height }, (_, k) => colors[4 * k]);
 }
 
-/** Decodes every picture once. */
+/** A function that gives the pixels of a picture and decodes each picture once. */
 function pictureStore(width, height) {
   const kept = new Map();
   return (address) => {
@@ -77,7 +77,7 @@ function rgb(name) {
   return [1, 3, 5].map((start) => parseInt(text.slice(start, start + 2), 16));
 }
 
-/** Paints a gray picture; `colorAt` gives the color of the overlay at a pixel, or null. */
+/** Paints a gray picture. `colorAt` gives the color of the overlay at a pixel, or null. */
 function paint(canvas, gray, colorAt) {
   const context = canvas.getContext("2d");
   const picture = context.createImageData(canvas.width, canvas.height);
@@ -114,10 +114,10 @@ function viewer(one) {
     part("value").textContent = `T = ${t}`;
     step.setAttribute("aria-valuetext", `T = ${t}`);
     part("caption").textContent =
-      `Image ${Number(choice.value) + 1} of ${one.n}, T = ${t}: F1 ${fixed(snn.f1)}, Jaccard ` +
-      `${fixed(snn.jaccard)} (analog network: ${fixed(ann.f1)}, ${fixed(ann.jaccard)}); ` +
-      `${snn.fp.toLocaleString("en")} false positive and ${snn.fn.toLocaleString("en")} false ` +
-      "negative pixels.";
+      `Image ${Number(choice.value) + 1} of ${one.n}, T = ${t}: F1 is ${fixed(snn.f1)} and the ` +
+      `Jaccard index ${fixed(snn.jaccard)} (analog network: ${fixed(ann.f1)} and ` +
+      `${fixed(ann.jaccard)}). ${snn.fp.toLocaleString("en")} pixels are false positive and ` +
+      `${snn.fn.toLocaleString("en")} are false negative.`;
     const names = [image.raw, image.snn[index], image.label, image.ann];
     const [raw, guess, truth, analog] = await Promise.all(names.map(pixels));
     if (turn !== latest) return; // the reader has moved on
@@ -198,16 +198,17 @@ function confusion(one) {
     part("value").textContent = `T = ${t}`;
     step.setAttribute("aria-valuetext", `T = ${t}`);
     part("caption").textContent =
-      `T = ${t}: the spiking network is right on ${percent(one.right[index], one.n)}, the analog ` +
-      `network on ${percent(one.ann_right, one.n)}; they differ on ${one.differ[index]} of ` +
-      `${one.n}.`;
+      `At T = ${t} the spiking network is right on ${percent(one.right[index], one.n)} and the ` +
+      `analog network on ${percent(one.ann_right, one.n)}. They differ on ${one.differ[index]} of ` +
+      `${one.n} samples.`;
     fillConfusion(part("snn"), one.classes, one.label, one.snn[index]);
     byId(one.id).dataset.shown = String(t);
     if (!one.flips.length) return;
     const flips = one.flips.filter((flip) => flip.snn[index] !== flip.ann);
     part("flips").textContent =
-      `At T = ${t} the networks differ on ${one.differ[index]} samples; ${flips.length} of them ` +
-      `are among the ${one.flips.length} pictures kept (those that differ latest).`;
+      `At T = ${t} the networks differ on ${one.differ[index]} samples. ${flips.length} of them ` +
+      `are among the ${one.flips.length} pictures that the file holds. It holds the samples that ` +
+      "differ latest.";
     part("gallery").replaceChildren(...flips.map((flip) => flipCard(flip, index)));
   }
 

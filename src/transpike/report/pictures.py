@@ -29,7 +29,7 @@ DIFFERENCE_COLORS: Mapping[str, tuple[int, int, int]] = {
     "SNN only": ERROR_COLORS["false positive"],
     "ANN only": ERROR_COLORS["false negative"],
 }
-# Against the analog network's mask the colors mean what they mean against a label.
+# A comparison with the mask of the analog network uses the colors of one with a label.
 _LABELLED_LEGEND: Mapping[str, tuple[int, int, int]] = {
     "true positive": ERROR_COLORS["true positive"],
     "false positive, or SNN only": ERROR_COLORS["false positive"],
@@ -79,7 +79,7 @@ def overview_figure(shown: Sequence[Shown], title: str = "") -> Figure:
         title: drawn above all rows.
 
     Returns:
-        A matplotlib figure; save it with `figure.savefig(path)`.
+        A matplotlib figure. Save it with `figure.savefig(path)`.
 
     Raises:
         ArgumentError: there is no slice, or matplotlib is not installed.
@@ -118,7 +118,7 @@ def timesteps_figure(
         title: drawn above all masks.
 
     Returns:
-        A matplotlib figure; save it with `figure.savefig(path)`.
+        A matplotlib figure. Save it with `figure.savefig(path)`.
 
     Raises:
         ArgumentError: there is no mask, or matplotlib is not installed.
@@ -224,7 +224,7 @@ def _thinned(picture: NDArray[Any]) -> NDArray[Any]:
 
 
 def _gray(pixels: NDArray[Any]) -> NDArray[np.float64]:
-    """Values in 0..1, stretched between the contrast percentiles."""
+    """Gray values in 0..1; the percentiles of the contrast become 0 and 1."""
     low, high = np.percentile(pixels, _CONTRAST)
     gray: NDArray[np.float64] = (pixels.astype(np.float64) - low) / max(high - low, 1.0)
     return gray.clip(0, 1)

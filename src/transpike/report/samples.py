@@ -1,17 +1,17 @@
-"""Predictions and pictures of evaluated samples: what a report shows besides numbers.
+"""Recorded samples: predictions of both networks, and pictures of some samples.
 
-A folder with two files. `samples.json` says what they are (`format`, `schema`, `timesteps`: the
-recorded ones, `classes`, `n`, `facts`); `samples.npz` holds
+They are stored in a folder with two files. `samples.json` holds `format`, `schema`, `timesteps`
+(the recorded ones), `classes`, `n` and `facts`. `samples.npz` holds these arrays:
 
     label   (N, ...)       class indices
-    ann     (N, ...)       what the analog network predicts
-    snn     (T', N, ...)   what the spiking network predicts at every recorded timestep
+    ann     (N, ...)       predictions of the analog network
+    snn     (T', N, ...)   predictions of the spiking network at every recorded timestep
     image   (M, h, w) or (M, h, w, 3), uint8
-    index   (M,)           which of the N samples each picture is of
+    index   (M,)           the sample of each picture
 
-where (...) is (H, W) for masks and nothing for labels. Of masks every image is kept as it is; of
-labeled images at most 60 on which the two networks differ, those that differ latest first, no side
-longer than 96 pixels.
+Here (...) is (H, W) for masks and nothing for labels. For masks every image is kept as it is. For
+labels at most 60 images are kept: the two networks differ on them, and those that differ latest
+come first. Their longer side has at most 96 pixels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from transpike.errors import ArgumentError, DataError, FileError
 
-# The rule by which `evaluate` predicts, so that a report and its pictures cannot disagree.
+# `evaluate` uses the same rule to predict, so a report and its pictures cannot disagree.
 from transpike.graph.ambient import isolated
 from transpike.graph.outputs import cut_of, prediction
 from transpike.measure.evaluate import curve_points
@@ -40,34 +40,34 @@ from transpike.simulation.simulate import simulate
 from transpike.spiking.spiking_network import SpikingNetwork
 
 Indices = NDArray[Any]
-"""Class indices, or positions: whole numbers of any width."""
+"""Class indices or positions: whole numbers of any width."""
 FORMAT = "transpike samples"
 SCHEMA = 1
 ARRAYS_FILE, FACTS_FILE = "samples.npz", "samples.json"
 MOST_PICTURES = 60
-_PICTURE_SIDE = 96  # pixels, of pictures of labeled images
-_EVERY = 32  # up to this T every timestep is recorded, beyond it 1, 2, 4, ... and T
+_PICTURE_SIDE = 96  # longer side of the picture of a labeled image, in pixels
+_EVERY = 32  # up to this T all timesteps are recorded; for a larger T 1, 2, 4, ... and T
 _BYTE = 255
-_ROUNDING = 1e-3  # by which values may leave 0..1 when mean and std are taken back
+_ROUNDING = 1e-3  # rounding may put a pixel this far outside 0..1 after mean and std are undone
 _ARRAYS = ("label", "ann", "snn", "image", "index")
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Predictions of both networks on the same samples, with pictures of some of them.
+    """Predictions of both networks on the same samples, and pictures of some of the samples.
 
     Attributes:
-        timesteps: the recorded ones, ascending, 1-based.
-        label: (N, ...) class indices.
-        ann: (N, ...) predictions of the analog network.
-        snn: (T', N, ...) predictions of the spiking network.
-        image: (M, h, w) or (M, h, w, 3), uint8.
-        index: (M,) sample of each picture.
-        classes: name of every class.
-        facts: what else a reader has to know (model, data, settings), JSON-ready.
+        timesteps: recorded timesteps, ascending; the first timestep is 1.
+        label: class indices, (N, ...).
+        ann: predictions of the analog network, (N, ...).
+        snn: predictions of the spiking network, (T', N, ...).
+        image: pictures, (M, h, w) or (M, h, w, 3), uint8.
+        index: sample of each picture, (M,).
+        classes: names of all classes.
+        facts: model, data, settings and other facts for the reader, ready for JSON.
 
     Raises:
-        DataError: shapes or values do not go together.
+        DataError: shapes or values contradict each other.
     """
 
     timesteps: tuple[int, ...]
@@ -89,19 +89,19 @@ class Samples:
 
     @property
     def kind(self) -> Literal["classification", "segmentation"]:
-        """Whether there is one label per sample or one per pixel."""
+        """Classification has one label per sample, segmentation one per pixel."""
         return "classification" if self.label.ndim == 1 else "segmentation"
 
     def named(self, classes: Sequence[str]) -> Samples:
-        """The same with other names of the classes.
+        """The same samples with other names of the classes.
 
         Raises:
-            ArgumentError: there are more or fewer names than classes.
+            ArgumentError: the number of names is not the number of classes.
         """
         return replace(self, classes=_names(classes, len(self.classes)))
 
     def save(self, folder: str | Path) -> None:
-        """Write both files.
+        """Write both files into a folder, which is made if it does not exist.
 
         Raises:
             FileError: they cannot be written.
@@ -141,27 +141,28 @@ def record_samples(
     precision: str = "exact",
     facts: Mapping[str, Any] | None = None,
 ) -> Samples:
-    """Simulate samples and keep what both networks predict, with pictures.
+    """Simulate samples and keep the predictions of both networks and pictures.
 
-    Predictions follow the rule of `evaluate`. Larger sets: record batch by batch, and join.
+    Predictions follow the rule of `evaluate`. Record a large set batch by batch, and join the
+    batches with `join_samples`.
 
     Args:
-        snn: the converted network.
-        x: (B, C, H, W), as the network gets it. Pictures need one or three channels; inputs of
-            labels that are no such images are recorded without.
-        target: (B,) class indices, or (B, H, W) or (B, 1, H, W) masks of 0 and 1.
+        snn: spiking network.
+        x: input of the network, (B, C, H, W). Pictures need one or three channels. Labeled inputs
+            with other channels are recorded without pictures.
+        target: class indices (B,), or masks of 0 and 1, (B, H, W) or (B, 1, H, W).
         timesteps: T.
-        mean: of every channel, as subtracted from values in 0..1.
-        std: of every channel, as divided by after that.
-        classes: names; "0", "1", ... where None.
-        recorded: timesteps to keep; default every one up to T = 32, beyond that 1, 2, 4, ... and
-            T; none before the first output.
+        mean: mean of each channel that was subtracted from pixel values in 0..1.
+        std: standard deviation of each channel by which they were divided.
+        classes: names of the classes; None means "0", "1", ...
+        recorded: timesteps to keep, not before the first output. By default these are all
+            timesteps up to T = 32; for a larger T they are 1, 2, 4, ... and T.
         precision: see `simulate`.
-        facts: what else a reader has to know, JSON-ready.
+        facts: further facts for the reader, ready for JSON.
 
     Raises:
-        ArgumentError: an argument is out of range, or mean and std do not give values in 0..1.
-        DataError: targets do not fit, or masks of more than two classes.
+        ArgumentError: an argument is out of range, or mean and std do not give pixels in 0..1.
+        DataError: targets do not fit the output, or masks have more than two classes.
     """
     snn.check_timesteps(timesteps)
     chosen = _chosen(snn.first_output, timesteps, recorded)
@@ -170,33 +171,30 @@ def record_samples(
     cut = cut_of(network)
     with torch.inference_mode():
         output = _single(network(x))
-        ann = prediction(output, cut)
+    ann = prediction(output, cut)
     run = simulate(snn, x, timesteps, record=Record(output_at=chosen), precision=precision)
     count = max(2, output.shape[1])
     width = torch.uint8 if count <= _BYTE else torch.int32
     truth = _labels(target.to(x.device), ann, count)
     spiking = torch.stack([prediction(one, cut).to(width) for one in _single(run.output)])
-    known = {"max_count": snn.max_count, "settings": dict(snn.settings), "precision": precision}
     label, guess, guesses = (v.to(width).cpu().numpy() for v in (truth, ann, spiking))
     kept = np.arange(len(x)) if label.ndim > 1 else flipping(guess, guesses)
     image = _pictures(x, mean, std, kept, whole=label.ndim > 1)
-    return Samples(
-        chosen,
-        label,
-        guess,
-        guesses,
-        image,
-        kept[: len(image)],
-        _names(classes, count),
-        {**known, **(facts or {})},
-    )
+    known = {**_known(snn, precision), **(facts or {})}
+    names = _names(classes, count)
+    return Samples(chosen, label, guess, guesses, image, kept[: len(image)], names, known)
+
+
+def _known(snn: SpikingNetwork, precision: str) -> dict[str, Any]:
+    """Facts that the network itself states."""
+    return {"max_count": snn.max_count, "settings": dict(snn.settings), "precision": precision}
 
 
 def join_samples(parts: Sequence[Samples]) -> Samples:
-    """Batches of the same run as one.
+    """Join the batches of one run.
 
     Raises:
-        ArgumentError: there are none, or they are of different runs.
+        ArgumentError: there is no batch, or the batches come from different runs.
     """
     if not parts:
         raise ArgumentError("join_samples: needed at least one part, got none.")
@@ -204,8 +202,8 @@ def join_samples(parts: Sequence[Samples]) -> Samples:
     same = [(p.timesteps, p.classes, p.label.shape[1:], p.image.shape[1:]) for p in parts]
     if any(one != same[0] for one in same):
         raise ArgumentError(
-            "join_samples: needed parts of the same timesteps, classes and sizes. Record every "
-            "batch with the same arguments."
+            "join_samples: needed parts with the same timesteps, classes and sizes. Record all "
+            "batches with the same arguments."
         )
     starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
     ann = np.concatenate([part.ann for part in parts])
@@ -222,10 +220,10 @@ def join_samples(parts: Sequence[Samples]) -> Samples:
 
 
 def read_samples(folder: str | Path) -> Samples:
-    """Read what `Samples.save` wrote.
+    """Read the files that `Samples.save` wrote.
 
     Raises:
-        FileError: a file is missing, damaged, or of another version.
+        FileError: a file is missing or damaged, or another version wrote it.
     """
     folder = Path(folder)
     try:
@@ -233,7 +231,10 @@ def read_samples(folder: str | Path) -> Samples:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FileError(f"cannot read {str(folder / FACTS_FILE)!r}: {error}.") from error
     if not isinstance(head, dict) or head.get("format") != FORMAT:
-        raise FileError(f'{str(folder / FACTS_FILE)!r}: needed "format": "{FORMAT}".')
+        raise FileError(
+            f'{str(folder / FACTS_FILE)!r}: needed "format": "{FORMAT}". Give a folder that '
+            "`transpike evaluate --samples` wrote."
+        )
     if head.get("schema") != SCHEMA:
         raise FileError(
             f"{str(folder / FACTS_FILE)!r}: needed schema {SCHEMA}, got {head.get('schema')!r}. "
@@ -247,17 +248,17 @@ def read_samples(folder: str | Path) -> Samples:
         return Samples(timesteps, classes=classes, facts=dict(head["facts"]), **found)
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise FileError(
-            f"the samples in {str(folder)!r} are damaged or incomplete ({error}). Record them "
-            f"again; {ARRAYS_FILE} has to lie beside {FACTS_FILE}."
+            f"the samples in {str(folder)!r} are damaged or incomplete ({error}): needed "
+            f"{ARRAYS_FILE} beside {FACTS_FILE}. Record them again."
         ) from error
 
 
 def flipping(ann: Indices, snn: Indices) -> Indices:
-    """Samples on which the networks differ at some timestep, latest first, at most 60.
+    """At most 60 samples on which the networks differ at some timestep, the latest first.
 
     Args:
-        ann: (N,).
-        snn: (T', N).
+        ann: predictions of the analog network, (N,).
+        snn: predictions of the spiking network, (T', N).
     """
     differs = snn != ann
     last = np.where(differs.any(axis=0), len(snn) - differs[::-1].argmax(axis=0), 0)
@@ -266,7 +267,7 @@ def flipping(ann: Indices, snn: Indices) -> Indices:
 
 
 def _problem(samples: Samples) -> str | None:
-    """What does not go together, or None."""
+    """What contradicts each other in the samples, or None."""
     label, count = samples.label, len(samples.classes)
     steps = samples.timesteps
     if not steps or steps[0] < 1 or list(steps) != sorted(set(steps)):
@@ -298,7 +299,7 @@ def _problem(samples: Samples) -> str | None:
 
 
 def _chosen(first: int, timesteps: int, recorded: Iterable[int] | None) -> tuple[int, ...]:
-    """Timesteps to keep, from the first one with an output on."""
+    """Timesteps to keep; none is before the first output."""
     if recorded is None:
         every = timesteps <= _EVERY
         return tuple(range(first, timesteps + 1) if every else curve_points(timesteps, first))
@@ -355,7 +356,7 @@ def _pictures(
     *,
     whole: bool,
 ) -> NDArray[np.uint8]:
-    """The chosen inputs as bytes: (M, h, w), or (M, h, w, 3) where there are three channels."""
+    """The chosen inputs as bytes: (M, h, w) for one channel, (M, h, w, 3) for three."""
     channels = x.shape[1] if x.ndim == 4 else 0
     if channels not in ((1,) if whole else (1, 3)):
         if whole:
@@ -369,8 +370,9 @@ def _pictures(
     values = x.double().cpu() * scale + shift
     if not (values.min() >= -_ROUNDING and values.max() <= 1 + _ROUNDING):
         raise ArgumentError(
-            f"mean, std: needed what the data was normalized with, so that pixels are in 0..1; "
-            f"with these they are in {values.min():.3g}..{values.max():.3g}."
+            f"mean, std: needed the values that the data was normalized with, so that pixels are "
+            f"in 0..1, got pixels in {values.min():.3g}..{values.max():.3g}. Give the mean and std "
+            "of the data set."
         )
     values = values[torch.from_numpy(kept)]
     longest = max(values.shape[2:])

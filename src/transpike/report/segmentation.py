@@ -59,7 +59,11 @@ def timesteps_chart(name: str, content: Mapping[str, Any]) -> Chart | None:
     spiking["mode"] = "lines+markers"
     analog = line("ANN", times, [scores["ann"]["f1"]] * len(times), INK, "dash", _HOVER)
     slices = len(content["per_slice"])
-    caption = f"F1 against the labels after t timesteps, over all pixels of {slices} slices."
+    caption = (
+        f"F1 against the labels after t timesteps, over all pixels of {_counted(slices, 'slice')}. "
+        "No interval is drawn, because the pixels of one slice are not independent and the file "
+        "holds no counts per slice at each t. The next chart shows how much the slices differ."
+    )
     return f1_chart(name, caption, [spiking, analog], time_axis(times[-1]))
 
 

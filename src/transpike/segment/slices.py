@@ -115,22 +115,29 @@ def segment(
             "grayscale, so give one mean and one std."
         )
     every = curve_points(timesteps, snn.first_output)
-    points = {index: every if index in curve else [timesteps] for index in chosen}
+    points = [(index, every if index in curve else [timesteps]) for index in chosen]
     task = _Task(snn, volume.maximum, normalization, overlap, precision, memory_budget)
     tiles = len(list(places_of(task.axes(volume.shape[1:]))))
-    total = tiles * timesteps * len(chosen)
+    return _segmented(task, volume, points, tiles, progress)
 
-    def made() -> Iterator[Segmented]:
-        for number, index in enumerate(chosen):
-            pixels = volume.read(index, slice(None), slice(None))
 
-            def report(done: int, _: int, before: int = number * tiles) -> None:
-                if progress is not None:
-                    progress((before + done) * timesteps, total)
+def _segmented(
+    task: _Task,
+    volume: Volume,
+    points: Sequence[tuple[int, Sequence[int]]],
+    tiles: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Segmented]:
+    """Make the slices of `points`, each with the timesteps after which it has a mask."""
+    for number, (index, chosen) in enumerate(points):
+        timesteps = chosen[-1]
 
-            yield task.segmented(index, volume.name(index), pixels, points[index], report)
+        def report(done: int, _: int, before: int = number * tiles, t: int = timesteps) -> None:
+            if progress is not None:
+                progress((before + done) * t, tiles * t * len(points))
 
-    return made()
+        pixels = volume.read(index, slice(None), slice(None))
+        yield task.segmented(index, volume.name(index), pixels, chosen, report)
 
 
 def _check(snn: SpikingNetwork, volume: Volume, slices: Iterable[int]) -> None:
