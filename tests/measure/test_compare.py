@@ -1,4 +1,4 @@
-"""The table of methods: its numbers are those of the parts, on the same samples."""
+"""A comparison has the numbers that each method gives alone, on the same samples."""
 
 import json
 
@@ -13,7 +13,7 @@ T = 3
 
 @pytest.fixture(scope="module")
 def data():
-    """(training batches, test batches with the network's own classes as labels)."""
+    """Training batches, and test batches with the network's own classes as labels."""
     torch.manual_seed(2)
     x = torch.randn(32, *nets.CONV_NET_INPUT, dtype=torch.float64)
     network, _ = nets.captured("conv2d")
@@ -45,7 +45,7 @@ def test_a_row_holds_what_evaluate_gives(table, data):
 
 
 def test_spikes_are_those_of_the_slow_reference(table, data):
-    """Unit: |n| spikes; binary: one per bit set in |n|."""
+    """A count n is |n| unit spikes, or one binary spike per bit set in |n|."""
     network, _ = nets.captured("conv2d")
     training, test = data
     x = test[0][0]

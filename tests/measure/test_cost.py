@@ -119,7 +119,7 @@ def test_memory_counts_what_the_neurons_keep() -> None:
 
 
 def test_max_pool_over_two_steps_passes_graded_currents() -> None:
-    """Where one window mixes steps, what leaves it is no count: the next weights are MACs."""
+    """If a window mixes steps, its changes are not counts, so the next weights cost MACs."""
 
     class Mixed(nn.Module):
         def __init__(self) -> None:
@@ -161,7 +161,7 @@ def test_refusals_and_their_remedies() -> None:
 
 
 class _Gain(nn.Module):
-    """Multiplies by ones: of the batch's size, or a number."""
+    """Multiplies by ones of the size of the batch, or by a number."""
 
     def __init__(self, computed: bool) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ def test_an_operation_without_a_rule_is_named() -> None:
 
 
 class _Top(nn.Module):
-    """Maximum over the image, then weights."""
+    """Takes the maximum over the image, and applies weights to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ def test_progress_is_told_the_samples() -> None:
 
 
 def test_updates_of_a_layer_are_those_of_its_window():
-    """Two timesteps beyond the last window change nothing but that they are counted in T."""
+    """Two timesteps behind the last window only make T larger."""
     network, calibration = captured("conv2d")
     snn = tp.convert(network, calibration, neuron=tp.Staggered(2, window=3, lag=2))
     x = torch.randn(2, *network.input_shape, dtype=torch.float64)
@@ -221,7 +221,7 @@ def test_updates_of_a_layer_are_those_of_its_window():
 
 
 def test_a_pool_over_layers_of_different_windows_is_graded():
-    """Its changes are whole counts of one step only where all it sees shrinks at once."""
+    """The changes of a max-pool are whole counts if all steps before it shrink at once."""
     together = Fn(lambda m, x: F.max_pool2d(torch.cat([m.c(x).relu(), m.e(x).relu()], 1), 2),
                   c=nn.Conv2d(2, 2, 3), e=nn.Conv2d(2, 2, 3))  # fmt: skip
     apart = Fn(lambda m, x: (lambda a: F.max_pool2d(torch.cat([a, m.e(a).relu()], 1), 2))(

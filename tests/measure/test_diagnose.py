@@ -1,4 +1,4 @@
-"""Diagnosis of a trained network: healthy ones are called healthy, planted faults are found."""
+"""Diagnosis of a trained network: good conversions are called good, planted faults are found."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEURONS += [tp.Staggered(2)]
 
 @functools.cache
 def _trained() -> tuple[nn.Module, tp.Network, list[Tensor], list[Tensor]]:
-    """(model, network, calibration inputs, test inputs) of the digits network, really trained."""
+    """The trained digits network: model, network, calibration inputs and test inputs."""
     model, data = demo.train(0)
     calibration = [x for x, _ in data.train.subset(256, 0).batches(64)]
     test = [x for x, _ in data.test.subset(120, 0).batches(60)]
@@ -86,7 +86,7 @@ def test_healthy(neuron: tp.Neuron, timesteps: int, settings: dict[str, object])
 
 @pytest.mark.parametrize("neuron", [tp.IF(), tp.Signed(1)])
 def test_a_bad_output_is_called_bad_where_no_site_stands_out(neuron: tp.Neuron) -> None:
-    """One timestep is too few for every site alike."""
+    """With one timestep all sites have a large error, and none stands out."""
     found = _diagnose(_convert(neuron), 1)
     assert not found.findings and found.output.agreement is not None
     assert found.output.agreement < 0.7 and found.output.relative_error > 0.8
@@ -196,7 +196,7 @@ def test_a_dropped_bias(tensor: str, place: str) -> None:
         (place, "weights")
     ]
     assert found.first is not None and found.first.cause == "weights"
-    if place != "output":  # nothing else is damaged: the other sites' own weights are right
+    if place != "output":  # the weights of the other sites are right
         assert [s.name for s in found.sites if s.parts["weights"].rms > 1e-4] == [place]
 
 
@@ -222,7 +222,7 @@ def test_calibration_on_inputs_that_were_not_normalized() -> None:
 
 
 def test_parts_of_one_site_in_closed_form() -> None:
-    """Constant currents into one neuron: every part computed by hand in NumPy."""
+    """For constant currents into one neuron, every part is computed by hand in NumPy."""
     network, calibration = one_site([1.0])
     snn = tp.convert(network, calibration, threshold=tp.MaxAbs())
     z = np.array([-0.4, 0.1, 0.3, 0.77, 1.0, 1.5, 2.0])
@@ -240,7 +240,7 @@ def test_parts_of_one_site_in_closed_form() -> None:
     assert site.correlation == pytest.approx(np.corrcoef(a, a + whole)[0, 1])
     for name in set(PARTS) - {"clipping", "quantization"}:
         assert site.parts[name].rms == pytest.approx(0, abs=1e-12)
-    # counts 0 (twice: -0.4 and 0.1), 1, 3, and 4 of 4 three times
+    # The counts are 0 for -0.4 and 0.1, then 1 and 3, and three times 4 of 4.
     assert site.firing_rates == pytest.approx([2 / 7, 0, 0, 1 / 7, 0, 0, 0, 0, 1 / 7, 0, 3 / 7])
     assert (site.dead_channels, site.saturated_channels) == (0, 1)
 
@@ -285,7 +285,7 @@ def test_range_and_saturation_of_a_refining_site_are_those_of_its_first_step() -
 
 
 def test_unevenness_of_one_site_alone() -> None:
-    """Currents that come too late to be sent: nothing but unevenness, and it is named."""
+    """Currents that arrive too late to be sent make unevenness and nothing else."""
     network, calibration = one_site([1.0])
     snn = tp.convert(network, calibration, threshold=tp.MaxAbs())
 
@@ -336,7 +336,7 @@ def test_json_and_text() -> None:
 
 
 def test_the_remedies_for_a_wrong_threshold_work() -> None:
-    """What the finding recommends, carried out, makes the network healthy."""
+    """Each remedy of the finding makes the network healthy."""
     assert not _diagnose(_with_step_times(_convert(tp.Signed(1)), "stem.5", 0.2), 8).healthy
     for rule in (tp.Percentile(99.99), tp.MaxAbs(), tp.LeastSquares(levels=8)):
         assert _diagnose(_convert(tp.Signed(1), threshold=rule), 8).healthy

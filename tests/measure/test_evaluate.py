@@ -1,4 +1,4 @@
-"""Evaluation: the whole curve, with n, intervals, agreement and quantized ANN."""
+"""An evaluation has the accuracy at every timestep, with intervals and references."""
 
 import json
 
@@ -123,7 +123,7 @@ def test_batch_size_does_not_matter(case):
 
 
 class Hits:
-    """A metric with the interface of torchmetrics, and nothing else."""
+    """A metric with the interface of torchmetrics and nothing else."""
 
     def __init__(self):
         self.reset()

@@ -1,4 +1,4 @@
-"""The cost of a network states how well it predicts at the same T."""
+"""A cost states how well the network predicts at the same T."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Early stopping: samples hold the output of their decision, a fitted rule keeps its promise."""
+"""Stopped samples hold their output, and a fitted rule changes as few predictions as promised."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from transpike.simulation.early_stopping import clearness
 
 
 def _until(rule, snn, x):
-    """A rule that stops about half of the samples on the way."""
+    """A rule that stops about half of the samples before T."""
     clear = clearness(rule, tp.simulate(snn, x, 6).output[-1]).median().item()
     return tp.EarlyStopping(rule, clear if rule == "margin" else 1 - clear)
 

@@ -1,4 +1,4 @@
-"""Tuning: what it promises about the recipe it returns."""
+"""What tuning promises about the recipe that it returns."""
 
 import json
 import math
@@ -25,7 +25,7 @@ SHORT = ((), (tp.BiasCorrection(),))
 
 @pytest.fixture
 def few(monkeypatch):
-    """Fewer candidates, so that a test takes no time; the whole list has its own tests."""
+    """Fewer candidates, so that a test is fast. The whole list has tests of its own."""
     monkeypatch.setattr(listed, "RULES", FEW)
     monkeypatch.setattr(listed, "PASSES", SHORT)
 
@@ -52,7 +52,7 @@ def test_the_whole_list_of_candidates_is_tried_and_ranked(monkeypatch):
     distilled = [kind for kind in kinds if tp.Distillation in kind]
     assert 1 <= len(distilled) <= 2  # one that changes nothing is left out
     without = [kind for kind in kinds if tp.DelayedReadout not in kind and kind not in distilled]
-    assert len(without) == count * 5 // 6  # a readout delayed by nothing is no recipe of its own
+    assert len(without) == count * 5 // 6  # a readout that is delayed by nothing is left out
     assert seen[-1][0] == seen[-1][1] == len(seen) == count + 2
     divergences = [trial.divergence for trial in result.trials]
     assert divergences == sorted(divergences)
@@ -63,7 +63,7 @@ def test_the_whole_list_of_candidates_is_tried_and_ranked(monkeypatch):
 
 
 def test_what_was_found_is_what_the_recipe_gives(few):
-    """By hand, with the slow reference, on the inputs that were held out."""
+    """Compare with the slow reference on the inputs that were held out."""
     network, x = _network(), _inputs()
     result = tp.tune(network, [x], timesteps=3, seed=7)
     order = _order(COUNT, 7)
@@ -111,7 +111,7 @@ def test_inputs_that_judge_are_never_calibrated_on(few, monkeypatch):
 
 
 def test_what_is_done_once_is_what_the_recipe_does(monkeypatch):
-    """Recipes that begin alike share their beginning, and still are as if alone."""
+    """Recipes with the same first passes share their result, which equals that of each alone."""
     network, x = _network("residual"), _inputs("residual")
     together = (), (tp.BiasCorrection(),), (tp.BiasCorrection(), tp.DelayedReadout())
     monkeypatch.setattr(listed, "RULES", (tp.Percentile(99),))
@@ -153,7 +153,8 @@ def test_rounds_grow_and_the_last_one_decides(monkeypatch, few):
     assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
     assert seen[-1][0] == seen[-1][1] and seen[0][1] == 8 + 3 + 2 + 2
     counts = [trial.n for trial in result.trials]
-    # 8, then 3, then 2, and these two with distillation where it changes something.
+    # Eight recipes, then three, then two. These two come again with distillation, if it changes
+    # something.
     assert counts[-6:] == [12] * 1 + [6] * 5
     assert counts[:-6] in ([40] * 3, [40] * 4)
     assert result.recipe.found["held_out"] == 40
@@ -203,7 +204,7 @@ def test_single_spikes_refine_layer_after_layer_only(few):
         for one in result.trials
         if one.recipe.neuron.schedule.ratio > 1
     }
-    assert windows == {5, 4}  # T of 6 less a lag of 1 and 2; 3 would leave no more than itself
+    assert windows == {5, 4}  # T = 6 less lags of 1 and 2; a lag of 3 would leave a window of 3
     assert {one.recipe.neuron.max_count for one in result.trials} == {1}
 
 
@@ -270,7 +271,7 @@ def test_a_mask_is_judged_by_the_divergence_of_its_probability():
 
 
 def test_a_mask_behind_a_sigmoid_is_judged_as_its_logits_are():
-    """The same divergence, read from probabilities that the network computes itself."""
+    """The divergence is the same if the network computes the probabilities itself."""
     torch.manual_seed(0)
     analog, spiking = torch.randn(2, 6, 1, 5, 5, dtype=torch.float64)
     logits = divergence(analog, spiking, cut=0.0)
@@ -318,7 +319,7 @@ def test_the_two_that_are_distilled_measure_differently():
 
 @pytest.mark.parametrize("budget", [1.2, 2.0])
 def test_distillation_under_a_budget_of_spikes(few, budget):
-    """Whatever it does to the spikes, a recipe above the budget is not taken."""
+    """Distillation may add spikes, but a recipe above the budget is not taken."""
     network, x = _network(), _inputs()
     result = tp.tune(network, [x], timesteps=4, max_count=4, spikes=budget, signed=True)
     for trial in result.trials:
@@ -415,7 +416,7 @@ def _trial(per_input, spikes=1.0):
 
 def test_a_runner_up_that_may_be_as_good_is_named_as_such():
     torch.manual_seed(1)
-    hard = torch.rand(50, dtype=torch.float64)  # what both find hard does not blur the difference
+    hard = torch.rand(50, dtype=torch.float64)  # what is hard for both does not blur the difference
     noise = 0.01 * torch.randn(50, dtype=torch.float64)
     best = _trial(hard.tolist())
     near = judged_by.lead(best, _trial((hard + noise).tolist()))

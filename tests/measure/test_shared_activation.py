@@ -77,7 +77,7 @@ def test_sites_of_a_shared_module_have_their_own_names_and_steps():
 
 
 def _rms(found, ann):
-    """Error relative to the output's variation over images: 1 is no better than a constant."""
+    """Error relative to the variation of the output over images: 1 is no better than a constant."""
     return float((found - ann).std() / ann.std(0).mean())
 
 
