@@ -169,6 +169,16 @@ def test_the_way_back_is_the_network_itself(pair) -> None:
     assert snn.at(own) is snn
 
 
+@pytest.mark.slow
+def test_calibrated_at_256_and_run_at_768_by_1024() -> None:
+    torch.manual_seed(0)
+    model = settled(UNet(2), 1, 64, 64)
+    snn = converted(model, (1, 256, 256))
+    x = torch.randn(1, 1, 768, 1024)
+    there = with_network(snn, tp.capture(model, x))
+    nets.same_simulation(tp.simulate(snn, x, 3), tp.simulate(there, x, 3))
+
+
 @pytest.fixture
 def unet():
     return example("unet")[1]
@@ -182,6 +192,8 @@ def test_a_multiple_is_named_with_the_operation_that_needs_it(unet) -> None:
     with pytest.raises(tp.DataError, match=message):
         tp.simulate(unet, torch.zeros(1, 1, 250, 256), T)
     assert unet.network(torch.zeros(1, 1, 240, 256)).shape == (1, 1, 240, 256)
+    with pytest.raises(tp.DataError, match="Or another size: height a multiple of 16, width"):
+        unet.network(torch.zeros(1, 2, 32, 32))
     with pytest.raises(tp.DataError, match="the width must be a multiple of 16, got 8"):
         unet.network(torch.zeros(1, 1, 16, 8))
 

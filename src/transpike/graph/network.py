@@ -344,11 +344,10 @@ class Network:
                 raise DataError(_cannot_take(node, str(error))) from error
             values[node.name] = value
             node = replace(node, shape=_shape_like(node, value))
-            shapes[node.name] = node.shape or ()
             nodes.append(node)
+            shapes[node.name] = node.shape or ()
             if site is not None:
-                assert node.shape is not None
-                sites.append(_site_like(site, node.shape))
+                sites.append(_site_like(site, node.shape or ()))
         return replace(
             self,
             nodes=tuple(nodes),
@@ -422,7 +421,9 @@ class Network:
             raise DataError(f"input: needed a tensor {lead}, got {type(x).__name__}.")
         needed = f"{lead} with sample shape {self.input_shape}"
         if tuple(x.shape[skip:]) != self.input_shape or x.ndim != skip + len(self.input_shape):
-            raise DataError(f"input shape: needed {needed}, got {tuple(x.shape)}.")
+            sizes = self.sizes.describe(self.input_shape[1:]) if self.sizes.vary else ""
+            also = f" Or another size: {sizes}." if sizes else ""
+            raise DataError(f"input shape: needed {needed}, got {tuple(x.shape)}.{also}")
         if 0 in x.shape:
             raise DataError(f"input is empty: got shape {tuple(x.shape)}.")
         if x.dtype != self.dtype:

@@ -1,8 +1,14 @@
-"""Find the sizes of input that a captured network takes, by comparison with the model.
+"""Find the sizes of the input that a captured network takes.
 
-The graph is recorded at one size. First it is followed at other sizes as it is; where it does not
-fit, the model is exported once more with free sizes, which gives the arguments that change with
-them. Either result counts only if the network equals the model at two further sizes.
+The graph is recorded at one size. The search looks for arguments that are right at other sizes too,
+in three attempts:
+
+1. The arguments stay as they are.
+2. A pooling window that covers its whole input covers it at every size.
+3. The model is exported again with free sizes. This shows which arguments depend on the size.
+
+An attempt counts only if the network equals the model at two other sizes. If no attempt counts, the
+network takes one size, and the reason is recorded.
 """
 
 from __future__ import annotations
@@ -20,32 +26,34 @@ from transpike.graph.network import Network, Node, Value, Weight, concrete, leav
 from transpike.graph.ops import packet
 from transpike.graph.sizes import Size, Sizes, axis_names
 
-# Differences between two sizes that are tried, smallest first.
+# The differences between two sizes that are tried, in pixels.
 _STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 28, 32, 36, 40, 48, 56, 64)
-# A step holds only if this many of it can be added, or the size fits by chance.
+# A step is right only if all these multiples of it can be added. One alone may fit by chance.
 _REPEATS = (1, 2, 3, 7)
-_LARGE = 64  # pixels from which on the network is compared at a smaller size, not at a larger one
+_LARGE = 64  # Pixels. From here on the second size is smaller than the own one, not larger.
+_SQUARE = 2  # Axes. With more, the doubled size of all axes could fill the memory.
 
 _ANY_FAILURE = ("refused", "differs")
 
 _Arguments = dict[str, tuple[tuple[Any, ...], dict[str, Any]]]
 Compare = Callable[[Tensor, Tensor], str]
-"""The difference of two outputs in words; empty where they are equal up to rounding."""
+"""Describes how two outputs differ. The text is empty if they are equal up to rounding."""
 Trace = Callable[[], Sequence[Node]]
-"""The nodes of the model exported with free sizes, with a `Size` for each number of theirs."""
+"""Exports the model with free sizes and returns its nodes, with a `Size` for each such number."""
 
 
 def with_sizes(
     network: Network, eager: nn.Module, example: Tensor, compare: Compare, trace: Trace
 ) -> Network:
-    """The network, with the sizes of input that it takes.
+    """Return the network with the sizes of the input that it takes.
 
     Args:
-        network: as captured, equal to the model at its own size.
+        network: the captured network. It equals the model at its own size.
         eager: the model.
-        example: the input it was captured with, (B, C, ...).
-        compare: tells how outputs differ.
-        trace: called at most once, where arguments have to change with the size.
+        example: the input that the network was captured with, (B, C, ...).
+        compare: describes how two outputs differ.
+        trace: exports the model again. It is called at most once, and only if the model takes
+            sizes that the network does not take without it.
     """
     if len(network.input_shape) < 2:
         return network
@@ -61,12 +69,12 @@ def with_sizes(
 
 
 def _freedom(sizes: Sizes) -> float:
-    """How many sizes there are, up to a common factor; 0 for one size."""
+    """Return a number that is larger if more sizes are allowed. It is 0 for one size."""
     return sum(1 / step for step in sizes.steps if step)
 
 
 class _OtherGraphError(Exception):
-    """The graph with free sizes does not match the recorded one."""
+    """The graph with free sizes does not match the recorded graph."""
 
 
 class _Search:
@@ -79,7 +87,7 @@ class _Search:
         self.own = network.input_shape[1:]
 
     def best(self, arguments: _Arguments, larger_if: Collection[str] = ()) -> Sizes:
-        """The sizes with these arguments: of every axis by itself, or else of all together."""
+        """Find the sizes with these arguments, for each axis alone or else for all together."""
         start = Sizes(arguments=arguments)
         found = self.sizes(start, larger_if=larger_if)
         if found.vary:
@@ -87,7 +95,7 @@ class _Search:
         return self.sizes(replace(start, together=True), larger_if=larger_if)
 
     def traced(self, trace: Trace, windows: _Arguments) -> Sizes:
-        """The sizes with the arguments of an export with free sizes; none where it fails."""
+        """Find the sizes with the arguments of an export with free sizes."""
         try:
             arguments = windows | _arguments(self.network, trace())
         except (UnsupportedError, _OtherGraphError):
@@ -95,13 +103,13 @@ class _Search:
         return self.best(arguments, larger_if=_ANY_FAILURE)
 
     def sizes(self, start: Sizes, *, larger_if: Collection[str] = ()) -> Sizes:
-        """The sizes that the network takes with these arguments, checked against the model.
+        """Find the sizes that the network takes with these arguments, and check the model.
 
         Args:
             start: the arguments, and whether all axes change by the same number.
-            larger_if: try larger steps where the model "refused" a size, or the network "differs"
-                from it. A model may look at the size itself, and need larger multiples than its
-                operations.
+            larger_if: the results of the check after which larger steps are tried: "refused" if
+                the model refused a size, "differs" if the network differs from it. A model may
+                need larger multiples than its operations if it looks at the size itself.
         """
         network = replace(self.network, sizes=start)
         axes = range(len(self.own))
@@ -122,9 +130,9 @@ class _Search:
         return replace(start, steps=(0,) * len(self.own), reason=reason)
 
     def step_of(self, network: Network, axes: Sequence[int]) -> tuple[int, str]:
-        """The smallest step along these axes that the graph can be followed for, and what needs it.
+        """Return the smallest step along these axes that all operations can take.
 
-        0 where no step can.
+        It is 0 if there is none. The text names the operation that needs this step.
         """
         reason = ""
         for step in _STEPS:
@@ -135,7 +143,7 @@ class _Search:
         return 0, reason
 
     def failure(self, network: Network, axes: Sequence[int], step: int) -> str:
-        """Which operation cannot take the size plus multiples of a step; empty where all can."""
+        """Name the operation that cannot take a size some steps away. Empty if all can."""
         for repeat in _REPEATS:
             size = list(self.own)
             for axis in axes:
@@ -147,9 +155,11 @@ class _Search:
         return ""
 
     def difference(self, network: Network) -> tuple[str, str]:
-        """Whether the model "refused" one of two other sizes or the network "differs", and how.
+        """Compare the network with the model at two other sizes.
 
-        Empty where both agree.
+        Returns:
+            "refused" if the model refused a size, "differs" if the outputs differ, or "", and a
+            description.
         """
         near = self.moved(network, [1] * len(self.own))
         for size in (near, self.far(network)):
@@ -167,9 +177,9 @@ class _Search:
         return "", ""
 
     def moved(self, network: Network, counts: Sequence[int]) -> tuple[int, ...]:
-        """The size plus so many steps along each axis.
+        """Return the own size plus so many steps along each axis.
 
-        Axes that are free of each other get clearly different sizes.
+        If the axes are independent, they get clearly different sizes.
         """
         sizes, result = network.sizes, []
         for axis, (own, step, count) in enumerate(zip(self.own, sizes.steps, counts, strict=True)):
@@ -178,7 +188,7 @@ class _Search:
         return tuple(result)
 
     def far(self, network: Network) -> tuple[int, ...]:
-        """A size about half as large, or half as large again where that is small."""
+        """Return a size about half as large, or a larger one if the own size is small."""
         steps = network.sizes.steps
         halves = [
             own // 2 // step if step else 0 for own, step in zip(self.own, steps, strict=True)
@@ -197,7 +207,9 @@ class _Search:
 
     def model_takes_more(self, found: Sizes) -> bool:
         """Whether the model runs at a size that the network does not take so far."""
-        tried = [tuple(2 * own for own in self.own)] if not found.vary else []
+        tried = []
+        if not found.vary and len(self.own) <= _SQUARE:
+            tried.append(tuple(2 * own for own in self.own))
         for axis, step in enumerate(found.steps):
             if step == 1:
                 continue
@@ -206,7 +218,7 @@ class _Search:
         return any(self.model_output(self.random_input(size))[0] is not None for size in tried)
 
     def random_input(self, size: Sequence[int]) -> Tensor:
-        """One sample with the mean and spread of the example."""
+        """Return one random sample with the mean and the spread of the example."""
         generator = torch.Generator(device="cpu").manual_seed(0)
         shape = (1, self.example.shape[1], *size)
         noise = torch.randn(shape, generator=generator, dtype=self.example.dtype)
@@ -214,21 +226,21 @@ class _Search:
         return noise.to(self.example.device) * spread + self.example.mean()
 
     def model_output(self, x: Tensor) -> tuple[list[Any] | None, str]:
-        """What the model makes of x, or None and why it does not take it."""
+        """Return the outputs of the model, or None and the reason if it refuses x."""
         try:
             with torch.no_grad():
                 return list(pytree.tree_leaves(self.eager(x.clone()))), ""
-        except Exception as error:  # forward() is the user's and may raise anything
+        except Exception as error:  # The user's forward() may raise any error.
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             names = ", ".join(axis_names(len(self.own)))
             return None, f"the model itself refuses another {names}: {first}"
 
 
 def _whole_windows(network: Network) -> _Arguments:
-    """Arguments of the pools whose window is as large as their input, with a window that stays so.
+    """Return the arguments of the pools whose window covers their whole input at every size.
 
-    torch.export takes the window of a pool as a plain number, also where forward() computes it
-    from the shape of a tensor.
+    torch.export records the window of a pool as a plain number, even if forward() computes it from
+    the shape of a tensor.
     """
     found: _Arguments = {}
     for node in network.nodes:
@@ -245,10 +257,10 @@ def _whole_windows(network: Network) -> _Arguments:
 
 
 def _arguments(network: Network, nodes: Sequence[Node]) -> _Arguments:
-    """The arguments that follow from the size, for the nodes that have any.
+    """Return the arguments of all nodes with arguments that depend on the size.
 
     Raises:
-        _OtherGraphError: the nodes are not those of the network.
+        _OtherGraphError: the nodes do not match those of the network.
     """
     own = network.input_shape[1:]
     if len(nodes) != len(network.nodes):

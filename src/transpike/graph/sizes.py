@@ -1,7 +1,7 @@
-"""The sizes of input that a network takes.
+"""The sizes of the input that a network takes.
 
-`capture` records the graph at one size: its height and width, its length, or its depth, height and
-width. A `Sizes` says which other sizes the same graph takes, and which arguments change with them.
+`capture` records a graph at one size of the input, such as one height and width. A `Sizes` says
+which other sizes the same graph takes, and which arguments of its operations change with the size.
 """
 
 from __future__ import annotations
@@ -25,27 +25,28 @@ _OPERATIONS: dict[str, Callable[[int, int], int]] = {
 
 
 Shapes = Mapping[str, Sequence[int]]
-"""Shapes of the values of a network, batch first, by name."""
+"""The shapes of the values of a network by name, with the batch first."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """A whole number that follows from the size of the input.
+    """A whole number that depends on the size of the input.
 
     Attributes:
-        formula: an integer; ("size", axis), an axis of the input, counted from 0 behind the
-            channels; ("extent", value, axis), an axis of another value of the network, counted
-            from the batch; or (operation, left, right) with one of + * // % max min.
+        formula: one of four forms. An integer stands for itself. ("size", axis) is the size of an
+            axis of the input, where axis 0 follows the channels. ("extent", value, axis) is the
+            size of an axis of another value, where axis 0 is the batch. (operation, left, right)
+            combines two formulas by one of + * // % max min.
     """
 
     formula: Any
 
     def at(self, size: Sequence[int], shapes: Shapes) -> int:
-        """The number for an input of this size, where the values have these shapes."""
+        """Compute the number for an input of this size and values of these shapes."""
         return _value(self.formula, size, shapes)
 
     def well_formed(self, axes: int, values: Collection[str]) -> bool:
-        """Whether the formula can be computed for so many axes and values of these names."""
+        """Whether the formula can be computed with so many axes and with values of these names."""
         return _well_formed(self.formula, axes, values)
 
 
@@ -79,15 +80,16 @@ def _well_formed(formula: Any, axes: int, values: Collection[str]) -> bool:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Which sizes a network takes besides the one it was captured with.
+    """The sizes that a network takes besides the one it was captured at.
 
     Attributes:
-        steps: per axis behind the channels, a size may differ from the captured one by a multiple
-            of this; 0 where the axis has one size. Empty where no axis may differ.
-        arguments: for each node whose arguments follow from the size, by name, its positional and
-            its keyword arguments, with a `Size` in place of each such number.
-        together: every axis has to differ by the same number.
-        reason: why an axis has one size, or what needs the multiples; empty where unknown.
+        steps: for each axis after the channels, the size may differ from the captured one by a
+            multiple of this number. It is 0 if the axis has one size. It is empty if all axes have
+            one size.
+        arguments: for each node with arguments that depend on the size, by name, its positional and
+            keyword arguments. They hold a `Size` in place of each such number.
+        together: whether all axes must differ from the captured size by the same number.
+        reason: why an axis has one size, or which operation needs the multiples. It may be empty.
     """
 
     steps: tuple[int, ...] = ()
@@ -97,18 +99,18 @@ class Sizes:
 
     @property
     def vary(self) -> bool:
-        """Whether any axis may differ."""
+        """Whether any axis may have another size."""
         return any(self.steps)
 
     def check(self, size: Sequence[int], captured: Sequence[int]) -> None:
-        """Refuse a size that does not go with these rules.
+        """Refuse a size that breaks these rules.
 
         Args:
-            size: of the input, behind batch and channels.
-            captured: the size of the network, of as many axes.
+            size: the size of the input, without batch and channels.
+            captured: the size that the network was captured at, with as many axes.
 
         Raises:
-            DataError: names the axis and the rule.
+            DataError: the size breaks a rule. The error names the axis and the rule.
         """
         steps = self.steps or (0,) * len(captured)
         because = f" ({self.reason})" if self.reason else ""
@@ -134,7 +136,7 @@ class Sizes:
             )
 
     def describe(self, captured: Sequence[int]) -> str:
-        """The sizes in words, such as "height a multiple of 16, width a multiple of 16"."""
+        """Describe the sizes, as in "height a multiple of 16, width a multiple of 16"."""
         steps = self.steps or (0,) * len(captured)
         facts = zip(axis_names(len(captured)), captured, steps, strict=True)
         text = ", ".join(f"{name} {multiples(own, step)}" for name, own, step in facts)
@@ -142,12 +144,12 @@ class Sizes:
 
 
 def axis_names(axes: int) -> tuple[str, ...]:
-    """What the axes behind the channels are called."""
+    """Return the names of the axes after the channels."""
     return _AXIS_NAMES.get(axes, tuple(f"axis {number + 2}" for number in range(axes)))
 
 
 def multiples(own: int, step: int) -> str:
-    """In words, the sizes that differ from `own` by a multiple of `step`."""
+    """Describe the sizes that differ from `own` by a multiple of `step`."""
     if step == 0:
         return f"{own}"
     if step == 1:

@@ -13,7 +13,7 @@ from transpike.errors import Refusal, UnsupportedError
 from transpike.graph.network import Batch
 from transpike.graph.sizes import Size
 
-# Names of sympy's and torch's classes of expressions, and the operation of each in a `Size`.
+# The classes of expressions in SymPy and PyTorch, and the operation of each in a `Size`.
 _OPERATIONS = {
     "Add": "+",
     "Mul": "*",
@@ -27,11 +27,11 @@ _OPERATIONS = {
 
 
 class Symbols:
-    """The symbols of one exported program: the batch size, and the free sizes of the input.
+    """The symbols of one exported program: the batch size and the free sizes of the input.
 
     Args:
-        shape: of the exported input, (B, C, ...), with a symbol for each free size.
-        example: the shape of the input at export.
+        shape: the shape of the exported input, (B, C, ...), with a symbol for each free size.
+        example: the shape of the example input.
     """
 
     def __init__(self, shape: Sequence[Any], example: Sequence[int]) -> None:
@@ -43,10 +43,10 @@ class Symbols:
                 self.axes.setdefault(size.node.expr, axis)
 
     def number(self, size: torch.SymInt | int) -> int | Batch | Size:
-        """A size as a number, a multiple of the batch size, or a formula.
+        """Translate a size into a number, a multiple of the batch size, or a formula.
 
         Raises:
-            UnsupportedError: it is none of these.
+            UnsupportedError: the size is none of these.
         """
         if not isinstance(size, torch.SymInt):
             return int(size)
@@ -59,7 +59,7 @@ class Symbols:
         return _batch_multiple(expression)
 
     def shape(self, value: Any) -> tuple[int, ...] | None:
-        """The shape of a value at export; k times the batch size is -k. None without a shape."""
+        """Return the shape of a value. Its entry is -k for k times the batch size."""
         if not isinstance(value, Tensor):
             return None
         return tuple(self._extent(size) for size in value.shape)
