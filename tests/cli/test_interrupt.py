@@ -48,7 +48,7 @@ def test_an_interrupted_tune_keeps_the_best_recipe(
     interrupt_after(3, monkeypatch)
     result = tune(tmp_path)
     assert result.exit_code == 130 and "best so far" in result.stdout
-    assert f"interrupted: {tmp_path / 'r.json'} holds the best recipe of the 3" in " ".join(
+    assert f"interrupted after 3 recipes; {tmp_path / 'r.json'} holds the best one" in " ".join(
         result.stderr.split()
     )
     content = json.loads((tmp_path / "t.json").read_text())
@@ -84,6 +84,22 @@ def test_an_interrupt_in_a_later_round_keeps_the_round_before(
     assert stopped.interrupted and stopped.trials[0].n > 48
     assert stopped.trials[0].recipe.name == stopped.recipe.name
     assert sum(trial.n == 48 for trial in stopped.trials) == first
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_an_interrupted_training_says_where_its_checkpoint_is(
+    epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(*_: Any, **__: Any) -> None:
+        if epochs:
+            (tmp_path / "last.ckpt").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transpike.zoo.train.run", trained)
+    command = ["train", "vgg-cifar", "--data", "cifar10:absent", "-o", str(tmp_path)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 130
+    assert ("Continue with --resume." in result.stderr) == bool(epochs)
 
 
 def test_progress_in_lines_where_stderr_is_no_terminal(

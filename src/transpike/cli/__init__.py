@@ -13,9 +13,9 @@ from typer.core import TyperGroup
 
 import transpike as tp
 from transpike.cli import convert, demo, measure, methods, report, segment, train
-from transpike.cli.output import INTERRUPTED
+from transpike.cli.output import interrupted
 
-USER_ERROR = 2  # exit code, the same that wrong options give
+USER_ERROR = 2  # exit code, the same as for wrong options
 _COMMANDS = (
     convert.inspect,
     convert.convert,
@@ -41,15 +41,14 @@ class _Commands(TyperGroup):
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(USER_ERROR) from None
         except KeyboardInterrupt:
-            typer.echo("interrupted before there was a result; none was written.", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+            interrupted("before there was a result; none was written.")
 
 
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Converts trained PyTorch networks to spiking networks and measures them.",
+    help="Convert trained PyTorch networks to spiking networks, and measure them.",
 )
 
 
@@ -64,7 +63,7 @@ def _options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", is_eager=True, callback=_print_version, help="Print the version and end."
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:

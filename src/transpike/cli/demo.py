@@ -18,7 +18,7 @@ def demo(
     seed: SeedOption = 0,
     json_file: JsonOption = None,
 ) -> None:
-    """Train a small network on digits, convert it, and print and draw its accuracy over time."""
+    """Train a small network on digits, convert it, and show its accuracy at every timestep."""
     from transpike.zoo import demo as demonstration
 
     with progress_bar("train", None) as progress:

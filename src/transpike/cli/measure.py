@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -14,19 +14,53 @@ from transpike.cli.options import (
     FigureOption,
     JsonOption,
     Machine,
-    MemoryOption,
     Part,
-    PrecisionOption,
     RunLengthOption,
     SavedOrModelArgument,
+    Simulation,
     Source,
     TimestepsOption,
     with_groups,
 )
 from transpike.cli.output import INTERRUPTED, plain, progress_bar, write_figure, write_json
 
-_TOGETHER = 50  # images in a batch whose values are all kept
+if TYPE_CHECKING:
+    from transpike.cli.run import Run
+
+_TOGETHER = 50  # images in a batch of which all values are kept
 _FEW = 200  # images that are enough for sums over sites
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What `evaluate` does beside the measurement."""
+
+    panel: ClassVar[str] = "Measurement"
+
+    compare_exact: Annotated[
+        bool,
+        typer.Option(
+            "--compare-exact",
+            help="Also run with --precision exact, and say how many predictions agree.",
+        ),
+    ] = False
+    early_stopping: Annotated[
+        str | None,
+        typer.Option(
+            "--early-stopping",
+            help="Stop the simulation of an image when its prediction is sure enough: margin:0.9 "
+            "or entropy:0.1. For margin or entropy alone, the threshold is fitted on the "
+            "calibration images.",
+        ),
+    ] = None
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            "--samples",
+            help="Folder for predictions and pictures, which transpike report can show. They are "
+            "recorded in a second simulation.",
+        ),
+    ] = None
 
 
 @with_groups()
@@ -35,48 +69,28 @@ def evaluate(
     source: Source,
     conversion: Conversion,
     part: Part,
+    simulation: Simulation,
+    extra: Extra,
     machine: Machine,
     timesteps: RunLengthOption = None,
-    precision: PrecisionOption = "exact",
-    compare_exact: Annotated[
-        bool,
-        typer.Option("--compare-exact", help="Also run exact and say how many predictions agree."),
-    ] = False,
-    early_stopping: Annotated[
-        str | None,
-        typer.Option(
-            "--early-stopping",
-            help="Stop a settled image: margin:0.9 or entropy:0.1; margin or entropy alone take "
-            "their threshold from the calibration images.",
-        ),
-    ] = None,
-    memory: MemoryOption = None,
-    samples: Annotated[
-        Path | None,
-        typer.Option(
-            "--samples",
-            help="Also simulate again and write predictions and pictures for transpike report into "
-            "this folder.",
-        ),
-    ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure accuracy at every timestep of a model, converted now, or of a saved folder."""
+    """Measure the accuracy at every timestep, of a model converted now or of a saved network."""
     from transpike.cli.masks import MaskScores, against_ann, mask_table
     from transpike.cli.run import open_run, run_length
     from transpike.cli.samples import write_samples
     from transpike.data import VolumeSplit
 
-    if samples is not None and early_stopping is not None:
+    if extra.samples is not None and extra.early_stopping is not None:
         raise tp.ArgumentError(
-            "--samples: records runs of full length, and --early-stopping stops them. Leave one "
+            "--samples: needed runs of full length, and --early-stopping shortens them. Leave one "
             "of them out."
         )
     run = open_run(source, machine, part)
     timesteps = run_length(timesteps, conversion.recipe)
-    snn, built = run.loaded_or_converted(model, conversion, timesteps, whole=True)
+    snn, _ = run.loaded_or_converted(model, conversion, timesteps, whole=True)
     test = run.test_images(snn.network, part.limit, strict=True)
-    rule = run.stopping_rule(snn, early_stopping, timesteps)
+    rule = run.stopping_rule(snn, extra.early_stopping, timesteps)
     metric = MaskScores(snn.network) if isinstance(test, VolumeSplit) else None
     with progress_bar("evaluate (images x timesteps)", len(test) * timesteps) as progress:
         result = tp.evaluate(
@@ -84,10 +98,10 @@ def evaluate(
             run.batches(test),
             timesteps,
             metric=metric,
-            precision=precision,
-            compare_exact=compare_exact,
+            precision=simulation.precision,
+            compare_exact=extra.compare_exact,
             early_stopping=rule,
-            memory_budget=None if memory is None else memory * 2**20,
+            memory_budget=simulation.memory_budget,
             progress=progress,
         )
     typer.echo(f"{run.heading(model)}{result}")
@@ -99,12 +113,13 @@ def evaluate(
     if metric is not None:
         content["mask_agreement"] = against_ann(result)
         typer.echo(f"\n{mask_table(result, content['mask_agreement'])}")
-    record = run.record(model, snn.network, converted=built is not None)
+    record = run.record(model, snn.network)
     write_json(json_file, {**content, **record})
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
-    if samples is not None:
-        write_samples(samples, run, snn, test, timesteps, precision=precision, facts=record)
+    if extra.samples is not None:
+        precision = simulation.precision
+        write_samples(extra.samples, run, snn, test, timesteps, precision=precision, facts=record)
 
 
 @with_groups()
@@ -118,20 +133,20 @@ def diagnose(
     figure: FigureOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Compare the spiking with the analog network site by site; name what is wrong."""
+    """Compare the spiking network with the analog network and name what is wrong.
+
+    They are compared site by site. A site is a place where spiking neurons replace an activation.
+    """
     from transpike.cli.run import open_run
     from transpike.report.figures import diagnosis_figure
 
     run = open_run(source, machine, part, together=_TOGETHER)
     snn, built = run.loaded_or_converted(model, conversion, timesteps)
-    limit = _FEW if part.limit is None else part.limit
-    images = run.test_images(snn.network, limit)
+    images = run.test_images(snn.network, _few(part))
     with progress_bar("diagnose", len(images)) as progress:
         result = tp.diagnose(snn, run.batches(images), timesteps, model=built, progress=progress)
-    typer.echo(f"{run.heading(model)}{result}")
     write_figure(figure, diagnosis_figure, result)
-    record = run.record(model, snn.network, converted=built is not None)
-    write_json(json_file, {**plain(result.to_dict()), "limit": limit, **record})
+    _tell(run, model, snn, result, _few(part), json_file)
 
 
 @with_groups()
@@ -145,17 +160,28 @@ def cost(
     figure: FigureOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Count spikes, operations and memory; estimate energy beside the analog network's."""
+    """Count spikes, operations and memory, and estimate the energy of both networks."""
     from transpike.cli.run import open_run
     from transpike.report.figures import cost_figure
 
     run = open_run(source, machine, part, together=_TOGETHER)
-    snn, built = run.loaded_or_converted(model, conversion, timesteps)
-    limit = _FEW if part.limit is None else part.limit
-    images = run.test_images(snn.network, limit)
+    snn, _ = run.loaded_or_converted(model, conversion, timesteps)
+    images = run.test_images(snn.network, _few(part))
     with progress_bar("cost", len(images)) as progress:
         result = tp.measure_cost(snn, run.batches(images), timesteps, progress=progress)
-    typer.echo(f"{run.heading(model)}{result}")
     write_figure(figure, cost_figure, result)
-    record = run.record(model, snn.network, converted=built is not None)
+    _tell(run, model, snn, result, _few(part), json_file)
+
+
+def _few(part: Part) -> int:
+    """How many images are measured, at most."""
+    return _FEW if part.limit is None else part.limit
+
+
+def _tell(
+    run: Run, model: str, snn: tp.SpikingNetwork, result: Any, limit: int, json_file: Path | None
+) -> None:
+    """Print a result, and write it where the user wants it."""
+    typer.echo(f"{run.heading(model)}{result}")
+    record = run.record(model, snn.network)
     write_json(json_file, {**plain(result.to_dict()), "limit": limit, **record})

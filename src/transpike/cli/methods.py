@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 
 import typer
 
 import transpike as tp
+from transpike.cli.completion import complete_from
 from transpike.cli.options import (
     JsonOption,
     Machine,
@@ -18,48 +20,81 @@ from transpike.cli.options import (
     TimestepsOption,
     with_groups,
 )
-from transpike.cli.output import INTERRUPTED, plain, progress_bar, provenance, write_json
+from transpike.cli.output import interrupted, plain, progress_bar, provenance, write_json
 
 if TYPE_CHECKING:
     from transpike.graph.outputs import Reading
+
+MaxCountOption = Annotated[
+    int,
+    typer.Option(
+        "--max-count",
+        min=1,
+        help="K, the largest number of spikes of a neuron in one timestep.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a recipe may cost, and which recipes are tried."""
+
+    panel: ClassVar[str] = "Budget"
+
+    max_count: MaxCountOption = 1
+    spikes: Annotated[
+        float | None,
+        typer.Option(
+            "--spikes",
+            help="Budget: the mean number of spikes of a neuron over all timesteps, at most.",
+        ),
+    ] = None
+    signed: Annotated[
+        bool | None,
+        typer.Option(
+            "--signed/--unsigned",
+            help="Try only neurons that also send negative spikes, or only neurons that do not.",
+        ),
+    ] = None
+    refining: Annotated[
+        bool,
+        typer.Option(
+            "--refining",
+            help="Also try signed neurons whose spikes count less from timestep to timestep. If T "
+            "is larger than the depth of the network, also try layers that fire one after the "
+            "other.",
+        ),
+    ] = False
+    reading: Annotated[
+        str,
+        typer.Option(
+            "--reading",
+            autocompletion=complete_from(("scores", "values")),
+            help="How the output is read: as scores (of classes, or logits of a mask) or as "
+            "values (of a regression).",
+        ),
+    ] = "scores"
 
 
 @with_groups()
 def tune(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File for the recipe (JSON).")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="JSON file that the recipe is written into.")
+    ],
     timesteps: TimestepsOption,
     source: Source,
     machine: Machine,
-    max_count: Annotated[
-        int, typer.Option("--max-count", min=1, help="Largest count per timestep.")
-    ] = 1,
-    spikes: Annotated[
-        float | None, typer.Option("--spikes", help="Budget: spikes per neuron over all timesteps.")
-    ] = None,
-    signed: Annotated[
-        bool | None,
-        typer.Option("--signed/--unsigned", help="Only signed, or only unsigned neurons."),
-    ] = None,
-    refining: Annotated[
-        bool,
-        typer.Option(
-            "--refining",
-            help="Also neurons whose step shrinks from timestep to timestep (signed); where T is "
-            "larger than the network is deep, also layers that fire one after the other.",
-        ),
-    ] = False,
-    reading: Annotated[
-        str,
-        typer.Option(
-            "--reading",
-            help="What the output is: scores (of classes, or logits of a mask), or values.",
-        ),
-    ] = "scores",
+    budget: Budget,
     json_file: JsonOption = None,
 ) -> None:
-    """Choose the recipe for a budget by fidelity on held-out training images; needs no labels."""
-    from transpike.cli.run import open_run
+    """Choose the best recipe for a budget of timesteps and spikes.
+
+    A recipe is a neuron, a threshold rule and calibration passes. Recipes are judged by how
+    closely the spiking network follows the analog network on held-out training images. No labels
+    are needed.
+    """
+    from transpike.cli.run import is_untrained, open_run
 
     run = open_run(source, machine)
     network, images = run.captured(model)
@@ -68,11 +103,11 @@ def tune(
             network,
             images,
             timesteps=timesteps,
-            max_count=max_count,
-            spikes=spikes,
-            signed=signed,
-            refining=refining,
-            reading=cast("Reading", reading),
+            max_count=budget.max_count,
+            spikes=budget.spikes,
+            signed=budget.signed,
+            refining=budget.refining,
+            reading=cast("Reading", budget.reading),
             seed=machine.seed,
             progress=progress,
         )
@@ -83,19 +118,15 @@ def tune(
     )
     content = {
         "model": model,
-        "untrained": run.untrained(model),
+        "untrained": is_untrained(model, source),
         "data": source.data,
         **result.to_dict(),
         **provenance(machine.seed),
     }
     write_json(json_file, plain(content))
     if result.interrupted:
-        typer.echo(
-            f"interrupted: {output} holds the best recipe of the {len(result.trials)} that were "
-            "measured until then.",
-            err=True,
-        )
-        raise typer.Exit(INTERRUPTED)
+        tried = len(result.trials)
+        interrupted(f"after {tried} recipes; {output} holds the best one until then.")
 
 
 @with_groups()
@@ -105,15 +136,17 @@ def compare(
     source: Source,
     part: Part,
     machine: Machine,
-    max_count: Annotated[
-        int, typer.Option("--max-count", min=1, help="K of the methods that have one.")
-    ] = 1,
+    max_count: MaxCountOption = 1,
     recipe: Annotated[
-        list[Path] | None, typer.Option("--recipe", help="Also this recipe; may be repeated.")
+        list[Path] | None,
+        typer.Option("--recipe", help="File of a recipe to measure as well. It may be repeated."),
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Print one table of methods on one network, all on the same test images."""
+    """Measure many conversion methods on one network and print one table.
+
+    All methods are measured on the same test images.
+    """
     from transpike.cli.run import open_run
 
     run = open_run(source, machine, part)

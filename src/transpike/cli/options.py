@@ -212,6 +212,32 @@ class Machine:
     ] = "cpu"
 
 
+@dataclass(frozen=True)
+class Simulation:
+    """How a network is simulated."""
+
+    panel: ClassVar[str] = "Simulation"
+
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            autocompletion=complete_from(("exact", "fast", "split")),
+            help="Arithmetic of the products: exact, fast (in bfloat16) or split (on CUDA: each "
+            "weight as a sum of bfloat16 parts).",
+        ),
+    ] = "exact"
+    memory: Annotated[
+        int | None,
+        typer.Option("--memory", min=1, help="Memory in MiB that the values and states may take."),
+    ] = None
+
+    @property
+    def memory_budget(self) -> int | None:
+        """The memory in bytes."""
+        return None if self.memory is None else self.memory * 2**20
+
+
 ModelArgument = Annotated[
     str,
     typer.Argument(
@@ -240,21 +266,6 @@ RunLengthOption = Annotated[
         "--timesteps",
         help="T, the number of timesteps of the simulation. The default is the T of the recipe, "
         "or 32.",
-    ),
-]
-PrecisionOption = Annotated[
-    str,
-    typer.Option(
-        "--precision",
-        autocompletion=complete_from(("exact", "fast", "split")),
-        help="exact, fast (products in bfloat16) or split (exact weights in bfloat16 parts, on "
-        "CUDA).",
-    ),
-]
-MemoryOption = Annotated[
-    int | None,
-    typer.Option(
-        "--memory", min=1, help="Memory in MiB that the values and states of a batch may take."
     ),
 ]
 FigureOption = Annotated[

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -86,6 +86,12 @@ def _bar(task: str, total: int | None) -> Iterator[ProgressCallback]:
             bar.update(handle, completed=done, total=total if of is None else of)
 
         yield advance
+
+
+def interrupted(text: str) -> NoReturn:
+    """Says what an interrupted command kept, and ends it."""
+    typer.echo(f"interrupted {text}", err=True)
+    raise typer.Exit(INTERRUPTED)
 
 
 def plain(value: Any) -> Any:

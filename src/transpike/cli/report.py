@@ -13,14 +13,19 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RESULTS...",
-            help="Files that other commands wrote with --json, or folders of them; folders of "
-            "evaluate --samples.",
+            help="JSON files that other commands wrote with --json, folders of such files, and "
+            "folders that transpike evaluate wrote with --samples.",
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The page (.html).")],
-    title: Annotated[str | None, typer.Option("--title", help="Of the page.")] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="HTML file that the page is written into.")
+    ],
+    title: Annotated[str | None, typer.Option("--title", help="Title of the page.")] = None,
 ) -> None:
-    """Write results as one HTML page that opens without a network: charts, tables, pictures."""
+    """Write results as one HTML page with charts, tables and pictures.
+
+    The page needs no network connection.
+    """
     from transpike.report import read_results, write_report
 
     found = read_results(results)

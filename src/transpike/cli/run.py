@@ -39,7 +39,7 @@ _PIXELS_TOGETHER = 2**20  # in a batch of tiles or slices
 
 
 def run_length(timesteps: int | None, recipe: Path | None) -> int:
-    """T of a run: what the user says, else what the recipe is for, else 32."""
+    """T of a run: what the user says, or what the recipe is for, or 32."""
     if timesteps is not None:
         return timesteps
     return _TIMESTEPS if recipe is None else tp.Recipe.load(recipe).timesteps
@@ -51,14 +51,14 @@ class Run:
 
     Args:
         source: the options that name the model and the data.
-        seed: of every random choice.
-        train: what calibration draws from.
-        test: what is measured on.
-        classes: their names, in label order.
-        device: of the network.
-        batch_size: images or tiles at a time; None for tiles of a megapixel together.
-        tile: side of the tiles that the user wants of volumes, pixels.
-        part: of volumes, that `test` is: test or val.
+        seed: seed of every random choice.
+        train: the data that calibration draws from.
+        test: the data that a network is measured on.
+        classes: names of the classes, in label order.
+        device: device of the network.
+        batch_size: images or tiles that run together; None for as many tiles as have a megapixel.
+        tile: side in pixels of the tiles that the user wants for volumes.
+        part: which part of the volumes `test` is: test or val.
     """
 
     source: Source
@@ -73,11 +73,11 @@ class Run:
 
     @property
     def normalization(self) -> Normalization:
-        """Of the input."""
+        """Normalization of the input."""
         return self.test.normalization
 
     def at_once(self, split: Split | VolumeSplit) -> int:
-        """Images or tiles in a batch."""
+        """How many images or tiles a batch has."""
         if self.batch_size is not None:
             return self.batch_size
         assert isinstance(split, VolumeSplit)
@@ -91,7 +91,7 @@ class Run:
 
     def model(self, name: str) -> nn.Module:
         """Builds the model `name`, on the device; warns where its weights are untrained."""
-        if self.untrained(name):
+        if is_untrained(name, self.source):
             typer.echo(
                 f"warning: the weights of {name} are untrained (random, seed {self.seed}), and "
                 f"these results say nothing about a trained network. {_trained_weights(name)}",
@@ -105,14 +105,9 @@ class Run:
             )
         return model.to(self.device)
 
-    def untrained(self, name: str) -> bool:
-        """Whether the weights of the model `name` are random."""
-        known = name.partition(":")[0] in _KNOWN and not is_saved(name)
-        return known and self.source.weights is None and not self.source.pretrained
-
     def heading(self, name: str) -> str:
         """What stands above the results; empty where there is nothing to say."""
-        return f"untrained weights (random, seed {self.seed})\n" if self.untrained(name) else ""
+        return heading(name, self.source, self.seed)
 
     def convert(
         self, name: str, conversion: Conversion, timesteps: int | None
@@ -153,10 +148,17 @@ class Run:
     def loaded_or_converted(
         self, name: str, conversion: Conversion, timesteps: int, *, whole: bool = False
     ) -> tuple[tp.SpikingNetwork, nn.Module | None]:
-        """A saved network, or the model converted now, and that model.
+        """Loads a saved network, or converts a model now.
 
-        A saved network takes the tiles that the user wants, if it takes inputs of their size. With
-        `whole` and without a tile, the network takes whole slices of volumes, if it can.
+        Args:
+            name: the folder of a saved network, or the name of a model.
+            conversion: the options of the conversion.
+            timesteps: T.
+            whole: make the network take whole slices of volumes, if it can and the user gives no
+                tile. With a tile it takes that tile in any case, if it can.
+
+        Returns:
+            The spiking network, and the model if it was converted now.
         """
         model: nn.Module | None = None
         if is_saved(name):
@@ -176,9 +178,9 @@ class Run:
         """A random part of the test images, or of the tiles or slices the network takes.
 
         Args:
-            network: its input decides between tiles and slices.
-            limit: at most so many; all where None.
-            strict: refuse a limit above what there is.
+            network: the shape of its input decides between tiles and slices.
+            limit: largest number of images; all where None.
+            strict: refuse a limit that is larger than the data set.
         """
         found = self.test
         if isinstance(found, VolumeSplit):
@@ -192,7 +194,7 @@ class Run:
         return _part(found, limit, self.seed, "--limit", "test")
 
     def _tile_of(self, network: tp.Network, split: VolumeSplit) -> int | None:
-        """Side of the tiles that fit the network's input; None for whole slices."""
+        """Side of the tiles that fit the input of the network; None for whole slices."""
         shape = network.input_shape
         if self.tile is not None and shape != (1, self.tile, self.tile):
             raise tp.ArgumentError(
@@ -234,17 +236,16 @@ class Run:
         images = self.batches(self.calibration_images())
         return tp.fit_early_stopping(snn, images, timesteps, rule=rule)
 
-    def record(self, model: str, network: tp.Network, *, converted: bool = True) -> dict[str, Any]:
+    def record(self, model: str, network: tp.Network) -> dict[str, Any]:
         """What a result needs to be repeated.
 
         Args:
-            model: what the user named.
+            model: what the user named; a saved network keeps its own calibration.
             network: the captured network.
-            converted: now, with the calibration images of this run.
         """
         data = self.source.data
         calibration: dict[str, Any] | None = None
-        if converted:
+        if not is_saved(model):
             used = self.calibration_images()
             calibration = {"data": data, "split": "train", "n": len(used), "seed": self.seed}
             if isinstance(used, VolumeSplit):
@@ -254,7 +255,7 @@ class Run:
             volumes = {"split": self.part, "tile": list(network.input_shape[1:])}
         return {
             "model": model,
-            "untrained": self.untrained(model),
+            "untrained": is_untrained(model, self.source),
             "data": data,
             **volumes,
             "normalization": self.normalization.to_dict(),
@@ -279,8 +280,8 @@ def open_run(
         source: the options that name the model and the data.
         machine: the options of the machine.
         part: the options that choose what is measured on.
-        together: images in a batch where the user gives no batch size.
-        normalization: of the input; the data's own where None.
+        together: images in a batch if the user gives no batch size.
+        normalization: normalization of the input; None for that of the data set.
 
     Raises:
         ArgumentError: an option is unknown or does not go with the data.
@@ -294,7 +295,7 @@ def open_run(
         given = option_names({"tile": source.tile, "split": split})
         if given:
             raise tp.ArgumentError(
-                f"{', '.join(given)}: for volumes only, as --data lucchi:PATH. Leave it out."
+                f"{', '.join(given)}: for volumes only, as in --data lucchi:PATH. Leave it out."
             )
         images = open_data(data, normalization)
         size = machine.batch_size or together
@@ -356,6 +357,17 @@ def is_saved(model: str) -> bool:
     return (Path(model) / _CONFIG_FILE).is_file()
 
 
+def is_untrained(model: str, source: Source) -> bool:
+    """Whether the weights of this model are random; unknown for a factory, which may load some."""
+    known = model.partition(":")[0] in _KNOWN and not is_saved(model)
+    return known and source.weights is None and not source.pretrained
+
+
+def heading(model: str, source: Source, seed: int) -> str:
+    """The line above results of untrained weights; empty for other weights."""
+    return f"untrained weights (random, seed {seed})\n" if is_untrained(model, source) else ""
+
+
 def load_saved(
     folder: str, source: Source, conversion: Conversion, device: torch.device
 ) -> tp.SpikingNetwork:
@@ -399,7 +411,9 @@ def recipe_of(conversion: Conversion, timesteps: int | None) -> tp.Recipe:
     membrane = 0.5 if conversion.initial_membrane is None else conversion.initial_membrane
     passes = () if conversion.passes is None else parse_passes(conversion.passes)
     if passes and timesteps is None:
-        raise tp.ArgumentError("--passes: a pass is for one T. Give --timesteps.")
+        raise tp.ArgumentError(
+            "--passes: needed the number of timesteps, got none. Give --timesteps."
+        )
     rule, granularity = conversion.threshold, conversion.granularity
     return tp.Recipe(
         timesteps or 1,
@@ -443,7 +457,7 @@ def _trained_weights(name: str) -> str:
 
 
 def _default_side(shape: tuple[int, int]) -> int:
-    """The largest power of two that fits, which suits networks that halve the size; at most 256."""
+    """The largest power of two that fits, at most 256: many networks halve the size repeatedly."""
     side = min(_CALIBRATION_SIDE, *shape)
     return 1 << (side.bit_length() - 1)
 
@@ -451,7 +465,7 @@ def _default_side(shape: tuple[int, int]) -> int:
 def _for_whole_slices(
     snn: tp.SpikingNetwork, model: nn.Module | None, shape: tuple[int, int]
 ) -> tp.SpikingNetwork:
-    """The network for whole slices, or as it is where it is not fully convolutional."""
+    """The network for whole slices; unchanged if it is not fully convolutional."""
     try:
         strides = receptive_field(snn.network).alignment
     except tp.UnsupportedError:

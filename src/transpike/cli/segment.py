@@ -5,24 +5,25 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from transpike.cli.completion import complete_model
 from transpike.cli.options import (
     Conversion,
     FolderOption,
     JsonOption,
     Machine,
-    MemoryOption,
-    PrecisionOption,
     RunLengthOption,
+    Simulation,
     Source,
     with_groups,
 )
 from transpike.cli.output import (
-    INTERRUPTED,
+    interrupted,
     plain,
     progress_bar,
     provenance,
@@ -31,8 +32,79 @@ from transpike.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from transpike.cli.slices import Opened
     from transpike.cli.tally import Tally
+    from transpike.data import Normalization
     from transpike.segment import Mask, Segmented
+    from transpike.spiking.spiking_network import SpikingNetwork
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Which slices are segmented, how they are read, and what is written."""
+
+    panel: ClassVar[str] = "Slices"
+
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            "--slices",
+            help="Slices to segment, counted from 0: 7, START:STOP or START:STOP:STEP. The "
+            "default is all slices.",
+        ),
+    ] = None
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Segment only the first slices, at most this many."),
+    ] = None
+    show: Annotated[
+        str | None,
+        typer.Option(
+            "--show",
+            help="Slices to draw in overview.png, as in 0,10. The default is four slices that are "
+            "spread over the volume.",
+        ),
+    ] = None
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            help="True masks to compare with. They can have every form that VOLUME can have.",
+        ),
+    ] = None
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            "--overlap",
+            min=0,
+            help="Number of pixels that neighboring tiles share. The default is the receptive "
+            "field of the network, which makes the masks equal to those of whole slices.",
+        ),
+    ] = None
+    tiff: Annotated[
+        bool, typer.Option("--tiff", help="Write masks.tif instead of a folder of .png files.")
+    ] = False
+    voxel_size: Annotated[
+        str | None,
+        typer.Option(
+            "--voxel-size",
+            metavar="Z,Y,X",
+            help="Size of a voxel in nanometers, or Y,X without the distance between slices. It is "
+            "written into masks.tif. The default is what the TIFF files of VOLUME state.",
+        ),
+    ] = None
+    mean: Annotated[
+        float,
+        typer.Option(
+            "--mean", help="Mean that is subtracted from pixel values in 0..1, as in training."
+        ),
+    ] = 0.5
+    std: Annotated[
+        float,
+        typer.Option(
+            "--std", help="Standard deviation that pixel values are divided by after that."
+        ),
+    ] = 0.5
 
 
 @with_groups("batch_size")
@@ -41,114 +113,52 @@ def segment(
         Path,
         typer.Argument(
             metavar="VOLUME",
-            help="Grayscale, 8 or 16 bit: a .png or .tif image, a .tif of many pages, a folder of "
-            "slices, or a .zarr array.",
+            help="Grayscale slices with 8 or 16 bits: a .png or .tif image, a .tif with many "
+            "pages, a folder of slices, or a .zarr array.",
         ),
     ],
     model: Annotated[
-        str, typer.Option("--model", metavar="MODEL|FOLDER", help="As of transpike evaluate.")
+        str,
+        typer.Option(
+            "--model",
+            metavar="MODEL|FOLDER",
+            autocompletion=complete_model,
+            help="Name of a model, or a folder that transpike convert saved.",
+        ),
     ],
     output: FolderOption,
     source: Source,
     conversion: Conversion,
+    wanted: Slices,
+    simulation: Simulation,
     machine: Machine,
     timesteps: RunLengthOption = None,
-    overlap: Annotated[
-        int | None,
-        typer.Option(
-            "--overlap",
-            min=0,
-            help="Pixels that tiles share (default: what the network sees, and then masks are "
-            "those of whole slices).",
-        ),
-    ] = None,
-    slices: Annotated[
-        str | None,
-        typer.Option("--slices", help="Which, counted from 0: 7, START:STOP or START:STOP:STEP."),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="At most so many of them, the first ones.")
-    ] = None,
-    show: Annotated[
-        str | None,
-        typer.Option("--show", help="Slices to draw, as 0,10 (default: four of them or fewer)."),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option("--labels", help="True masks, in any form VOLUME can have, to score against."),
-    ] = None,
-    tiff: Annotated[
-        bool, typer.Option("--tiff", help="Write masks.tif instead of a folder of .png files.")
-    ] = False,
-    voxel_size: Annotated[
-        str | None,
-        typer.Option(
-            "--voxel-size",
-            metavar="Z,Y,X",
-            help="Size of a voxel in nanometers, or Y,X without the distance between slices. It is "
-            "written into masks.tif (default: what the TIFF files of VOLUME state, if they do).",
-        ),
-    ] = None,
-    mean: Annotated[
-        float, typer.Option("--mean", help="Taken from pixel values in 0..1, as in training.")
-    ] = 0.5,
-    std: Annotated[float, typer.Option("--std", help="What they are divided by then.")] = 0.5,
-    precision: PrecisionOption = "exact",
-    memory: MemoryOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Make masks of your own slices, tile by tile, by the spiking and the analog network."""
-    from transpike.cli.mask_files import check_output, mask_writer
-    from transpike.cli.run import run_length
-    from transpike.cli.slices import chosen_slices, open_labels, open_network, shown_slices
-    from transpike.cli.tally import Tally, strip_figure
+    """Segment your own slices with the spiking and the analog network, and compare their masks."""
+    from transpike.cli.mask_files import check_output
+    from transpike.cli.run import heading, is_untrained, run_length
+    from transpike.cli.slices import open_network, open_slices
     from transpike.data import Normalization
-    from transpike.data.volumes import open_stack
-    from transpike.data.voxel_size import VoxelSize
     from transpike.report.figures import blank_figure
-    from transpike.report.pictures import overview_figure
-    from transpike.segment import segment as segment_slices
 
     timesteps = run_length(timesteps, conversion.recipe)
-    stack = open_stack(volume)
-    truth = open_labels(labels, stack)
-    chosen = chosen_slices(slices, limit, stack.shape[0])
-    drawn = shown_slices(show, chosen)
-    size = stack.voxel_size if voxel_size is None else VoxelSize.parse(voxel_size)
+    opened = open_slices(volume, wanted)
     check_output(output)
-    blank_figure((1, 1))  # where matplotlib is missing it says so now, not after the work
-    normalization = Normalization((mean,), (std,))
+    blank_figure((1, 1))  # a missing matplotlib is reported now, and not after the work
+    normalization = Normalization((wanted.mean,), (wanted.std,))
+    size = opened.stack.shape[1:]
     snn, calibration = open_network(
-        model, source, conversion, machine, normalization, timesteps, stack.shape[1:], overlap
+        model, source, conversion, machine, normalization, timesteps, size, wanted.overlap
     )
-    tally = Tally(truth, drawn)
-    with (
-        mask_writer(output, tiff, stack, chosen, size) as write,
-        progress_bar("segment (tiles x timesteps)", None) as progress,
-    ):
-        made = segment_slices(
-            snn,
-            stack,
-            timesteps,
-            normalization=normalization,
-            slices=chosen,
-            curve=chosen if labels else drawn[:1],
-            overlap=overlap,
-            precision=precision,
-            memory_budget=None if memory is None else memory * 2**20,
-            progress=progress,
-        )
-        interrupted = _written(made, write, tally)
+    tally = _segmented(snn, opened, timesteps, normalization, simulation, output)
     content = {
-        "volume": str(volume),
-        "labels": None if labels is None else str(labels),
-        "shape": list(stack.shape),
-        "maximum": stack.maximum,
-        "voxel_size_nm": None if size is None else size.to_list(),
-        "slices": chosen[: len(tally.slices)],
-        "masks": "masks.tif" if tiff else "masks",
-        "interrupted": interrupted,
+        **opened.to_dict(),
+        "slices": opened.chosen[: len(tally.slices)],
+        "masks": "masks.tif" if wanted.tiff else "masks",
+        "interrupted": tally.interrupted,
         "model": model,
+        "untrained": is_untrained(model, source),
         "calibration": calibration,
         "normalization": normalization.to_dict(),
         "timesteps": timesteps,
@@ -158,25 +168,63 @@ def segment(
         **tally.to_dict(),
         **provenance(machine.seed),
     }
-    name = f"{volume}: T = {timesteps}, K = {snn.max_count}"
-    if tally.rows:  # an interrupt can come before the first slice to draw
-        write_figure(output / "overview.png", lambda rows: overview_figure(rows, name), tally.rows)
-    if tally.strip is not None:
-        write_figure(output / "timesteps.png", lambda one: strip_figure(one, name), tally)
+    _draw(tally, output, f"{volume}: T = {timesteps}, K = {snn.max_count}")
     write_json(output / "segment.json", content)
     write_json(json_file, content)
-    typer.echo(f"{tally.text()}\nwritten: {output}")
-    if interrupted:
-        typer.echo(
-            f"interrupted after {len(tally.slices)} of {len(chosen)} slices; {output} holds those "
-            "that were finished.",
-            err=True,
+    typer.echo(f"{heading(model, source, machine.seed)}{tally.text()}\nwritten: {output}")
+    if tally.interrupted:
+        done = f"{len(tally.slices)} of {len(opened.chosen)} slices"
+        interrupted(f"after {done}; {output} holds those that were finished.")
+
+
+def _segmented(
+    snn: SpikingNetwork,
+    opened: Opened,
+    timesteps: int,
+    normalization: Normalization,
+    simulation: Simulation,
+    output: Path,
+) -> Tally:
+    """Segment the slices, write their masks, and count what they hold."""
+    from transpike.cli.mask_files import mask_writer
+    from transpike.cli.tally import Tally
+    from transpike.segment import segment as segment_slices
+
+    wanted = opened.wanted
+    tally = Tally(opened.truth, opened.drawn)
+    with (
+        mask_writer(output, wanted.tiff, opened.stack, opened.chosen, opened.voxel_size) as write,
+        progress_bar("segment (tiles x timesteps)", None) as progress,
+    ):
+        made = segment_slices(
+            snn,
+            opened.stack,
+            timesteps,
+            normalization=normalization,
+            slices=opened.chosen,
+            curve=opened.chosen if wanted.labels else opened.drawn[:1],
+            overlap=wanted.overlap,
+            precision=simulation.precision,
+            memory_budget=simulation.memory_budget,
+            progress=progress,
         )
-        raise typer.Exit(INTERRUPTED)
+        _write(made, write, tally)
+    return tally
 
 
-def _written(made: Iterator[Segmented], write: Callable[[str, Mask], None], tally: Tally) -> bool:
-    """Write and count every slice; whether the user interrupted it, after the first slice."""
+def _draw(tally: Tally, output: Path, title: str) -> None:
+    """Draw the slices to show; an interrupt can come before the first of them."""
+    from transpike.cli.tally import strip_figure
+    from transpike.report.pictures import overview_figure
+
+    if tally.rows:
+        write_figure(output / "overview.png", lambda rows: overview_figure(rows, title), tally.rows)
+    if tally.strip is not None:
+        write_figure(output / "timesteps.png", lambda one: strip_figure(one, title), tally)
+
+
+def _write(made: Iterator[Segmented], write: Callable[[str, Mask], None], tally: Tally) -> None:
+    """Write and count every slice, until the user interrupts it after the first one."""
     try:
         for one in made:
             with _undivided():
@@ -185,8 +233,7 @@ def _written(made: Iterator[Segmented], write: Callable[[str, Mask], None], tall
     except KeyboardInterrupt:
         if tally.last is None:
             raise
-        return True
-    return False
+        tally.interrupted = True
 
 
 @contextmanager

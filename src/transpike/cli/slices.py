@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ import numpy as np
 import transpike as tp
 from transpike.cli.options import Conversion, Machine, Source
 from transpike.cli.run import is_saved, is_volumes, load_saved, open_device, open_run
+from transpike.cli.segment import Slices
 from transpike.data import Normalization
 from transpike.data.volumes import Volume, open_stack
+from transpike.data.voxel_size import VoxelSize
 from transpike.segment import fitting_tile, resized
 
 _TILE = 512  # pixels
@@ -90,21 +92,72 @@ def _saved(
     return snn
 
 
-def open_labels(place: Path | None, stack: Volume) -> Volume | None:
-    """The true masks of `--labels`, one for every slice; None where there are none."""
+@dataclass(frozen=True)
+class Opened:
+    """The slices of a command.
+
+    Attributes:
+        volume: where they are.
+        wanted: the options that choose slices.
+        stack: all slices.
+        truth: their true masks, or None.
+        chosen: indices of the slices to segment.
+        drawn: indices of the slices to draw.
+        voxel_size: for masks.tif; None where it is unknown.
+    """
+
+    volume: Path
+    wanted: Slices
+    stack: Volume
+    truth: Volume | None
+    chosen: list[int]
+    drawn: list[int]
+    voxel_size: VoxelSize | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        labels = self.wanted.labels
+        return {
+            "volume": str(self.volume),
+            "labels": None if labels is None else str(labels),
+            "shape": list(self.stack.shape),
+            "maximum": self.stack.maximum,
+            "voxel_size_nm": None if self.voxel_size is None else self.voxel_size.to_list(),
+        }
+
+
+def open_slices(volume: Path, wanted: Slices) -> Opened:
+    """Opens the volume and chooses its slices.
+
+    Raises:
+        ArgumentError: an option names no slice.
+        DataError: the labels do not fit the slices.
+        FileError: a file is missing or damaged.
+    """
+    stack = open_stack(volume)
+    truth = _labels(wanted.labels, stack)
+    chosen = _chosen(wanted.slices, wanted.limit, stack.shape[0])
+    drawn = _shown(wanted.show, chosen)
+    text = wanted.voxel_size
+    size = stack.voxel_size if text is None else VoxelSize.parse(text)
+    return Opened(volume, wanted, stack, truth, chosen, drawn, size)
+
+
+def _labels(place: Path | None, stack: Volume) -> Volume | None:
+    """Opens the true masks of `--labels`, one for every slice."""
     if place is None:
         return None
     truth = open_stack(place)
     if truth.shape != stack.shape:
         raise tp.DataError(
-            f"--labels {str(place)!r}: needed a mask of its own size for every slice, (slices, "
-            f"height, width) = {stack.shape}, got {truth.shape}."
+            f"--labels {str(place)!r}: needed one mask for every slice, of the size of the "
+            f"slice: (slices, height, width) = {stack.shape}, got {truth.shape}."
         )
     return truth
 
 
-def chosen_slices(text: str | None, limit: int | None, count: int) -> list[int]:
-    """The slices of `--slices`, at most `limit` of them."""
+def _chosen(text: str | None, limit: int | None, count: int) -> list[int]:
+    """The indices that `--slices` chooses, at most `limit` of them."""
     found = list(range(count))
     if text is not None:
         try:
@@ -126,8 +179,8 @@ def chosen_slices(text: str | None, limit: int | None, count: int) -> list[int]:
     return found[:limit]
 
 
-def shown_slices(text: str | None, chosen: Sequence[int]) -> list[int]:
-    """The slices of `--show`, or some spread over those chosen."""
+def _shown(text: str | None, chosen: Sequence[int]) -> list[int]:
+    """The indices that `--show` chooses; by default some that are spread over the chosen ones."""
     if text is None:
         count = min(_MOST_SHOWN, len(chosen))
         places = np.linspace(0, len(chosen) - 1, count).round().astype(int)

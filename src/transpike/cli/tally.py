@@ -13,7 +13,7 @@ from transpike.segment import Mask, PixelCounts, Segmented
 
 @dataclass
 class Tally:
-    """What is kept of every slice: counts, not pictures, but of the slices to draw."""
+    """What is kept of the slices: counts of all of them, and pictures of those to draw."""
 
     truth: Volume | None
     drawn: Sequence[int]
@@ -24,6 +24,7 @@ class Tally:
     ann: PixelCounts = field(default_factory=PixelCounts)
     agreement: PixelCounts = field(default_factory=PixelCounts)
     snn: dict[int, PixelCounts] = field(default_factory=dict)
+    interrupted: bool = False
 
     def add(self, one: Segmented) -> None:
         """Counts a slice."""
