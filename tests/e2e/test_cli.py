@@ -178,7 +178,7 @@ def test_cost_of_a_saved_folder(saved: Path, tmp_path: Path) -> None:
     content = json.loads(file.read_text())
     assert content["n"] == 20 and content["timesteps"] == 4 and content["calibration"] is None
     assert content["total"]["accumulates"] > 0 and len(content["energy"]) == 2
-    assert "45 nm int8" in result.stdout and "not counted" in result.stdout
+    assert "45 nm int8" in result.stdout and "Not counted" in result.stdout
     assert "<svg" in figure.read_text()
 
 
