@@ -1,4 +1,4 @@
-"""Bad input: a clear error that names what was needed and what came."""
+"""Bad input gives an error that names what was needed and what was given."""
 
 import pytest
 import torch
@@ -119,7 +119,7 @@ def network():
 
 
 class TestCalibration:
-    """Bad calibration sets."""
+    """Calibration sets that are refused, and a tensor, which is one batch."""
 
     @pytest.mark.parametrize("batches", [[], (), iter(())])
     def test_empty(self, network, batches):

@@ -1,4 +1,4 @@
-"""Models at the border of what is captured: what must be refused, and what must come out right."""
+"""Models at the border of what is captured: each is refused, or its outputs are right."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ import transpike as tp
 
 
 class Net(nn.Module):
-    """Two linear layers and a function of (network, input)."""
+    """A module with two linear layers, whose output is a given function of (module, input)."""
 
     def __init__(self, function, first=(5, 6), second=(6, 3)):
         super().__init__()
@@ -184,7 +184,7 @@ def test_calibration_of_another_network_is_refused():
     scaled = Net(lambda s, x: s.b(F.relu(s.a(x))))
     with torch.no_grad():
         scaled.a.weight *= 100
-    tp.convert(other, tp.calibrate(one, [x]))  # the same weights
+    tp.convert(other, tp.calibrate(one, [x]))  # A network with the same weights is accepted.
     with pytest.raises(tp.ArgumentError, match="another network"):
         tp.convert(tp.capture(scaled, x), tp.calibrate(one, [x]))
 

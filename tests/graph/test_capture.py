@@ -1,4 +1,4 @@
-"""Capture: one graph, one name per site, equal to the eager model."""
+"""Capture gives one graph that equals the eager model and has one name per site."""
 
 import pytest
 import torch

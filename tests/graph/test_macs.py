@@ -1,4 +1,4 @@
-"""`inspect` and `measure_cost` count the multiply-accumulates of every weighted operation alike."""
+"""`inspect` and `measure_cost` count the same multiply-accumulates for every weighted operation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nets import Fn
 
 
 class Products(nn.Module):
-    """relu(x @ A) @ B, with constant matrices on the right."""
+    """The model relu(x @ A) @ B, with constant matrices on the right."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Products(nn.Module):
 
 
 class Left(nn.Module):
-    """A @ x with a constant matrix on the left."""
+    """The model relu(A @ x), with a constant matrix on the left."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def _relu(layer: nn.Module) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(layer, nn.ReLU())
 
 
-# Model, shape of one sample, and the number counted by hand.
+# The values are the model, the shape of one sample, and the number of MACs counted by hand.
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "products": (Products, (12,), 12 * 20 + 20 * 24),
     "right-batched": (Products, (3, 12), 3 * (12 * 20 + 20 * 24)),

@@ -45,7 +45,7 @@ def test_operations_with_indices_are_those_that_return_two_tensors(name):
 
 
 def test_names_of_operations_stand_in_the_table_only():
-    """Other modules ask the table; a name spelled out elsewhere would be missed by a change."""
+    """Other modules read the table. A name written elsewhere would be forgotten in a change."""
     root = Path(tp.__file__).parent
     for path in root.rglob("*.py"):
         if path.name == "ops.py":

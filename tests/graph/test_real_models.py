@@ -1,4 +1,7 @@
-"""Unchanged networks of torchvision, timm and segmentation_models_pytorch, random weights."""
+"""Networks of torchvision, timm and segmentation_models_pytorch convert without any change.
+
+Their weights are random.
+"""
 
 import pytest
 import torch
@@ -28,7 +31,7 @@ def _unet():
     return smp.Unet("resnet34", encoder_weights=None)
 
 
-# name: (factory, sites, BatchNorms that cannot be folded)
+# The values are a factory, the number of sites, and the number of BatchNorms that stay unfolded.
 MODELS = {
     "resnet18": (lambda: _torchvision("resnet18"), 17, 0),
     "mobilenet_v2": (lambda: _torchvision("mobilenet_v2"), 35, 0),
@@ -58,7 +61,7 @@ CASES += [pytest.param(n, SIZE, marks=pytest.mark.slow, id=f"{n}-{SIZE}") for n 
 
 
 def _converted(name, size):
-    """(name, model, telescoped network, frames)."""
+    """Return (name, model, telescoped network, one input per timestep)."""
     torch.manual_seed(0)
     model = nets.settle_batchnorm(MODELS[name][0](), torch.randn(16, 3, size, size)).double()
     before = nets.state_hash(model)
@@ -76,7 +79,10 @@ def _last(output):
 
 
 def _check_identity(name, model, snn, frames):
-    """Stepwise, in float64, on input that changes with time; folding changes nothing either."""
+    """Check in float64 that folding changes no output and that the telescoped law holds.
+
+    The input of the simulation changes with time.
+    """
     _, sites, affine = MODELS[name]
     assert len(snn.network.sites) == sites
     assert sum(node.op == "affine" for node in snn.network.nodes) == affine
@@ -87,7 +93,7 @@ def _check_identity(name, model, snn, frames):
 
 
 class Forced(_Stepwise):
-    """A float32 run in which every site hands on what the float64 reference emitted."""
+    """A float32 run in which every site sends the counts of the float64 reference."""
 
     def __init__(self, snn, reference):
         super().__init__(snn, tuple(reference))
@@ -99,7 +105,7 @@ class Forced(_Stepwise):
 
 
 def _check_flips(snn, frames):
-    """With every site's input forced to the reference, fewer than 1e-5 of the counts differ."""
+    """Check that fewer than 1e-5 of the counts differ if every site sends the reference counts."""
     names = [site.name for site in snn.network.sites]
     record = tp.Record(output_at=[T], sites=names)
     exact = tp.simulate_reference(snn, frames, T, time_axis=True, record=record)
@@ -130,7 +136,7 @@ def test_unchanged_network_converts(name, size):
 
 @pytest.mark.parametrize(("name", "size"), CASES)
 def test_unchanged_network_is_captured_in_float32(name, size):
-    """Rounding that differs by batch size is not taken for samples that mix."""
+    """Results may round differently at another batch size; this does not mean that samples mix."""
     torch.manual_seed(0)
     model = nets.settle_batchnorm(MODELS[name][0](), torch.randn(16, 3, size, size))
     assert len(tp.capture(model, torch.randn(2, 3, size, size)).sites) == MODELS[name][1]

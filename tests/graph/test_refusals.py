@@ -1,4 +1,4 @@
-"""Every refusal names the operation, its place and a remedy, and the remedy works."""
+"""Every refusal names the operation, its place and a remedy that works."""
 
 import re
 
@@ -16,14 +16,14 @@ def _conv(i=2, o=4):
 
 
 def _stack(middle):
-    """Conv, ReLU, the thing under test, conv, ReLU, conv: it stands inside the network."""
+    """Return a network with the module under test in the middle."""
     model = nn.Sequential(_conv(), nn.ReLU())
     model.add_module("middle", middle)
     return model.extend([_conv(4, 4), nn.ReLU(), _conv(4, 2)])
 
 
 class Gate(nn.Module):
-    """Squeeze and excitation; `sum` is the remedy."""
+    """A squeeze-and-excitation block; adding the scale in place of multiplying is the remedy."""
 
     def __init__(self, by):
         super().__init__()
@@ -57,7 +57,7 @@ def _attention(m, x):
     return m.d(torch.matmul(y, y.transpose(1, 2)).unsqueeze(1).expand(-1, 4, -1, -1))
 
 
-# name: (model, what the message must match, the model after its remedy)
+# The values are a model, a pattern of its message, and the model after the remedy.
 CASES = {
     "gate": (
         lambda: _stack(Gate("product")),

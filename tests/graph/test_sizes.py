@@ -21,7 +21,7 @@ T = 6
 
 
 class Padded(nn.Module):
-    """A U-Net that pads what it joins, so that it takes every size."""
+    """A U-Net that pads its upsampled features to the size of the skip, so it takes every size."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +38,7 @@ class Padded(nn.Module):
 
 
 class Branching(nn.Module):
-    """Looks at the size itself."""
+    """A model whose computation depends on the height of its input."""
 
     def __init__(self, rule):
         super().__init__()
@@ -49,7 +49,7 @@ class Branching(nn.Module):
 
 
 class Line(nn.Module):
-    """Rows and columns flattened into a linear layer over fixed columns."""
+    """A model with a linear layer along its columns, whose number is therefore fixed."""
 
     def __init__(self):
         super().__init__()
@@ -98,7 +98,7 @@ def converted(model, shape, neuron=None):
 
 
 def with_network(snn, network):
-    """The spiking network with its thresholds, on another capture of the model."""
+    """Return the spiking network with the same thresholds and another capture of the model."""
     return tp.SpikingNetwork(
         network, snn.neurons, snn.steps, snn.settings, starts=snn.starts, offsets=snn.offsets
     )
@@ -115,7 +115,7 @@ CASES = {
 
 @functools.cache
 def example(name):
-    """The model of a case, converted at its first size."""
+    """Return the model of a case and its spiking network, converted at the first size."""
     build, small, _ = CASES[name]
     torch.manual_seed(0)
     model = build().eval()
@@ -124,7 +124,7 @@ def example(name):
 
 @pytest.fixture(scope="module", params=CASES)
 def pair(request):
-    """(spiking network captured at one size, the same captured at another, input of the latter)."""
+    """Return a spiking network, the same network at a second size, and an input of that size."""
     model, snn = example(request.param)
     large = CASES[request.param][2]
     x = torch.randn(2, *large, generator=torch.Generator().manual_seed(3))
@@ -234,7 +234,7 @@ def test_thresholds_of_single_positions_do_not_carry() -> None:
 
 def test_a_site_with_a_threshold_for_each_position_is_named() -> None:
     class Tokens(nn.Module):
-        """Positions as channels: (B, C, L) -> (B, L, C) -> ReLU."""
+        """A model that uses positions as channels: (B, C, L) becomes (B, L, C) before the ReLU."""
 
         def forward(self, x):
             return F.relu(x.transpose(1, 2)).mean(2)
@@ -256,7 +256,7 @@ def test_a_square_network_needs_equal_sides() -> None:
 def test_a_model_that_looks_at_the_size_is_not_guessed() -> None:
     torch.manual_seed(0)
     even = tp.capture(Branching(lambda side: side % 2 == 1), torch.randn(2, 2, 10, 10))
-    assert even.sizes.steps[0] % 2 == 0  # odd sizes take the other branch
+    assert even.sizes.steps[0] % 2 == 0  # Odd sizes take the other branch.
     above = tp.capture(Branching(lambda side: side != 10), torch.randn(2, 2, 10, 10))
     assert not above.sizes.vary
     with pytest.raises(tp.DataError, match="the graph differs from the model"):
@@ -383,7 +383,10 @@ def test_formulas() -> None:
 
 @st.composite
 def _networks(draw):
-    """A random convolutional network with pooling, stride and maybe a path back up, and sizes."""
+    """Draw a convolutional network and two sizes (C, H, W) that it takes.
+
+    It may have strides, pooling and upsampling.
+    """
     layers, channels, down = [], draw(st.integers(1, 2)), 1
     first = channels
     for _ in range(draw(st.integers(1, 3))):

@@ -1,4 +1,4 @@
-"""Saved networks: bit-equal, and clear errors for anything that is not one."""
+"""Saved networks load bit for bit, and anything else gives a clear error."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_folder_holds_two_files_and_no_pickle(tmp_path):
 
 
 def test_loads_without_the_model_code(tmp_path):
-    """In a fresh process that knows nothing but the library."""
+    """A new process loads the network with the library alone."""
     snn, folder = _saved(tmp_path)
     x = torch.ones(2, 2, 8, 8)
     expected = tp.simulate(snn, x, 3).output[-1].sum().item()
@@ -141,7 +141,7 @@ def test_other_schema_version(tmp_path):
 
 
 def test_flipped_weight_byte_is_noticed(tmp_path):
-    """Damage in the middle of the weights, where the file format itself sees nothing."""
+    """The damage lies within the weights, where the file format itself does not detect it."""
     _, folder = _saved(tmp_path)
     path = folder / "model.safetensors"
     data = bytearray(path.read_bytes())
@@ -176,7 +176,7 @@ def test_saved_model_evaluates_without_anything_else(tmp_path):
 
 
 def test_a_folder_of_the_version_with_flat_fields_gives_equal_outputs():
-    """The folder was saved by commit b8d493c, which computed these outputs."""
+    """Commit b8d493c saved this folder and computed these outputs."""
     snn = tp.load(Path(__file__).parent / "saved" / "staggered_b8d493c")
     assert {neuron.schedule for neuron in snn.neurons.values()} == {
         tp.Schedule(ratio=2, window=3, lag=2)
