@@ -1,4 +1,4 @@
-"""CUDA against the CPU. Without a device the kernel runs in Triton's interpreter."""
+"""CUDA gives the results of the CPU. Without a device the kernel runs in Triton's interpreter."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ NEURONS = {
 
 
 def same_as_eager(device):
-    """The kernel of every neuron in every form against torch, bit for bit."""
+    """Check that the kernel equals torch bit for bit, for every neuron in every form."""
     from test_kernel import _identical, _problem, _run
 
     from transpike.simulation.engine import scan as scans
@@ -56,7 +56,7 @@ def same_as_eager(device):
         for flags in range(16):
             names = ("other", "bounded", "offset", "constant")
             forms = {name: bool(flags >> bit & 1) for bit, name in enumerate(names)}
-            # Triton treats an integer of 1 unlike others: also a batch of one, and one neuron.
+            # Triton compiles an integer of 1 in another way, so one neuron alone is tried, too.
             for shape in ((3, 2, 700), (1, 1, 1)) if flags in (0, 15) else ((3, 2, 700),):
                 problem = _problem(neuron, seed, *shape, **forms)
                 length = shape[0]
@@ -75,7 +75,7 @@ def _to(value, device):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernel itself is tested")
 def test_kernel_in_the_interpreter_equals_torch():
-    """In a process of its own: Triton reads the setting when it is imported."""
+    """Triton reads the setting when it is imported, so the check runs in a new process."""
     code = "import test_cuda; test_cuda.same_as_eager('cpu')"
     setting = {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
@@ -93,7 +93,7 @@ def test_kernel_equals_torch_bit_for_bit():
 @pytest.mark.parametrize("neuron", NEURONS)
 @pytest.mark.parametrize("precision", ["exact", "split"])
 def test_engine_on_cuda_equals_reference_on_the_cpu(neuron, precision):
-    """Weights and steps of few bits: every order of the sums gives the same."""
+    """Weights and steps have few bits, so every order of summation gives the same result."""
     snn = nets.dyadic_snn(nets.pooled_residual(), (2, 12, 12), NEURONS[neuron])
     x = nets.dyadic_input(3, 2, 12, 12)
     reference = tp.simulate_reference(snn, x, 7)

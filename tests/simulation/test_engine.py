@@ -1,4 +1,4 @@
-"""The engine: portions, progress, interrupts, precision, memory, plan, and changed networks."""
+"""Portions, progress, interrupts, precision, memory and plans of the engine, and its cache."""
 
 import copy
 import gc
@@ -144,7 +144,7 @@ def test_tf32_terms_add_up_and_have_few_bits():
 
 
 def test_three_tf32_products_restore_a_float32_convolution():
-    """The arithmetic of precision 'split', with the products done in float32."""
+    """This is the arithmetic of precision 'split', but the products are computed in float32."""
     torch.manual_seed(0)
     network = tp.capture(nets.conv_net(), torch.randn(2, 2, 8, 8))
     node = next(n for n in network.nodes if "conv2d" in n.op)
@@ -159,7 +159,7 @@ def test_three_tf32_products_restore_a_float32_convolution():
 
 
 def test_memory_does_not_grow_with_timesteps():
-    """Values alive at once, counted by the planner and bounded by the portion."""
+    """The portion that is computed at once has the same size for every number of timesteps."""
     network, _ = nets.captured("conv2d", torch.float32)
     made = plan(network, constant_input=True)
     sizes = {

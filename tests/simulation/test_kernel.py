@@ -1,4 +1,4 @@
-"""The neuron update: the kernel equals torch, a missing compiler is named, sums are fused."""
+"""The update of neurons: the kernel equals torch, and sums before a site are fused into it."""
 
 import logging
 
@@ -27,7 +27,7 @@ NEURONS = st.one_of(
 
 
 def _problem(neuron, seed, length, batch, neurons, *, other, bounded, offset, constant):
-    """One population with real-valued constants, and the currents of a chunk."""
+    """Return the real-valued constants of a population, and the currents of a chunk."""
     draw = torch.Generator().manual_seed(seed)
 
     def values(*shape):
@@ -51,7 +51,7 @@ def _run(function, constants, current, second, length, first, *extra):
     population = Population.at_rest(constants, batch)
     out = torch.empty(length, batch, neurons)
     membranes = torch.empty_like(out)
-    for done in (first, first + length):  # the second from a state that is not at rest
+    for done in (first, first + length):  # The second chunk does not start at rest.
         chunk = Chunk(current, second, out, membranes, done)
         counts = function(constants, population, chunk, *extra)
     return population, out, membranes, counts
@@ -78,7 +78,7 @@ def _identical(a, b):
     flags=st.tuples(*[st.booleans()] * 4),
 )
 def test_kernel_equals_torch_bit_for_bit(neuron, seed, length, shape, first, flags):
-    """On real-valued data: the same operations in the same order."""
+    """Both do the same operations in the same order, so real-valued results are equal, too."""
     names = ("other", "bounded", "offset", "constant")
     problem = _problem(neuron, seed, length, *shape, **dict(zip(names, flags, strict=True)))
     mine = _run(scans._native, *problem, length, first)
@@ -141,7 +141,7 @@ def _residual(m, x):
 
 
 def _constant_branch(m, x):
-    """A site fed by a value in time and one that is constant."""
+    """Compute a site whose input is the sum of a changing value and a constant one."""
     return m.d(F.relu(m.e(F.relu(m.c(x))) + m.f(x))).mean([2, 3])
 
 

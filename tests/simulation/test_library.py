@@ -1,4 +1,4 @@
-"""The cache of compiled kernels loads nothing that another user could have put there."""
+"""The cache of compiled kernels loads no file that another user could have put there."""
 
 import ctypes
 import os
@@ -28,10 +28,10 @@ int64_t transpike_scan_size(void) { return 0; }
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The cache folder of this test."""
+    """Return the cache folder of this test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("TRANSPIKE_NATIVE", raising=False)
-    # Optimization costs seconds per build and is not what these tests are about.
+    # These tests need no optimized code, and optimization would cost seconds per build.
     quick = tmp_path / "quick-cc"
     quick.write_text(f'#!/bin/bash\nexec "{CC}" "${{@/-O3/-O0}}"\n')
     quick.chmod(0o755)
@@ -56,7 +56,7 @@ def _plant(path, mark):
 
 
 def _fresh_process(code, **environment):
-    """Run code in a new process; a process loads a library once only."""
+    """Run code in a new process, because a process loads a library only once."""
     env = {**os.environ, **environment, "PYTHONPATH": str(Path(library.__file__).parents[3])}
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
@@ -77,7 +77,7 @@ def test_files_and_folder_belong_to_the_user_alone(folder):
     for file in (path, path.with_name(path.name + ".sha256")):
         assert not file.stat().st_mode & 0o077
     assert [f.name for f in folder.iterdir()].count(path.name) == 1
-    assert len(list(folder.iterdir())) == 2  # nothing else is left behind
+    assert len(list(folder.iterdir())) == 2  # No temporary file is left.
 
 
 def test_an_open_folder_is_closed(folder):
@@ -127,7 +127,7 @@ def test_a_link_is_not_loaded(folder, tmp_path):
 def test_a_truncated_library_is_built_again(folder, tmp_path, kept):
     path = _built(folder)
     whole = path.read_bytes()
-    path.unlink()  # this process has mapped the old file
+    path.unlink()  # This process still uses the old file, which must not be overwritten.
     path.write_bytes(whole[:kept])
     path.chmod(0o700)
     assert int(_fresh_process(LOAD, XDG_CACHE_HOME=str(tmp_path))) > 0

@@ -1,4 +1,4 @@
-"""Simulation: readout, spike counts, records, structure."""
+"""The readout, spike counts, records and structure of a simulation."""
 
 import pytest
 import torch
@@ -168,7 +168,7 @@ def test_bias_acts_at_every_timestep(simulate):
 
 
 def test_padding_never_gives_nan():
-    """The difference of two infinities would be NaN at the border."""
+    """With padding of minus infinity, a difference of two maxima at the border could be NaN."""
     model = nn.Sequential(nn.ReLU(), nn.Conv2d(2, 2, 1), nn.MaxPool2d(3, 2, 1, ceil_mode=True))
     snn = tp.convert(model, [torch.randn(4, 2, 7, 7)])
     assert bool(tp.simulate(snn, torch.randn(2, 2, 7, 7), 6).output.isfinite().all())

@@ -1,4 +1,4 @@
-"""Convolution of sparse signals: equal to that of torch, to which everything else is left."""
+"""Convolutions of sparse signals equal those of torch, and torch computes all others."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ needs_gathering = pytest.mark.skipif(native.convolution() is None, reason="no C 
 def test_gathered_convolution_equals_torch(
     images, size, channels, lanes, kernel, stride, padding, density, bias, seed
 ):
-    """On dyadic values every order of summation gives the same result, bit for bit."""
+    """The values are dyadic, so every order of summation gives the same result bit for bit."""
     torch.manual_seed(seed)
     if size[0] + 2 * padding[0] < kernel[0] or size[1] + 2 * padding[1] < kernel[1]:
         return
@@ -54,7 +54,7 @@ def test_gathered_convolution_equals_torch(
     seed=st.integers(0, 10**6),
 )
 def test_held_convolution_equals_torch(images, size, channels, lanes, padding, density, bias, seed):
-    """Kernels of 3 x 3: blocks of channels, strips of outputs, bands of rows."""
+    """Kernels of 3 x 3 are computed by blocks of channels, strips of outputs and bands of rows."""
     torch.manual_seed(seed)
     convolution = nn.Conv2d(channels, 8 * lanes, 3, padding=padding, bias=bias)
     _check_sparse(convolution, torch.randn(images, channels, *size), density)
@@ -136,7 +136,7 @@ def test_the_faster_the_rival_the_sparser_a_signal_has_to_be():
 @pytest.mark.parametrize("precision", ["exact", "fast"])
 @pytest.mark.parametrize("sparse", [0.0, 0.3, 1.0])
 def test_convolution_of_a_concatenation_equals_torch(sparse, precision, monkeypatch):
-    """Skips of a U-Net: nothing is concatenated, whichever of the values are dense."""
+    """At the skips of a U-Net nothing is concatenated, whether the values are sparse or dense."""
     monkeypatch.setattr(convolve, "densest", lambda *_: sparse)
     torch.manual_seed(0)
 
@@ -170,7 +170,7 @@ def test_convolution_of_a_concatenation_equals_torch(sparse, precision, monkeypa
 @needs_gathering
 @pytest.mark.parametrize("neuron", [tp.IF(), tp.Signed(2), tp.Telescoped(2)])
 def test_gathering_engine_equals_reference_spike_for_spike(neuron, monkeypatch):
-    """A residual network with max-pooling whose every convolution is gathered."""
+    """Every convolution of a residual network with max-pooling is gathered."""
     monkeypatch.setattr(convolve, "densest", lambda *_: 1.0)
     monkeypatch.setattr(convolve, "_LEAST_PRODUCTS", 0)
 
@@ -188,7 +188,7 @@ def test_gathering_engine_equals_reference_spike_for_spike(neuron, monkeypatch):
 
 @needs_gathering
 def test_sparse_convolutions_of_fast_keep_float32():
-    """A convolution computed sparsely is the same in both precisions."""
+    """A sparse convolution gives the same result with the precisions 'exact' and 'fast'."""
     conv = nn.Conv2d(16, 16, 3, padding=1).eval()
     x = torch.randn(4, 16, 8, 8).to(memory_format=torch.channels_last)
     x[torch.rand_like(x) < 0.97] = 0
@@ -206,7 +206,7 @@ def test_sparse_convolutions_of_fast_keep_float32():
 
 @needs_gathering
 def test_fast_reads_products_of_products():
-    """A convolution behind an upsampling gets bfloat16, and looks at it as float32."""
+    """A convolution behind an upsampling gets bfloat16, and searches it for zeros as float32."""
 
     def forward(m, x):
         return m.last(F.relu(m.second(m.up(F.relu(m.first(x))))))

@@ -1,4 +1,4 @@
-"""Tiled simulation equals the simulation of the whole image; receptive fields by brute force."""
+"""Tiled simulation equals that of the whole image; receptive fields are found by brute force."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def unet3d():
 
 
 def pair(model, tile, whole, neuron=None):
-    """The same spiking network captured at the tile's size and at the image's."""
+    """Return a spiking network captured at the size of a tile and at the size of the image."""
     model = make_dyadic(model.eval())
     network = tp.capture(model, dyadic_input(2, *tile))
     calibration = tp.calibrate(network, [dyadic_input(8, *tile)])
@@ -81,7 +81,7 @@ def test_equals_the_whole_image_exactly(neuron, overlap):
 
 @pytest.mark.parametrize("samples", [None, 2])
 def test_readouts_at_several_timesteps_come_from_one_run(samples):
-    # Powers of two, so that no division rounds.
+    # The timesteps are powers of two, so that no division rounds.
     snn, _ = pair(unet(), (1, 24, 32), (1, 40, 64))
     image = dyadic_input(samples or 1, 1, 40, 64)
     image = image if samples else image[0]
@@ -99,7 +99,8 @@ def test_readouts_at_several_timesteps_come_from_one_run(samples):
             tp.simulate_tiled(snn, image, 8, output_at=wrong, output=into)
     with pytest.raises(tp.ArgumentError, match="timesteps"):
         tp.simulate_tiled(snn, image, 0, output=into)
-    np.testing.assert_array_equal(into[0], alone[-1].output)  # refused before it was touched
+    # The calls were refused before they changed the array.
+    np.testing.assert_array_equal(into[0], alone[-1].output)
 
 
 def test_overlap_below_the_field_is_exact_in_the_middle_of_tiles():
@@ -151,7 +152,7 @@ def test_spikes_are_those_of_the_tiles():
 
 
 def test_weights_sum_to_one_whatever_the_overlap():
-    """A network that is the identity on positive input gives the image back."""
+    """A network that is the identity for positive inputs returns the image."""
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Conv2d(1, 1, 1))
     for layer in (model[0], model[2]):
         nn.init.ones_(layer.weight)
@@ -218,7 +219,10 @@ FIELDS = {
 
 
 def dependence(model, shape, axis):
-    """Largest distance to lower and to higher positions along an axis, by trying every pixel."""
+    """Change positions along an axis one by one, and find how far outputs look at most.
+
+    Returns the largest distances (to lower positions, to higher positions).
+    """
     with torch.no_grad():
         for weights in model.parameters():
             weights.copy_(weights.abs() + 0.1)
