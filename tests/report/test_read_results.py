@@ -55,6 +55,15 @@ def test_a_tuning_is_shown_with_what_it_measured(tmp_path, reading, agreement):
     assert len(table.rows) == min(len(result.trials), text._TRIALS)
     for row, trial in zip(table.rows, result.trials, strict=False):
         assert row[0] == trial.recipe.name and row[2].endswith(agreement)
+    assert ("95 % interval of the agreement" in table.caption) == (reading == "scores")
+    apart = result.lead is None or result.lead.told_apart
+    assert ("cannot be told apart from the runner-up" in table.caption) == (not apart)
+    earlier = {key: value for key, value in found.content.items() if key != "lead"}
+    earlier["trials"] = [
+        {key: value for key, value in trial.items() if key != "agreement_interval"}
+        for trial in earlier["trials"]
+    ]
+    assert text.tuning_table(earlier).caption.endswith("on held-out training inputs.")
     wrong = write(tmp_path / "w.json", {**result.to_dict(), "trials": [{"name": "a", "n": 3}]})
     with pytest.raises(tp.FileError, match="a trial lacks its name or a number"):
         read_results([wrong])

@@ -24,7 +24,8 @@ PART_LABELS = {
 # this limit on, the conversion can cost at most 10 points of accuracy.
 LEAST_AGREEMENT = 0.9
 # An output error of half the output's own size. Conversions of ResNet-20 (CIFAR-10) and of the
-# digits network that agree with the ANN on 90 % of the predictions stay below it.
+# digits network with an agreement of 0.9 or more had an error of at most 0.34. Those with an
+# agreement of 0.85 to 0.89 had an error of 0.41 to 0.56.
 MOST_OUTPUT_ERROR = 0.5
 
 # Limits of the findings. Good conversions of trained networks stay at about half of each limit.

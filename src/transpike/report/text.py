@@ -447,9 +447,21 @@ def tuning_table(content: Mapping[str, Any]) -> Table:
     header = ("recipe", "divergence", "agreement", "spikes/neuron", "n", "Pareto front", "budget")
     caption = (
         f"The best {len(rows)} of {len(content['trials'])} recipes, measured on held-out training "
-        "inputs."
+        f"inputs.{_lead_sentences(content)}"
     )
     return Table(caption, header, rows)
+
+
+def _lead_sentences(content: Mapping[str, Any]) -> str:
+    """How sure the choice is, with a space before; files of earlier versions do not say it."""
+    said = ""
+    best = content["trials"][0].get("agreement_interval") if content["trials"] else None
+    if isinstance(best, list):
+        said += f" The 95 % interval of the agreement of the best recipe is {interval(best)}."
+    lead = content.get("lead")
+    if isinstance(lead, Mapping) and not lead.get("told_apart", True):
+        said += f" It cannot be told apart from the runner-up, {lead.get('runner_up')}."
+    return said
 
 
 __all__ = ["Paragraphs", "Table"]
