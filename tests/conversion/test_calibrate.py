@@ -1,4 +1,4 @@
-"""Calibration: streaming, order-independent, within its promised precision."""
+"""Calibration reads the batches one by one, in any order, and keeps its promised precision."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def test_max_is_exact():
     ids=["max", "channel", "layer", "lsq"],
 )
 def test_order_of_batches_does_not_matter(rule):
-    """Bit-identical, and whatever the batch sizes."""
+    """The thresholds are bit-identical for any order and any size of the batches."""
     values = torch.randn(2000, 3)
     batches = list(values.split(130))
     network = _network()
@@ -93,7 +93,7 @@ def test_all_channels_silent():
 
 
 def test_rarely_active_channel_is_not_silenced():
-    """A channel whose percentile is 0 but which does fire gets a threshold above 0."""
+    """A channel that fires gets a threshold above 0, even if its percentile is 0."""
     values = -torch.ones(5000, 3)
     values[0] = 2.0
     step = _thresholds(_network(), [values], tp.Percentile(99.0))
@@ -126,7 +126,7 @@ def test_batches_may_be_tensors_pairs_or_a_loader():
 
 
 def test_memory_does_not_grow_with_the_data():
-    """Statistics of one batch and of fifty have the same size."""
+    """The statistics of one batch and of fifty batches have the same size."""
     network = _network()
 
     def size(calibration):

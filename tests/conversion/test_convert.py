@@ -1,4 +1,4 @@
-"""Conversion: steps follow from threshold and neuron, and the result is an nn.Module."""
+"""A conversion derives the steps from threshold and neuron, and returns an nn.Module."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Distillation: the loss is what is simulated, the derivative known, the result no worse."""
+"""Distillation has the loss of the simulated network, right derivatives, and no worse results."""
 
 import math
 
@@ -75,7 +75,7 @@ def test_the_distance_does_not_depend_on_the_batches(name, monkeypatch):
 
 
 def _by_hand(analog, spiking, alone):
-    """By the words of the documentation."""
+    """Compute the distance as the documentation defines it."""
     if analog.shape[1] == 1 and alone:
         p, q = analog.sigmoid(), spiking.sigmoid()
         return float((p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean())
@@ -93,7 +93,8 @@ def test_what_is_common_to_all_scores_counts_only_where_they_are_values():
     single = a[:, :1]
     wanted = 4 / float(single.square().mean())
     assert float(values.between([single], [single + 2])) == pytest.approx(wanted)
-    both = scores.between([single, a], [single + 2, a + 2])  # two outputs: no mask
+    # With two outputs, an output of one channel is not read as a mask.
+    both = scores.between([single, a], [single + 2, a + 2])
     assert float(both) == pytest.approx(wanted)
 
 
@@ -122,7 +123,7 @@ def test_bad_settings_are_refused():
 
 
 def test_derivative_of_a_step_within_and_beyond_the_range():
-    """y = n d/T: dy/dd is (n - level)/T + start/T within the range of z, K beyond it."""
+    """For y = n d/T, the derivative dy/dd is n/T - z/d within the range of z, and K beyond it."""
     network, calibration = nets.one_site([1.0, 1.0])
     snn = tp.convert(network, calibration, neuron=tp.IF())
     student, step = _Student(snn, 4), snn.steps[network.sites[0].name]
@@ -178,7 +179,7 @@ def test_a_delayed_readout_is_refused():
 
 
 def test_a_bounded_neuron_at_its_bound_has_no_slope():
-    """Its output is c whatever the step."""
+    """Its output is the bound, whatever the step is."""
     network, calibration = nets.one_site([6.0, 6.0], nn.ReLU6())
     snn = tp.convert(network, calibration, neuron=tp.Burst(4), threshold=tp.MaxAbs())
     student = _Student(snn, 4)

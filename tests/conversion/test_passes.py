@@ -1,4 +1,4 @@
-"""Calibration passes: what they promise, on the networks' own simulation."""
+"""Calibration passes keep their promises in simulations of the networks."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def _snn(name="conv2d", neuron=None, percentile=99):
 @pytest.mark.parametrize("neuron", sorted(NEURONS))
 @pytest.mark.parametrize("name", sorted(nets.NETS))
 def test_sweep_sees_the_currents_and_activations_of_the_networks(name, neuron, monkeypatch):
-    """Side by side, operation by operation: the same numbers as step by step."""
+    """The sweep runs operation by operation and gives the numbers of a run by timesteps."""
     monkeypatch.setattr(sweep, "_SAMPLES_PER_INPUT", 10**6)
     snn, x = _snn(name, NEURONS[neuron])
     seen = []
@@ -55,7 +55,7 @@ def test_sweep_sees_the_currents_and_activations_of_the_networks(name, neuron, m
 
 
 def _mean_errors(snn, x, timesteps):
-    """Per site (C,): mean spiking output minus mean activation, in units of the step."""
+    """Return mean output minus mean activation for every channel, in units of the step."""
     run = tp.simulate_reference(snn, x, timesteps, record=tp.Record(totals=True))
     means = {}
 
@@ -84,11 +84,11 @@ def test_corrections_remove_the_mean_error_of_every_channel(name, one):
 @pytest.mark.parametrize("one", SWEEPS, ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("name", ["conv2d", "residual", "unet"])
 def test_passes_bring_the_output_closer(name, one):
-    """From an initial membrane of zero, which loses half a step everywhere."""
+    """An initial membrane of zero loses half a step at every site, which a pass can correct."""
     snn, x = _snn(name, tp.IF(initial_membrane=0.0))
     corrected = apply_pass(one, snn, x, 8)
     assert output_distance(corrected, x, 8)[0] < output_distance(snn, x, 8)[0]
-    assert snn.settings.get("passes") is None  # the network given is left alone
+    assert snn.settings.get("passes") is None  # The given network is unchanged.
     (note,) = corrected.settings["passes"]
     assert (note["pass"], note["timesteps"], note["n"]) == (type(one).__name__, 8, 12)
 
@@ -179,7 +179,7 @@ def test_allocation_keeps_the_budget_and_the_thresholds():
 
 
 def test_allocation_keeps_a_budget_of_levels():
-    """The first halving is the one whose output changes least for the levels it saves."""
+    """The first reduction changes the output least in relation to the levels it saves."""
     snn, x = _snn(neuron=tp.Signed(8))
     smaller = apply_pass(tp.AllocateCounts(mean_count=5), snn, x, 4)
     sites = snn.network.sites

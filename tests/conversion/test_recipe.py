@@ -1,4 +1,4 @@
-"""Recipes: a conversion as a value and as a file."""
+"""A recipe holds the settings of a conversion, as a value and as a file."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ PASSES = (
 
 
 def _saved(tmp_path, **changes):
-    """A file of a recipe with other contents."""
+    """Write the file of a recipe with some entries changed, and return its path."""
     content = {**tp.Recipe(4, tp.IF(), tp.MaxAbs()).to_dict(), **changes}
     file = tmp_path / "r.json"
     file.write_text(json.dumps(content))
@@ -174,7 +174,7 @@ def test_a_recipe_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_recipes_of_the_version_with_flat_fields_are_read():
-    """The file was written by commit b8d493c."""
+    """Commit b8d493c wrote this file."""
     file = Path(__file__).parents[1] / "spiking" / "saved" / "recipe_b8d493c.json"
     recipe = tp.Recipe.load(file)
     assert recipe.neuron == tp.Refining(2, period=2)
@@ -186,7 +186,8 @@ def test_recipes_of_schema_1_are_read(tmp_path, key):
     """Versions before 0.1 wrote schema 1, with the passes under either key."""
     recipe = tp.Recipe(4, tp.Signed(1), tp.MaxAbs(), passes=(tp.BiasCorrection(rounds=2),))
     content = recipe.to_dict()
-    assert content["schema"] == 2  # versions that read only "calibrate" refuse this schema by name
+    # Versions that read only the key "calibrate" refuse this schema by name.
+    assert content["schema"] == 2
     content |= {"schema": 1, key: content.pop("passes")}
     assert tp.Recipe.from_dict(content) == recipe
     (tmp_path / "r.json").write_text(json.dumps(content))

@@ -1,4 +1,4 @@
-"""Threshold rules with a closed form or a limit, against brute force."""
+"""Threshold rules give the results of a brute-force search or iteration."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from transpike.conversion.thresholds import threshold
 
 
 def _gaussian(n=100_000):
-    """Currents of three channels, with their statistics."""
+    """Return normally distributed currents of three channels, with their statistics."""
     rng = np.random.default_rng(0)
     mean, deviation = np.array([0.0, -1.0, 1.0]), np.array([1.0, 2.0, 0.5])
     z = torch.from_numpy(rng.normal(mean[:, None], deviation[:, None], (3, n)))
@@ -56,7 +56,7 @@ def test_moments_are_mean_and_variance_of_the_currents_in_any_order():
 
 
 def test_threshold_balancing_climbs_to_the_maximum():
-    """Against the iteration on the samples themselves; more iterations, higher threshold."""
+    """The rule equals an iteration on the samples; more iterations raise the threshold."""
     z, histogram, _ = _gaussian(5000)
     activation = z.clamp(min=0).numpy()
     before = torch.zeros(3, dtype=torch.float64)
