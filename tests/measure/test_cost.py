@@ -42,7 +42,8 @@ def test_every_network_has_a_cost(name: str) -> None:
 def test_the_first_layer_is_analog_and_done_once() -> None:
     cost = _cost("conv2d", tp.IF(), timesteps=5)
     first = next(row for row in cost.operations if row.op == "conv2d")
-    # 2 -> 4 channels, 3x3 with padding 1 on 8x8: 22 * 22 pairs of input and output positions
+    # The layer maps 2 to 4 channels by kernels of 3 x 3 with padding 1 on 8 x 8 pixels. Along
+    # each axis, 22 pairs of an input and an output position share a weight.
     assert first.counts.macs_input == first.counts.ann_macs == 22 * 22 * 2 * 4
     assert first.counts.accumulates == 0
     again = cost.energy_under(FP32_45NM)
@@ -62,7 +63,7 @@ def test_constant_currents_come_at_every_timestep() -> None:
     few, many = (_cost("conv2d", tp.IF(), timesteps=t) for t in (2, 7))
     for cost, t in ((few, 2), (many, 7)):
         spikes = cost.spikes_per_neuron * cost.neurons
-        once = 4 * 8 * 8 + 5  # biases of the first layer and of the head
+        once = 4 * 8 * 8 + 5  # The biases of the first layer and of the head are added once.
         assert cost.total.additions == pytest.approx(cost.neurons * t + spikes + once)
         assert cost.total.neuron_updates == cost.neurons * t
 
@@ -70,7 +71,7 @@ def test_constant_currents_come_at_every_timestep() -> None:
 def test_differential_coding_gets_input_and_biases_once() -> None:
     cost = _cost("dilated", tp.Differential(8), timesteps=6)
     assert cost.coding == "differential"
-    assert {site.bits for site in cost.sites} == {4}  # ceil(log2(8 + 1)), whatever T
+    assert {site.bits for site in cost.sites} == {4}  # This is ceil(log2(8 + 1)) for every T.
     (after,) = [row for row in cost.operations if row.name == cost.sites[0].name]
     spikes = cost.sites[0].spikes * cost.sites[0].neurons
     assert after.counts.additions == pytest.approx(cost.sites[0].neurons + 2 * spikes)
@@ -81,7 +82,8 @@ def test_binary_code_is_what_is_sent() -> None:
     binary = _cost("grouped", tp.MultiThreshold(3))
     assert unit.total.accumulates == unit.total.accumulates_unit
     assert binary.total.accumulates == binary.total.accumulates_binary
-    assert binary.total.accumulates_binary == unit.total.accumulates_binary  # the same counts
+    # Both networks have the same counts.
+    assert binary.total.accumulates_binary == unit.total.accumulates_binary
     assert binary.total.accumulates < unit.total.accumulates
 
 
@@ -100,7 +102,7 @@ def test_tables_hold_the_published_numbers() -> None:
 
 
 def test_quantized_ann_of_as_many_bits_as_the_table_costs_the_same() -> None:
-    cost = _cost("grouped", tp.Signed(1), timesteps=255)  # 8 bits
+    cost = _cost("grouped", tp.Signed(1), timesteps=255)  # Counts up to 255 need 8 bits.
     row = cost.energy_under(INT8_45NM)
     assert row.quantized_ann_pj == pytest.approx(row.ann_pj)
     small = _cost("grouped", tp.Signed(1), timesteps=3).energy_under(INT8_45NM)
@@ -110,7 +112,7 @@ def test_quantized_ann_of_as_many_bits_as_the_table_costs_the_same() -> None:
 def test_memory_counts_what_the_neurons_keep() -> None:
     plain, signed = (_cost("conv2d", neuron).memory_bytes for neuron in (tp.IF(), tp.Signed(1)))
     neurons = 4 * 8 * 8 + 6 * 2 * 2
-    assert plain["membranes"] == 8 * neurons  # float64
+    assert plain["membranes"] == 8 * neurons  # A number in float64 takes 8 bytes.
     assert plain["running totals of counts"] == 0
     assert signed["running totals of counts"] == 8 * neurons
     assert plain["running sums of max-pools"] == 8 * 4 * 8 * 8
@@ -194,7 +196,7 @@ def test_amax_is_a_pool_over_everything() -> None:
     x = torch.randn(4, 2, 4, 4)
     cost = measure_cost(tp.convert(_Top().eval(), [x]), [x], 3)
     (pool,) = [row for row in cost.operations if row.op == "amax"]
-    assert pool.counts.comparisons == pool.counts.accumulates  # each spike is in one window
+    assert pool.counts.comparisons == pool.counts.accumulates  # Each spike is in one window.
     assert cost.total.macs_current == 0 and cost.total.ann_comparisons == 48 + 2 + 48 - 3
 
 

@@ -104,9 +104,9 @@ def test_a_bad_output_is_called_bad_where_no_site_stands_out(neuron: tp.Neuron) 
         (0.9, 0.5, True),
         (0.899, 0.1, False),
         (1.0, 0.501, False),
-        (None, 0.5, True),  # a regression: there are no predictions
+        (None, 0.5, True),  # A regression has no predictions.
         (None, 0.6, False),
-        (0.95, math.nan, True),  # class indices: there is no error
+        (0.95, math.nan, True),  # Class indices have no error.
         (0.95, None, True),
         (0.5, math.nan, False),
         (None, math.nan, False),
@@ -207,7 +207,8 @@ def test_calibration_on_inputs_of_another_scale(scale: float) -> None:
     found = _diagnose(tp.convert(network, wrong, neuron=tp.Signed(1)), 8)
     assert [(f.site, f.cause) for f in found.findings] == [("stem.2", "calibration")]
     assert ("too small" if scale < 1 else "too large") in found.findings[0].evidence
-    assert _diagnose(_convert(tp.Signed(1)), 8).healthy  # the remedy: calibrate on such inputs
+    # The remedy is a calibration on inputs of the right scale.
+    assert _diagnose(_convert(tp.Signed(1)), 8).healthy
 
 
 def test_calibration_on_inputs_that_were_not_normalized() -> None:

@@ -1,4 +1,4 @@
-"""Intervals over images: pixels of one image are not independent of each other."""
+"""Intervals are over images, because the pixels of one image depend on each other."""
 
 import math
 
@@ -24,7 +24,7 @@ def test_more_pixels_of_the_same_images_say_nothing_new():
     assert small == pytest.approx(large)
     narrow = wilson_interval(215_000, 400_000)
     assert small[0] < narrow[0] and narrow[1] < small[1]
-    # Images of one size: the interval of their mean accuracy.
+    # For images of one size, this is the interval of their mean accuracy.
     accuracy = right.double() / 100
     half = 3.1824 * float(accuracy.std()) / math.sqrt(4)
     assert small == pytest.approx((0.5375 - half, 0.5375 + half), abs=1e-4)
@@ -41,9 +41,9 @@ def test_one_image_says_nothing_about_the_spread():
 
 
 def test_intervals_cover_the_mean_of_correlated_pixels():
-    """Of 400 experiments with images that differ much, about 95 % cover the truth."""
+    """The interval contains the truth in about 95 % of 400 experiments."""
     generator = torch.Generator().manual_seed(0)
-    level = torch.rand((400, 20), generator=generator)  # accuracy of each image, mean 0.5
+    level = torch.rand((400, 20), generator=generator)  # The mean accuracy is 0.5.
     right = torch.binomial(torch.full_like(level, 100.0), level, generator=generator)
     pixels = torch.full((20,), 100)
     covered, naive = 0, 0

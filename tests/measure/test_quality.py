@@ -60,7 +60,8 @@ def test_a_mask_is_read_as_evaluate_reads_it() -> None:
     assert quality.snn_accuracy == result.accuracy[-1]
     assert quality.ann_accuracy == result.ann_accuracy
     assert quality.agreement == result.agreement[-1]
-    assert tp.measure_cost(snn, [x], 3).quality is None  # it may be a regression
+    # Without labels, the output may be a regression.
+    assert tp.measure_cost(snn, [x], 3).quality is None
     assert tp.evaluate(snn, [(x, masks.bool())], 3).accuracy == result.accuracy
 
 

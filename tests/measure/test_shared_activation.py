@@ -12,7 +12,7 @@ import transpike as tp
 
 
 class Block(nn.Module):
-    """A ResNet18-style basic block, with one ReLU module for both calls or with two."""
+    """A basic block of ResNet-18, with one ReLU module that is called twice or with two modules."""
 
     def __init__(self, channels, shared):
         super().__init__()

@@ -36,7 +36,7 @@ def test_stopped_samples_hold_the_output_of_their_decision(rule, chunk):
         assert torch.equal(counts, full.counts_per_timestep[name] * every)
 
 
-def test_until_reads_only_what_is_asked_for():
+def test_early_stopping_reads_only_what_is_asked_for():
     snn, x = nets.classifier()
     early_stopping = _until("margin", snn, x)
     every = tp.simulate(snn, x, 12, early_stopping=early_stopping)
@@ -46,7 +46,7 @@ def test_until_reads_only_what_is_asked_for():
     torch.testing.assert_close(some.output, every.output[[1, 11]])
 
 
-def test_until_settings_are_checked():
+def test_early_stopping_settings_are_checked():
     for settings_ in (("loudness", 0.5), ("margin", 1.5), ("entropy", float("nan"))):
         with pytest.raises(tp.ArgumentError):
             tp.EarlyStopping(*settings_)

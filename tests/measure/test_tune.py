@@ -17,7 +17,7 @@ from transpike.measure import tune as tuning
 from transpike.measure.findings import LEAST_AGREEMENT
 from transpike.measure.intervals import wilson_interval
 
-COUNT = 120  # inputs; 40 of them are held out
+COUNT = 120  # number of inputs, of which 40 are held out
 
 FEW = (tp.Percentile(99.9), tp.LeastSquares())
 SHORT = ((), (tp.BiasCorrection(),))
@@ -50,7 +50,7 @@ def test_the_whole_list_of_candidates_is_tried_and_ranked(monkeypatch):
     assert len(result.trials) == len({trial.recipe for trial in result.trials}) <= count + 2
     kinds = [{type(one) for one in trial.recipe.passes} for trial in result.trials]
     distilled = [kind for kind in kinds if tp.Distillation in kind]
-    assert 1 <= len(distilled) <= 2  # one that changes nothing is left out
+    assert 1 <= len(distilled) <= 2  # A distillation that changes nothing is left out.
     without = [kind for kind in kinds if tp.DelayedReadout not in kind and kind not in distilled]
     assert len(without) == count * 5 // 6  # a readout that is delayed by nothing is left out
     assert seen[-1][0] == seen[-1][1] == len(seen) == count + 2
@@ -448,7 +448,7 @@ def test_the_lead_over_the_runner_up_is_in_the_result(few):
 
 
 def test_what_was_dropped_early_is_listed_behind_what_was_kept(few):
-    """Both rounds see all 40 held-out inputs, but calibrate on 48 and on 80."""
+    """Both rounds judge all 40 held-out inputs, but they calibrate on 48 and on 80 inputs."""
     result = tp.tune(_network(), [_inputs()], timesteps=2)
     assert {trial.n for trial in result.trials} == {40}
     assert result.recipe == result.trials[0].recipe
