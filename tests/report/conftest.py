@@ -1,4 +1,4 @@
-"""Small networks, and the files that the commands would write of them."""
+"""Small networks, and the files that the commands would write for them."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def masks():
-    """A dense network of one convolution, with three images and masks."""
+    """Return a small dense network, three images and their masks."""
     torch.manual_seed(3)
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1))
     x = torch.rand(3, 1, 12, 16)
@@ -30,7 +30,7 @@ def masks():
 
 @pytest.fixture(scope="module")
 def folder(digits, tmp_path_factory):
-    """What the commands would write, of one network."""
+    """Write the files that the commands would write for one network; return their folder."""
     snn, test, norm = digits
     root = tmp_path_factory.mktemp("results")
     around = {

@@ -1,4 +1,4 @@
-"""A written report as its reader gets it: tags, visible text and the data of the page."""
+"""A written report as its reader gets it, with its tags, visible text and data."""
 
 import json
 from html.parser import HTMLParser
@@ -9,7 +9,7 @@ T = 4
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, the visible text, and the page's data."""
+    """The tags of a page with their attributes, its visible text, and its data."""
 
     def __init__(self, text):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Curves of several evaluations: their intervals, and the lines of their analog networks."""
+"""Charts of several evaluations show intervals, and one line for each analog network."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_of_many_curves_intervals_are_error_bars(content, tmp_path):
         np.testing.assert_allclose(
             starts, [content["accuracy_interval"][t - 1][0] for t in (1, 2, 4)]
         )
-    assert len({trace["x"][0] for trace in bars}) == 5  # side by side
+    assert len({trace["x"][0] for trace in bars}) == 5  # The bars are side by side.
     circles = [trace for trace in chart.data if trace.get("legendgroup") == "quantized"]
     assert len(circles) == 5 and all(trace["visible"] == "legendonly" for trace in circles)
     assert "Error bars are 95 % Wilson intervals" in chart.caption
@@ -65,7 +65,7 @@ def test_equal_analog_networks_are_one_line(content, tmp_path):
 
 
 def test_intervals_over_pixels_are_not_shown(content, tmp_path):
-    """They are far too narrow; files of earlier versions hold nothing better."""
+    """Such intervals are far too narrow, but files of earlier versions hold no others."""
     old = {"n": 20_000, "samples": 20}
     pixels = {key: value for key, value in content.items() if key != "intervals_over"} | old
     file = write(tmp_path / "old.json", pixels)
@@ -95,7 +95,7 @@ def test_f1_is_drawn_with_an_interval_over_images():
     whole = sum(hit for hit, *_ in images)
     f1 = 2 * whole / (2 * whole + 400)
     assert found is not None and found[0] < f1 < found[1]
-    assert found == f1_interval(images)  # the same file gives the same page
+    assert found == f1_interval(images)  # Every call gives the same interval.
     # A thousand times the pixels of the same images say nothing new about other images.
     assert f1_interval([(1000 * a, 1000 * b, 1000 * c) for a, b, c in images]) == found
     assert f1_interval(images[: FEWEST_IMAGES - 1]) is None

@@ -69,8 +69,8 @@ def test_a_tuning_is_shown_with_what_it_measured(tmp_path, reading, agreement):
         read_results([wrong])
 
 
-def test_a_moved_foreign_file_no_longer_stops_the_report(folder, tmp_path):
-    """The remedy of the message."""
+def test_files_named_one_by_one_leave_a_foreign_file_out(folder, tmp_path):
+    """The message names this remedy."""
     write(tmp_path / "odd.json", {"a": 1})
     write(tmp_path / "e.json", json.loads((folder / "evaluate.json").read_text()))
     with pytest.raises(tp.FileError, match="Name the files to show one by one"):

@@ -64,7 +64,7 @@ def test_nothing_is_drawn_before_there_is_an_output(folder, tmp_path):
     _, line, circles, _ = page.chart("accuracy")["data"]
     assert line["x"] == [2, 3, 4] and circles["x"] == [2, 4]
     assert line["y"] == [100 * value for value in content["accuracy"][1:]]
-    # A file that has values of earlier timesteps, too.
+    # This file also holds values of timesteps before the first output.
     write(file, {**content, "first_output": 2, "metric": [0.1, 0.2, 0.3, 0.4], "ann_metric": 1})
     page = page_of(tmp_path, file)
     assert page.chart("accuracy")["data"][2]["x"] == [2, 4]
@@ -88,7 +88,7 @@ def test_several_evaluations_share_the_chart_and_get_a_table(folder, tmp_path):
 
 
 def test_charts_are_valid(folder, tmp_path):
-    """Plotly's own check of names and values, once colors are colors."""
+    """Plotly accepts all names and values once colors stand in place of their names."""
     for chart in page_of(tmp_path, folder).content["charts"]:
         text = re.sub(r'"@[\w-]+"', '"#123456"', json.dumps(chart))
         spec = json.loads(text)
@@ -159,7 +159,7 @@ def test_language_title_and_headings_in_order(folder, tmp_path):
 
 
 def _contrast(one, other):
-    """WCAG 2.2, 1.4.3."""
+    """Return the contrast ratio, as defined in WCAG 2.2, 1.4.3."""
 
     def luminance(color):
         parts = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
@@ -180,7 +180,8 @@ def test_text_has_the_contrast_of_wcag_aa_in_both_themes(folder, tmp_path):
         for ground in ("page", "panel"):
             for name in ("ink", "muted", "link"):
                 assert _contrast(colors[name], colors[ground]) >= 4.5, (name, ground)
-        for number in range(1, 9):  # lines of charts are graphical objects, 1.4.11
+        # WCAG 1.4.11 asks for a ratio of 3 for graphical objects, such as the lines of charts.
+        for number in range(1, 9):
             assert _contrast(colors[str(number)], colors["page"]) >= 3, number
 
 

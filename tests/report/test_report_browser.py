@@ -1,4 +1,4 @@
-"""The report in a real browser: it is a page that works, offline, at any width, in both themes."""
+"""The report works in a real browser: offline, at any width and in both themes."""
 
 import json
 import shutil
@@ -47,13 +47,14 @@ TO_CHART = """
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """Every section: curves, diagnosis, cost, masks and labeled samples of small networks."""
+    """Write a report that has every section, and return its address."""
     root = tmp_path_factory.mktemp("page")
     torch.manual_seed(3)
     model = nn.Sequential(nn.Conv2d(1, 1, 5, padding=2), nn.ReLU(), nn.Conv2d(1, 1, 1))
     state = {"0.weight": torch.full((1, 1, 5, 5), 1 / 25), "0.bias": torch.zeros(1)}
     state |= {"2.weight": torch.ones(1, 1, 1, 1), "2.bias": torch.tensor([-0.5])}
-    model.load_state_dict(state)  # a mask where the mean around a pixel is above one half
+    # A pixel is in the mask if the mean of the 5 x 5 pixels around it is above one half.
+    model.load_state_dict(state)
     x = torch.rand(2, 1, 24, 32)
     target = (nn.functional.avg_pool2d(x, 7, 1, 3) > 0.47).float()
     snn = tp.convert(model, [x])
@@ -96,7 +97,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, page):
-    """The page, freshly loaded in a wide light window."""
+    """Load the page in a wide window with the light theme."""
     _sized(browser, 1280, 900)
     _themed(browser, "light")
     browser.get_log("performance"), browser.get_log("browser")
@@ -135,7 +136,7 @@ def test_no_error_and_no_request(opened):
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
     ]
-    assert any(address.startswith("file:") for address in addresses)  # the page itself
+    assert any(address.startswith("file:") for address in addresses)  # This is the page itself.
     assert [a[:80] for a in addresses if not a.startswith(("file:", "data:"))] == []
     loaded = opened.execute_script(
         "return performance.getEntriesByType('resource').map(e => e.name)"
@@ -173,7 +174,7 @@ def test_picking_another_image_and_the_raw_one(opened):
 
 
 def test_overlay_colors_are_those_of_the_legend(opened):
-    """Every pixel of the error panel is gray, or 0.4 gray + 0.6 of a color of the legend."""
+    """Every pixel of the error panel is gray, or a mix of 0.4 gray and 0.6 of a legend color."""
     script = """
       const canvas = document.getElementById("masks-0-errors");
       const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;

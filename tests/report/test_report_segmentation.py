@@ -91,7 +91,7 @@ def test_pictures_of_the_same_run_are_on_the_page(tmp_path):
     link = "data:image/png;base64," + base64.b64encode(picture).decode()
     page = page_of(tmp_path, write(tmp_path / "segment.json", _content()))
     assert [a["src"] for tag, a in page.tags if tag == "img"] == [link]
-    # The pictures beside a copy can be of another run.
+    # The pictures beside a copy may belong to another run.
     copy = write(tmp_path / "copy.json", _content())
     assert not any(tag == "img" for tag, _ in page_of(tmp_path / "copied", copy).tags)
 
@@ -111,5 +111,5 @@ def test_a_damaged_result_is_refused(change, reason, tmp_path):
     file = write(tmp_path / "s.json", {**_content(), **change})
     with pytest.raises(tp.FileError, match=f"of the kind 'segmentation', but {reason}"):
         read_results([file])
-    file.write_text(json.dumps(_content()))  # the remedy
+    file.write_text(json.dumps(_content()))  # The remedy is a complete file.
     assert read_results([file]).of("segmentation")

@@ -1,4 +1,4 @@
-"""Recorded samples hold what both networks predict, and are refused where they are damaged."""
+"""Recorded samples hold the predictions of both networks; damaged samples are refused."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_pictures_are_the_images_that_flip(digits):
     assert joined.index.tolist() == whole.index.tolist()
     assert np.array_equal(joined.image, whole.image)
     pixels = x[whole.index, 0].double().numpy() * norm.std[0] + norm.mean[0]
-    # Half of 255 is a tie that rounding of the normalized value decides.
+    # A pixel of 127.5 is a tie, which the rounding of the normalized value decides.
     assert np.abs(whole.image - 255 * pixels).max() < 0.5 + 1e-3
     last = [max(t for t in range(T) if whole.snn[t, k] != whole.ann[k]) for k in whole.index]
     assert last == sorted(last, reverse=True)
@@ -116,7 +116,7 @@ def test_samples_refuse_what_does_not_fit(digits, masks):
     right = {"mean": norm.mean, "std": norm.std}
     with pytest.raises(tp.ArgumentError, match="normalized with"):
         record_samples(snn, x, target, T, mean=[3.0], std=[1.0])
-    record_samples(snn, x, target, T, **right)  # the remedy
+    record_samples(snn, x, target, T, **right)  # The right normalization is the remedy.
     with pytest.raises(tp.ArgumentError, match="needed 1 values each"):
         record_samples(snn, x, target, T, mean=[0.0, 0.0], std=[1.0, 1.0])
     with pytest.raises(tp.DataError, match="needed targets"):
@@ -171,7 +171,7 @@ def test_samples_without_their_arrays_are_refused(masks, tmp_path):
     (tmp_path / "samples.npz").unlink()
     with pytest.raises(tp.FileError, match="Record them again"):
         read_results([tmp_path])
-    samples.save(tmp_path)  # the remedy
+    samples.save(tmp_path)  # The remedy is to record them again.
     assert len(read_results([tmp_path]).samples) == 1
 
 
@@ -239,4 +239,4 @@ def test_samples_and_early_stopping_are_refused_together(tmp_path):
     assert result.exit_code == 2 and "Leave one of them out" in result.stderr
     assert (
         _run("evaluate", "digits_cnn", "--data", "digits", *options, *both[:2]).exit_code == 0
-    )  # the remedy
+    )  # The remedy is to leave early stopping out.
