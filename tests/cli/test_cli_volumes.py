@@ -1,4 +1,4 @@
-"""Volumes on the command line: measured by every command, and segmented."""
+"""Every command that measures takes volumes, and `segment` writes their masks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SMALL = ["--neuron", "signed:2", "--timesteps", "3"]
 
 
 def dense() -> nn.Module:
-    """A small dense network, the same in every call; about half of its mask is positive."""
+    """Return a small dense network, always the same; about half of its mask is positive."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = nn.Sequential(
@@ -63,7 +63,7 @@ def ok(*arguments: str | Path) -> Result:
 
 
 def refused(*arguments: str | Path) -> str:
-    """The one message of a command that has to end with code 2."""
+    """Return the error message of a command that must end with code 2."""
     result = run(*arguments)
     assert result.exit_code == 2, (result.exit_code, result.output, result.exception)
     return re.sub(r"[\s│]+", " ", result.stderr)
@@ -76,7 +76,7 @@ def loaded(file: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Volumes in folders; masks are the bright pixels of a blurred image, with some errors."""
+    """Write volumes of random images into folders; the masks are the bright pixels."""
     folder = tmp_path_factory.mktemp("volumes")
     random = np.random.RandomState(0)
     for part in ("train", "test"):
@@ -103,7 +103,7 @@ def saved(root: Path, data: list[str], tmp_path_factory: pytest.TempPathFactory)
 
 
 def _stat(mask: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
-    """F1 and Jaccard index, by sets of pixels."""
+    """Return F1 and the Jaccard index from sets of pixels."""
     both, either = int((mask & truth).sum()), int((mask | truth).sum())
     return 2 * both / (both + either), both / either
 
@@ -122,7 +122,7 @@ def test_evaluate_scores_masks_at_every_t(root: Path, data: list[str], tmp_path:
     f1, jaccard = _stat(ann, truth)
     assert content["ann_metric"]["f1"] == pytest.approx(f1, abs=2e-3)
     assert content["ann_metric"]["jaccard"] == pytest.approx(jaccard, abs=2e-3)
-    # The same conversion by the library, on whole slices.
+    # The library makes the same conversion and simulates whole slices.
     tiles = volumes.train.with_tile(32).subset(6, 0)
     small = tp.convert(dense(), tiles.batches(6), neuron=tp.Signed(2), timesteps=3)
     network = tp.capture(dense(), x)
@@ -159,13 +159,13 @@ def test_limit_tiles_and_the_validation_block(data: list[str], tmp_path: Path) -
     assert content["n"] == 5 * 16 * 16 and content["split"] == "val"
     assert content["tile"] == [16, 16] and content["calibration"]["tile"] == [16, 16]
     ok("evaluate", MODEL, *common, "--split", "val")
-    assert loaded(tmp_path / "e.json")["samples"] == 1  # of 8 training slices
+    assert loaded(tmp_path / "e.json")["samples"] == 1  # This is one of 8 training slices.
     ok("evaluate", MODEL, *common[2:], "--data", f"{data[1]}?tile=16")
     assert loaded(tmp_path / "e.json")["n"] == 8 * 6 * 16 * 16
 
 
 def _make_older(saved: Path, folder: Path) -> Path:
-    """The saved network as a version wrote it that kept one size."""
+    """Copy the saved network in the form of an older version, which stored only one size."""
     shutil.copytree(saved, folder)
     config = loaded(folder / "config.json")
     del config["sizes"]
@@ -212,7 +212,7 @@ class _Pooled(nn.Module):
 
 
 def pooled() -> nn.Module:
-    """Every pixel of its output depends on the whole image."""
+    """Return a model in which every output pixel depends on the whole image."""
     return _Pooled()
 
 
@@ -221,7 +221,7 @@ def test_diagnose_and_cost(saved: Path, data: list[str], tmp_path: Path) -> None
     for command in ("diagnose", "cost"):
         ok(command, MODEL, *data, *SMALL, "--limit", "3", "--split", "val", "--json", file)
         content = loaded(file)
-        assert content["n"] == 2 and content["tile"] == [32, 32]  # one slice of two tiles
+        assert content["n"] == 2 and content["tile"] == [32, 32]  # One slice has two tiles.
         ok(command, saved, *data[:2], "--timesteps", "2", "--limit", "3", "--json", file)
         assert loaded(file)["n"] == 3 and loaded(file)["tile"] == [16, 16]
 
@@ -322,7 +322,7 @@ def test_segment_writes_masks_pictures_and_scores(segmented: Path, root: Path) -
 def test_segment_agrees_with_evaluate(
     segmented: Path, root: Path, data: list[str], tmp_path: Path
 ) -> None:
-    """All slices in tiles as wide as the network sees, against whole slices."""
+    """Tiles that share what the network sees give the scores of whole slices."""
     ok("segment", root / "test" / "images", "--model", MODEL, *data, *SMALL, "--tile", "16",
        "--labels", root / "test" / "labels", "-o", tmp_path / "s")  # fmt: skip
     ok("evaluate", MODEL, *data, *SMALL, "--json", tmp_path / "e.json")
@@ -355,7 +355,7 @@ def test_segment_interrupted_says_what_is_done(
     for one, other in zip(content["per_slice"], whole["per_slice"], strict=False):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
     assert len(list((tmp_path / "o" / "masks").iterdir())) == after
-    # The slice to draw is the second one.
+    # The overview shows the second slice.
     assert (tmp_path / "o" / "overview.png").exists() == (after == 2)
 
 
@@ -363,7 +363,7 @@ def test_segment_interrupted_says_what_is_done(
 def test_a_slice_is_written_and_counted_as_a_whole(
     place: str, segmented: Path, root: Path, data: list[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """Ctrl-C while the second slice is accounted for: it comes after it."""
+    """Ctrl-C during the scores of the second slice takes effect after this slice."""
     module = importlib.import_module("transpike.cli.tally")
     owner, _, name = place.rpartition(".")
     target = getattr(module, owner) if owner else module
@@ -371,7 +371,7 @@ def test_a_slice_is_written_and_counted_as_a_whole(
 
     def signalling(*args: Any) -> Any:
         calls.append(None)
-        if len(calls) == (2 if place == "read_mask" else 4):  # three scores a slice
+        if len(calls) == (2 if place == "read_mask" else 4):  # Each slice has three scores.
             os.kill(os.getpid(), signal.SIGINT)
         return real(*args)
 
@@ -409,7 +409,7 @@ def test_segment_interrupted_before_the_first_slice(
         patch.setattr("transpike.segment.segment", interrupted)
         assert run(*command).exit_code != 0
     assert list((tmp_path / "o").iterdir()) == []
-    ok(*command)  # nothing in its way
+    ok(*command)  # The interrupted run has left no files in the way.
 
 
 def test_segment_into_one_tiff_without_labels(
@@ -425,7 +425,7 @@ def test_segment_into_one_tiff_without_labels(
     content = loaded(tmp_path / "o" / "segment.json")
     assert content["scores"] is None and content["labels"] is None
     assert "spikes per neuron" in text and "against labels" not in text
-    # 32 x 48 pixels in tiles of 16 that share what the network sees.
+    # The tiles overlap, so more than six of them cover a slice.
     tiles = content["tiles_per_slice"]
     assert tiles > 6
     assert f"3 slices, each cut into {tiles} tiles of 16 x 16 pixels" in text
@@ -457,15 +457,15 @@ def test_masks_of_one_tiff_state_the_size_of_a_voxel(
     images = root / "test" / "images"
     ok("segment", images, *common, "--limit", "1", "-o", tmp_path / "a")
     assert loaded(tmp_path / "a" / "segment.json")["voxel_size_nm"] is None
-    assert open_stack(tmp_path / "a" / "masks.tif").voxel_size is None  # never invented
+    assert open_stack(tmp_path / "a" / "masks.tif").voxel_size is None  # No size is invented.
     ok("segment", images, *common, "--slices", "1:6:2", "--voxel-size", "50,4.6,4.5",
        "-o", tmp_path / "b")  # fmt: skip
     assert loaded(tmp_path / "b" / "segment.json")["voxel_size_nm"] == [50, 4.6, 4.5]
     masks = open_stack(tmp_path / "b" / "masks.tif")
     assert masks.shape == (3, 32, 48) and masks.voxel_size is not None
-    # Every second slice: their masks are twice as far from each other.
+    # Only every second slice has a mask, so the masks are twice as far apart.
     assert masks.voxel_size.to_list() == pytest.approx([100, 4.6, 4.5])
-    # The size that a file states, without the option.
+    # Without the option, the size is read from the file.
     stack = np.random.RandomState(0).randint(0, 256, SHAPE).astype(np.uint8)
     tifffile.imwrite(tmp_path / "v.tif", stack, imagej=True, resolution=(200, 100),
                      metadata={"unit": "um", "spacing": 0.03, "axes": "ZYX"})  # fmt: skip
@@ -496,7 +496,7 @@ def test_segment_with_a_saved_network(
     common = ["segment", root / "test" / "images", "--model", saved, "--timesteps", "3"]
     ok(*common, "--slices", "1", "-o", tmp_path / "o")
     content = loaded(tmp_path / "o" / "segment.json")
-    # Whole slices, as without the folder, although it was converted with tiles of 16.
+    # It takes whole slices, although it was converted with tiles of 16.
     assert content["calibration"] is None and content["tile"] == [32, 48]
     assert content["tiles_per_slice"] == 1
     message = refused(*common, "-o", tmp_path / "p", "--neuron", "if")
@@ -522,7 +522,7 @@ def test_segment_with_a_network_of_one_size(saved: Path, root: Path, tmp_path: P
 
 
 def test_segment_one_small_image(data: list[str], tmp_path: Path) -> None:
-    """Tiles shrink to an image smaller than they are."""
+    """Tiles shrink to the size of a smaller image."""
     pixels = np.random.RandomState(2).randint(0, 65536, (20, 70)).astype(np.uint16)
     Image.fromarray(pixels).save(tmp_path / "one.tif")
     ok("segment", tmp_path / "one.tif", "--model", MODEL, *data, *SMALL, "-o", tmp_path / "o")

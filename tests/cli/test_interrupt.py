@@ -1,4 +1,4 @@
-"""Ctrl-C, and progress where nobody looks at a terminal."""
+"""Ctrl-C keeps the finished work, and progress is printed in lines without a terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def network() -> nn.Module:
 
 
 def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user presses Ctrl-C while the next trial runs."""
+    """Raise KeyboardInterrupt in the trial after the first `count` trials."""
     real, done = Jury.trial, []
 
     def trial(self: Jury, recipe: tp.Recipe, size: int) -> Trial | None:
@@ -79,7 +79,7 @@ def test_an_interrupt_in_a_later_round_keeps_the_round_before(
     )
     assert not whole.interrupted and "interrupted" not in whole.recipe.found
     first = sum(trial.n == 48 for trial in whole.trials)
-    interrupt_after(len(steps) - 1, monkeypatch)  # during the last trial
+    interrupt_after(len(steps) - 1, monkeypatch)  # This is during the last trial.
     stopped = tp.tune(model, [images], timesteps=2, signed=True)
     assert stopped.interrupted and stopped.trials[0].n > 48
     assert stopped.trials[0].recipe.name == stopped.recipe.name

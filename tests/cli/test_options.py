@@ -1,4 +1,4 @@
-"""The groups of options that commands share."""
+"""Commands share groups of options."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_arguments_open_the_same_model_and_data_again() -> None:
 
 
 def test_no_option_is_described_in_two_ways() -> None:
-    """One text for one option, except for those that mean something else in some command."""
+    """An option has the same help text everywhere, unless some command gives it another meaning."""
     texts: dict[str, set[str]] = {}
     for command in COMMANDS.values():
         for parameter in command.params:

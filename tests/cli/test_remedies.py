@@ -1,4 +1,4 @@
-"""Models and batches that are refused, and what their messages advise: it has to work."""
+"""The remedies in the messages about refused models and batches work."""
 
 from __future__ import annotations
 

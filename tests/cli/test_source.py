@@ -1,4 +1,4 @@
-"""What a command opens: its data set, its weights, and how many images it uses."""
+"""A command opens the data set, the weights and the number of images that the user names."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_torchvision_warns_how_to_get_its_weights() -> None:
 
 @pytest.fixture
 def few(tmp_path: Path) -> str:
-    """CIFAR-10 with 10 training and 4 test images."""
+    """Write a data set in the form of CIFAR-10, with 10 training and 4 test images."""
     arrays = {
         f"{kind}_{part}": np.zeros((count, 32, 32, 3) if kind == "x" else count, np.uint8)
         for part, count in (("train", 10), ("test", 4))
@@ -164,14 +164,14 @@ def test_too_few_images_name_the_option_that_helps(few: str) -> None:
     assert "--calibration-size: needed 1..10 images" in message and "got 512" in message
     assert "10 training images: give --calibration-size 10 or less." in message
     assert "--limit: needed 1..4 images" in refused(*command, *SMALL[:1], "10", "--limit", "5")
-    ok(*command, "--calibration-size", "10", "--limit", "4")  # both remedies
+    ok(*command, "--calibration-size", "10", "--limit", "4")  # Both remedies work.
 
 
 def test_other_classes_than_those_of_the_data_are_refused(few: str) -> None:
     command = ["evaluate", "resnet20", "--data", few, "--timesteps", "1", *SMALL[:1], "10"]
     message = refused(*command, "--num-classes", "7")
     assert "the data set has 10 classes, and the network has 7 outputs" in message
-    ok(*command, "--num-classes", "10")  # the remedy
+    ok(*command, "--num-classes", "10")  # The remedy works.
 
 
 def test_the_help_describes_the_options_of_data() -> None:

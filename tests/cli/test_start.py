@@ -1,4 +1,4 @@
-"""How the command line starts: without torch where nothing is computed."""
+"""The command line starts without torch if a command computes nothing."""
 
 from __future__ import annotations
 
