@@ -1,4 +1,4 @@
-"""Volumes with masks: every layout reads alike, lazily, and bad ones are refused."""
+"""Volumes with masks are read lazily and alike in every layout; bad ones are refused."""
 
 from __future__ import annotations
 
@@ -96,12 +96,14 @@ def test_values_are_normalized_and_masks_are_zero_or_one(tmp_path: Path) -> None
 def test_tiles_cover_every_pixel_and_the_last_end_at_the_border(tmp_path: Path) -> None:
     stacks = _stacks()
     place = _write_tiffs(tmp_path, stacks)
-    data = open_volumes(f"lucchi:{place}?tile=20")  # 32 x 48: rows at 0, 12; columns at 0, 20, 28
+    # In slices of 32 x 48, tiles start at the rows 0 and 12 and at the columns 0, 20 and 28.
+    data = open_volumes(f"lucchi:{place}?tile=20")
     assert len(data.test) == 8 * 6 and data.input_shape == (1, 20, 20)
     tiles = torch.cat([images for images, _ in data.test.batches(5)])[:, 0]
     seen = torch.full((32, 48), torch.nan)
     corners = [(row, column) for row in (0, 12) for column in (0, 20, 28)]
-    for tile, (row, column) in zip(tiles[6:12], corners, strict=True):  # the second slice
+    # These are the six tiles of the second slice.
+    for tile, (row, column) in zip(tiles[6:12], corners, strict=True):
         seen[row : row + 20, column : column + 20] = tile
     whole, _ = next(data.test.with_tile(None).batches(1, [1]))
     assert torch.equal(seen, whole[0, 0])
@@ -193,7 +195,7 @@ def test_a_mask_with_more_values_is_refused_when_it_is_read(tmp_path: Path) -> N
     data = open_lucchi(_write_tiffs(tmp_path, stacks))
     with pytest.raises(DataError, match=r"training_groundtruth.tif', slice 4: needed a binary"):
         list(data.train.batches(1))
-    stacks["train"][1][4] = 255 * (stacks["train"][1][4] > 0)  # the remedy: binarize
+    stacks["train"][1][4] = 255 * (stacks["train"][1][4] > 0)  # The remedy is a binary mask.
     assert len(list(open_lucchi(_write_tiffs(tmp_path, stacks)).train.batches(1))) == 6
 
 

@@ -1,4 +1,4 @@
-"""The size of a voxel: read where a file states it with a unit, and never invented."""
+"""The size of a voxel is read if a file states it with a unit, and it is never guessed."""
 
 from __future__ import annotations
 
@@ -98,4 +98,4 @@ def test_sizes_are_read_from_text() -> None:
             VoxelSize.parse(text)
     with pytest.raises(tp.ArgumentError, match="needed numbers above 0 in nanometers, got"):
         VoxelSize.parse("0,4,4")
-    assert VoxelSize.parse("50,4.6,4.6").z == 50.0  # the remedy
+    assert VoxelSize.parse("50,4.6,4.6").z == 50.0  # The remedy works.

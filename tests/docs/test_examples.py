@@ -1,4 +1,4 @@
-"""Every example runs by itself, without a warning, and is in the list of examples."""
+"""Every example runs alone and without a warning, and the list of examples names it."""
 
 import os
 import subprocess

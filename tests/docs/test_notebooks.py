@@ -1,4 +1,4 @@
-"""Both notebooks run from top to bottom, and are stored without what they print."""
+"""Both notebooks run from top to bottom, and they are stored without outputs."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from documents import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# In a process of its own: the kernel's client warns at its end about sockets.
+# A notebook runs in its own process, because the client warns about sockets when it ends.
 RUN = """
 import sys, nbformat
 from nbclient import NotebookClient

@@ -1,4 +1,4 @@
-"""README shows numbers that stand in results/, and links that also work outside of a checkout."""
+"""README shows numbers from results/, and its links also work outside of a checkout."""
 
 import re
 
@@ -10,7 +10,8 @@ README = (ROOT / "README.md").read_text()
 TABLE = (ROOT / "results" / "methods" / "resnet20.md").read_text()
 HERE = "https://github.com/transpike/transpike/blob/main/"
 PICTURES = "https://raw.githubusercontent.com/transpike/transpike/main/"
-ROWS = {  # README's row: neuron and T; the row of the table
+# A row of README is found by its neuron and T, and a row of the stored table by its name.
+ROWS = {
     ("`IF()`", "32"): "unsigned1 plain",
     ("`Signed(1)`", "32"): "signed1 plain",
     ("`Signed(1)`", "16"): "signed1 lsq-bias",

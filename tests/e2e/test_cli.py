@@ -30,7 +30,7 @@ def ok(*arguments: str | Path) -> Result:
 
 
 def refused(*arguments: str | Path) -> str:
-    """The one message of a command that has to end with code 2."""
+    """Return the error message of a command that must end with code 2."""
     result = run(*arguments)
     assert result.exit_code == 2, (result.exit_code, result.output)
     assert "Traceback" not in result.stderr
@@ -191,7 +191,7 @@ def test_a_figure_that_cannot_be_written(saved: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with weights, the recipe tuned for them, and tune's results as text and JSON."""
+    """Tune a recipe; return the folder with the weights, the recipe and the results of `tune`."""
     folder = tmp_path_factory.mktemp("tuned")
     torch.manual_seed(0)
     torch.save(build_model("digits_cnn").state_dict(), folder / "w.pt")
@@ -234,7 +234,7 @@ def test_a_recipe_decides_evaluate_and_convert(tuned: Path, tmp_path: Path) -> N
     )
     a, b = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
     recipe = tp.Recipe.load(tuned / "r.json")
-    assert a["timesteps"] == 3  # the recipe's, as none is given
+    assert a["timesteps"] == 3  # The recipe sets T, because the command does not.
     assert a["settings"]["threshold"]["rule"] == type(recipe.threshold).__name__
     assert len(a["settings"].get("passes", [])) == len(recipe.passes)
     for key in ("accuracy", "ann_accuracy", "quantized", "spikes_per_neuron", "settings"):

@@ -15,7 +15,7 @@ from transpike.zoo.models.resnet_cifar import CifarResNet
     ("depth", "parameters"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018)]
 )
 def test_parameter_counts_are_the_published_ones(depth: int, parameters: int) -> None:
-    # He et al. 2016, table 6: 0.27 M, 0.46 M, 0.66 M, 0.85 M.
+    # He et al. 2016, table 6, give 0.27, 0.46, 0.66 and 0.85 million.
     assert sum(p.numel() for p in CifarResNet(depth).parameters()) == parameters
 
 

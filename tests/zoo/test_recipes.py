@@ -1,4 +1,4 @@
-"""Recipes on tiny data: resuming to the bit, cards, refusals, and the parts they are made of."""
+"""Training recipes on tiny data resume bit for bit, write cards and refuse bad settings."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ UNET = UNetSettings(epochs=3, steps=4, batch_size=4, crop=32, width=2)
 
 
 def _images(n: int = 160) -> Dataset:
-    """Three classes of colored noise."""
+    """Return a data set with three classes of colored noise."""
     random = np.random.RandomState(0)
     labels = random.randint(0, 3, n)
     pixels = random.randint(0, 128, (n, 32, 32, 3))
@@ -65,7 +65,7 @@ def _images(n: int = 160) -> Dataset:
 
 
 def _volume(slices: int = 8) -> VolumeDataset:
-    """Dark discs on a bright ground."""
+    """Return a volume of dark discs on a bright ground."""
     random = np.random.RandomState(0)
     y, x = np.mgrid[:64, :80]
     images = random.randint(150, 200, (slices, 64, 80))
@@ -105,7 +105,7 @@ def test_a_resumed_run_gives_the_weights_of_one_that_was_not_interrupted(
     whole = train(data(), tmp_path / "whole", settings)
     with pytest.raises(_Stop):
         train(data(), tmp_path / "parts", settings, progress=_stop_at(stop))
-    torch.rand(3)  # the caller's random state decides nothing
+    torch.rand(3)  # The random state of the caller has no influence.
     parts = train(data(), tmp_path / "parts", settings, resume=True)
     first, second = (
         load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "parts")
@@ -144,14 +144,15 @@ def test_unet_learns_and_takes_the_best_epoch_of_the_validation_slices(tmp_path:
     assert result["test_f1"] > 0.8
     scores = [entry["validation_f1"] for entry in result["history"]]
     assert result["best_epoch"] == 1 + int(np.argmax(scores))
-    assert result["validation_f1"] == pytest.approx(max(scores), abs=0.01)  # half precision
+    # The stored weights have half precision, so the score may differ slightly.
+    assert result["validation_f1"] == pytest.approx(max(scores), abs=0.01)
     assert f"F1 {result['test_f1']:.4f}" in (tmp_path / "unet-lucchi-w4.md").read_text()
     build_model("unet:4", tmp_path / "unet-lucchi-w4.safetensors")
     build_model("unet-sigmoid:4", tmp_path / "unet-lucchi-w4.safetensors")
 
 
 def test_test_images_decide_nothing(tmp_path: Path) -> None:
-    """The same weights whatever the test part holds."""
+    """Other test images lead to the same weights."""
     data = _images()
     train_vgg_cifar(data, tmp_path / "a", replace(VGG, epochs=1))
     other = replace(data, test=data.train.subset(10, 3))
@@ -193,7 +194,7 @@ def test_flips_alternate_and_every_epoch_has_another_order() -> None:
 
 def test_translation_moves_whole_pixels_and_mirrors_the_border() -> None:
     image = torch.arange(16.0).view(1, 1, 4, 4)
-    moved = translate(image, np.array([[1, 2]]), 1)  # one to the right, no row
+    moved = translate(image, np.array([[1, 2]]), 1)  # The window moves one column to the right.
     expected = image[0, 0][:, [1, 2, 3, 2]]
     assert torch.equal(moved[0, 0], expected)
     assert torch.equal(translate(image, np.array([[1, 1]]), 1), image)
@@ -251,7 +252,7 @@ def test_muon_keeps_the_norm_and_moves_by_its_rate() -> None:
 
 
 def test_images_and_masks_are_deformed_alike() -> None:
-    """An image that is its own mask stays it, up to interpolation at the edges."""
+    """An image that equals its mask still equals it, except for interpolation at the edges."""
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     disc = ((y - 28) ** 2 + (x - 36) ** 2 < 150).float().expand(16, 1, -1, -1)
     generator = torch.Generator().manual_seed(0)
@@ -259,13 +260,13 @@ def test_images_and_masks_are_deformed_alike() -> None:
     assert images.shape == masks.shape == (16, 1, 48, 48)
     assert set(masks.unique().tolist()) == {0.0, 1.0}
     assert ((images > 0.5).float() - masks).abs().mean() < 0.005
-    assert (masks - masks[:1]).abs().sum() > 0  # every image its own deformation
+    assert (masks - masks[:1]).abs().sum() > 0  # Every image has its own deformation.
     again, _ = deform(disc, disc, 48, torch.Generator().manual_seed(0))
     assert torch.equal(images, again)
 
 
 def test_deformation_keeps_the_distribution_of_sizes() -> None:
-    """Turning, flipping and zooming by random factors around one change areas by little."""
+    """Rotations, flips and random zooms around a factor of one change areas only a little."""
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     disc = ((y - 32) ** 2 + (x - 32) ** 2 < 100).float().expand(64, 1, -1, -1)
     _, masks = deform(disc, disc, 64, torch.Generator().manual_seed(0))
@@ -287,7 +288,8 @@ def test_loss_is_zero_for_the_right_answer_and_balances_the_classes() -> None:
     masks[..., :3, :3] = 1
     right = torch.where(masks > 0, 30.0, -30.0)
     assert balanced_loss(right, masks).item() == pytest.approx(0, abs=1e-4)
-    blind = torch.full_like(masks, -30.0)  # all background: 99 % of the pixels are right
+    # If all pixels are called background, 99 % of them are right.
+    blind = torch.full_like(masks, -30.0)
     assert balanced_loss(blind, masks) > 0.8
 
 

@@ -1,4 +1,4 @@
-"""The VGG and the U-Net: shape, names, parameters, and that they convert as they are."""
+"""The VGG and the U-Net have the right shapes, names and parameters, and convert unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transpike.zoo.models.vgg_cifar import VGGCifar
 
 
 def _settled(model: nn.Module, *shape: int) -> nn.Module:
-    """With BatchNorm statistics of random input instead of zeros and ones."""
+    """Give BatchNorm the statistics of random inputs instead of zeros and ones."""
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -30,12 +30,12 @@ def _settled(model: nn.Module, *shape: int) -> nn.Module:
 
 
 def test_the_studys_network_has_31_million_parameters() -> None:
-    # Counted by hand from Ronneberger et al. 2015, figure 1, with BatchNorm and one class.
+    # This is counted by hand from Ronneberger et al. 2015, figure 1, with BatchNorm and one class.
     assert sum(weight.numel() for weight in UNet(64).parameters()) == 31_042_369
 
 
 def test_unet_has_the_names_of_the_studys_state_dict() -> None:
-    """conv1..conv9 hold conv.0, conv.1 (BatchNorm), conv.3, conv.4; up6..up9; conv10."""
+    """Stages conv1 to conv9 have two convolutions, 0 and 3, and two BatchNorms, 1 and 4."""
     names = set(UNet(4).state_dict())
     expected = {
         f"{layer}.{kind}" for layer in ("up6", "up9", "conv10") for kind in ("weight", "bias")
@@ -48,7 +48,7 @@ def test_unet_has_the_names_of_the_studys_state_dict() -> None:
 
 
 def test_upsampled_channels_come_before_the_skip() -> None:
-    """With the skip's weights at zero the output no longer depends on the first stage's detail."""
+    """If the weights of the skip are zero, the output does not depend on the skip."""
     model = _settled(UNet(4), 1, 32, 32)
     first: Tensor = model.conv9.conv[0].weight  # type: ignore[union-attr,index,assignment]
     with torch.no_grad():
