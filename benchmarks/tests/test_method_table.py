@@ -1,4 +1,4 @@
-"""The table of methods: rows, files that are not made twice, and numbers that are in the files."""
+"""The table of methods measures no row twice, and it shows the numbers of its records."""
 
 import argparse
 import json
@@ -141,7 +141,7 @@ def test_what_does_not_need_timesteps_is_the_same_for_all(rule):
 
 @pytest.mark.parametrize("model", ["resnet20", "vgg-cifar"])
 def test_stored_results_are_those_of_today_s_rows(model):
-    """A changed recipe would measure its row again and leave the stored result without a use."""
+    """If a recipe changed, its row would be measured again and its stored result left unused."""
     pooling = ("max", "average") if model == "vgg-cifar" else ("max",)
     depth = {"resnet20": rows.RESNET_20, "vgg-cifar": 13}[model]
     today = rows.shared(rows.rows(1.5, depth))
@@ -154,7 +154,7 @@ def test_stored_results_are_those_of_today_s_rows(model):
         for one in Records(ROOT / f"results/methods/{model}.jsonl").all()
     ]
     assert len(found) > 150 and {own for _, own in found} == set(pooling)
-    # Tuning chose another recipe once; the three seeds of that recipe are still there.
+    # Tuning once chose another recipe, and the results of its three seeds are still stored.
     assert len([one for one in found if one not in wanted]) == (3 if model == "resnet20" else 0)
 
 

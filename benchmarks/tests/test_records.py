@@ -1,4 +1,4 @@
-"""Result files: interrupted writes, several processes, and what a reader sees."""
+"""Result files keep every record, with interrupted writes and with several processes."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""The stored results: every page is what its program writes from the records."""
+"""Every page of the stored results is what its program writes from the records."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,4 +61,4 @@ def test_stored_slices_are_those_of_today_s_settings(name, settings):
         assert record["asked"].get("varied", False) == setting.varied
         assert record["asked"]["calibration"].endswith(f"seed {record['seed']}")
         recipes[setting.name] = wanted
-    assert by_name.keys() - recipes.keys() <= {"signed1-plain"}  # not measured yet
+    assert by_name.keys() - recipes.keys() <= {"signed1-plain"}  # It is not measured yet.

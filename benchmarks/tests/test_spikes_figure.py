@@ -1,4 +1,4 @@
-"""The figure of accuracy against spikes: fronts, mixtures, and differences over the same images."""
+"""The figure of accuracy against spikes uses fronts, mixtures and paired differences."""
 
 import math
 from dataclasses import replace
@@ -45,25 +45,25 @@ def test_right_is_a_metric_of_evaluate_in_the_order_of_the_images():
 
 def test_paired_error_is_that_of_the_mean_difference():
     one, other = np.array([1, 1, 0, 1], bool), np.array([1, 0, 0, 1], bool)
-    # Differences 0, 1, 0, 0: variance 1/4, standard error sqrt(1/4 / 4).
+    # The differences are 0, 1, 0 and 0. Their variance is 1/4, so the error is sqrt(1/4 / 4).
     assert paired.paired_error(one, other) == pytest.approx(0.25)
     assert paired.paired_error(one, one) == 0
 
 
 def _images(part):
-    """Test images of a part: every fifth batch of a random order."""
+    """Return the test images of a part, which is every fifth batch of a random order."""
     order = np.random.RandomState(0).permutation(N)
     batches = [order[low : low + BATCH] for low in range(0, N, BATCH)]
     return np.concatenate(batches[part::PARTS])
 
 
 def _peer(name, right, **asked):
-    """Records as `peers/curves.py` adds them, for known flags in the order of the test set.
+    """Return records as `peers/curves.py` adds them.
 
     Args:
-        name: of the contestant.
-        right: which images it gets right, by T.
-        **asked: settings in place of the usual ones.
+        name: name of the contestant.
+        right: for each T, which images of the test set the contestant gets right.
+        **asked: settings that replace the usual ones.
     """
     at = [int(t) for t in right]
     asked = {"images": N, "batch": BATCH, "at": at} | asked
@@ -97,7 +97,8 @@ def test_of_two_runs_the_one_on_more_images_counts():
     part = [one for one in _peer("peer", {"2": right, "9": late}) if one["part"] != 1]
     found = {point.t: point for point in points.peers([*analog, *part, *whole])}
     assert found.keys() == {2, 9} and (found[2].n, found[9].n) == (N, 48)
-    same = np.concatenate([_images(number) for number in (0, 2, 3, 4)])  # all but part 1
+    # Part 1 is missing at T = 9.
+    same = np.concatenate([_images(number) for number in (0, 2, 3, 4)])
     assert found[9].loss == pytest.approx(100 * (right[same].mean() - late[same].mean()))
     other = [one for one in _peer("peer", {"2": right}, batch=6) if one["part"] != 1]
     with pytest.raises(SystemExit, match="peer: its images are not those of the ANN"):
@@ -120,7 +121,8 @@ def test_without_flags_the_error_is_that_of_a_share():
 
 def test_mixed_lies_on_the_line_between_two_settings():
     four = [_point(80, 0), _point(70, 50), _point(2, 100), _point(30, 90)]
-    assert points.mixed(four, 50) == pytest.approx(41)  # half of 0 and 100
+    # 50 spikes lie halfway between the settings with 0 and with 100 spikes.
+    assert points.mixed(four, 50) == pytest.approx(41)
     assert points.mixed(four, 100) == 2
     assert points.mixed(four, 500) == 2
     assert [p.loss for p in points.front(four)] == [80, 70, 30, 2]

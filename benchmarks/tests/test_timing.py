@@ -1,4 +1,4 @@
-"""The benchmarks' networks and bookkeeping; the peers themselves are not installed here."""
+"""The networks and the bookkeeping of the benchmarks are right; no peer has to be installed."""
 
 import argparse
 
@@ -49,7 +49,7 @@ def test_contestants_give_the_mean_readout_and_spikes():
 
 
 def test_a_worker_says_which_images_were_right():
-    desk = worker._Desk.__new__(worker._Desk)  # without a network of the benchmark
+    desk = worker._Desk.__new__(worker._Desk)  # It needs no network of the benchmark.
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
     desk.setup, desk.device, desk.contestant = {"data": "digits"}, "cpu", Analog(model)
     test = open_data("digits").test.subset(60, worker.TEST_SEED)
@@ -58,7 +58,7 @@ def test_a_worker_says_which_images_were_right():
         right = (model(x).argmax(dim=1) == labels).numpy()
     for part in (0, 1):
         found = desk.accuracy(60, [3], 10, part, 2)
-        mine = right.reshape(6, 10)[part::2].ravel()  # every second batch
+        mine = right.reshape(6, 10)[part::2].ravel()  # A part has every second batch.
         assert found["n"] == 30 and found["right"][3] == mine.sum()
         assert (paired.unpacked(found["which"][3], 30) == mine).all()
 
@@ -71,7 +71,7 @@ def test_peak_memory_sees_what_was_allocated_and_freed():
 
 
 class _Field:
-    """Stands in for the processes: two seconds for ours, one for the analog network."""
+    """A stand-in for the processes: the analog network takes 0.5 seconds, and all others take 8."""
 
     def __init__(self, args):
         self.args, self.asked = args, []
@@ -106,10 +106,11 @@ def test_a_cell_is_interleaved_saved_and_not_run_twice(cell, tmp_path):
     records = Records(tmp_path / "engine.jsonl")
     engine.run_cell(field, cell, [], records)
     timed = [name for name, what in field.asked if what == "time"]
-    assert all(len(set(timed[i : i + 3])) == 3 for i in (0, 3, 6))  # one of each in every round
+    # Every round times each contestant once.
+    assert all(len(set(timed[i : i + 3])) == 3 for i in (0, 3, 6))
     (record,) = records.all()
     result = record["results"]["engine-exact"]
-    assert engine.ratio_of(result, 8) == 2.0  # 8 s / 8 timesteps over 0.5 s
+    assert engine.ratio_of(result, 8) == 2.0  # A timestep takes 8 s / 8, and the ANN takes 0.5 s.
     field.asked.clear()
     field.args.contestants.remove("braincog")
     engine.run_cell(field, record, [], records)
@@ -142,9 +143,9 @@ def test_steps_of_a_peer_are_counted_and_averaged():
 
     curve = curve_of_steps(step, x, [1, 3], [spike], lambda site, output: output + site.threshold)
     assert curve.outputs[1].tolist() == [[1.0], [4.0]]
-    assert curve.outputs[3].tolist() == [[2.0], [8.0]]  # means of 1, 2, 3 and of 4, 8, 12
+    assert curve.outputs[3].tolist() == [[2.0], [8.0]]  # They are means of 1, 2, 3 and of 4, 8, 12.
     assert curve.spikes[1].tolist() == [1.0, 4.0] and curve.spikes[3].tolist() == [6.0, 24.0]
-    spike(x)  # no hook is left
+    spike(x)  # No hook counts this call.
     assert curve.spikes[3].tolist() == [6.0, 24.0]
 
 

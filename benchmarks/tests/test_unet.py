@@ -1,4 +1,4 @@
-"""The study of the U-Net: what it measures, and that it resumes slice by slice."""
+"""The study of the U-Net measures masks correctly, and it resumes slice by slice."""
 
 from types import SimpleNamespace
 
@@ -35,7 +35,7 @@ def test_slices_are_spread_from_the_first_to_the_last(total, wanted):
 
 
 class _Study:
-    """Stands in for the network and its data."""
+    """A stand-in for the network and its data."""
 
     def __init__(self, seed=0):
         self.asked, self.about = {"width": 4, "weights_sha256": "0"}, {"slices": 3}
