@@ -1,12 +1,13 @@
-"""Runs the code blocks of a Markdown document, in order, as a reader would.
+"""Run the code blocks of a Markdown document in order, as a reader would.
 
     python tests/documents.py README.md docs/tutorials/*.md
 
-runs them and writes what they print into the `text` blocks that follow them.
+This command runs the blocks and writes what they print into the `text` blocks that follow them.
 
-Blocks of Python share one namespace; blocks of shell run with `bash -e`. A block behind a comment
-`<!-- not run: REASON -->` is left out. A block marked `text` directly behind a block holds what
-that block prints; behind a comment `<!-- varies: REASON -->` even its words may differ.
+All Python blocks share one namespace, and shell blocks run with `bash -e`. A block after the
+comment `<!-- not run: REASON -->` is not run. A `text` block right after a block holds what that
+block prints. Numbers and spaces of this output may differ from run to run. After the comment
+`<!-- varies: REASON -->`, its words may differ, too.
 """
 
 from __future__ import annotations
@@ -35,19 +36,19 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """One block of code: its language, its code, what it prints, and where it stands."""
+    """A block of code with its output and its place in the document."""
 
     language: str
     code: str
     output: str | None
     line: int
-    span: tuple[int, int]  # of the output in the document, in characters
+    span: tuple[int, int]  # place of the output in the document, in characters
     runs: bool
     varies: bool
 
 
 def blocks(text: str) -> list[Block]:
-    """The blocks of Python and shell of a document."""
+    """Return the Python and shell blocks of a document."""
     return [
         Block(
             found["language"],
@@ -63,7 +64,7 @@ def blocks(text: str) -> list[Block]:
 
 
 def run(document: Path) -> list[tuple[Block, str]]:
-    """What each block of a document prints, run in a new temporary folder."""
+    """Run a document in a new temporary folder, and return what each block prints."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     with tempfile.TemporaryDirectory() as folder, _inside(folder):
         for name in SHIPPED:
@@ -77,7 +78,7 @@ def run(document: Path) -> list[tuple[Block, str]]:
 
 @contextlib.contextmanager
 def _inside(folder: str) -> Iterator[None]:
-    """The folder as working directory; `contextlib.chdir` needs Python 3.11."""
+    """Work in the folder; `contextlib.chdir` would need Python 3.11."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -113,13 +114,13 @@ def _shell(code: str) -> str:
 
 
 def form(printed: str) -> list[str]:
-    """Lines without their numbers and spaces: what has to stay equal from run to run."""
+    """Return the lines with numbers and spaces replaced; these must be equal in every run."""
     lines = [re.sub(r"[-+]?\d[\d.,]*(?:e[-+]\d+)?", "#", line) for line in printed.splitlines()]
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
 def written(text: str, printed: list[tuple[Block, str]]) -> str:
-    """The document with what its blocks printed."""
+    """Return the document with what its blocks printed."""
     for block, output in reversed(printed):
         if block.output is not None:
             lines = [line.rstrip() for line in output.strip("\n").splitlines()]
@@ -129,7 +130,7 @@ def written(text: str, printed: list[tuple[Block, str]]) -> str:
 
 
 def main() -> None:
-    """Refreshes the outputs of the documents named on the command line."""
+    """Refresh the outputs of the documents named on the command line."""
     for name in sys.argv[1:]:
         file = Path(name).resolve()
         text = file.read_text()

@@ -1,7 +1,7 @@
 """A deliberate fault: sites that share one module also share one membrane and one threshold.
 
-This is what a converter does that swaps modules instead of calls. It exists to show in a test that
-the fault collapses a residual block, and that the library does not have it.
+A converter that replaces modules instead of calls has this fault. The tests show that the fault
+ruins a residual block, and that the library does not have it.
 """
 
 import torch
@@ -12,11 +12,12 @@ from transpike.simulation.result import SiteRecord
 
 
 def simulate_by_module(snn, x, timesteps, *, share=True):
-    """Mean readout at T of a converted network; with share=True one neuron state per module.
+    """Return the mean readout at T of a converted network.
 
-    Two sites belong to one module when their names differ only in the number of the call
-    ("relu" and "relu_1"). Shared sites use the larger step of the two, per channel, as a
-    calibration by module would. Neurons are unsigned with at most `max_count` counts.
+    With share=True, every module has one neuron state. Two sites belong to one module if their
+    names differ only in the number of the call ("relu" and "relu_1"). In each channel, shared
+    sites use the larger of their steps, as a calibration by module would. Neurons are unsigned
+    and send at most `max_count` counts per timestep.
     """
     network = snn.network
     key = {s.node: _module_of(s.name) if share else s.name for s in network.sites}
@@ -58,10 +59,10 @@ def _module_of(site_name):
 
 
 def simulate_shared(snn, x, timesteps, *, record):
-    """The same fault as `transpike.simulate` would report it: counts, membranes and totals.
+    """Return what `transpike.simulate` would record of a network with this fault.
 
-    Sites of one module share one membrane; each keeps its own step and reports the membrane it
-    finds. Unsigned neurons, one output tensor.
+    Sites of one module share one membrane. Each site keeps its own step, and it records the shared
+    membrane after its own update. Neurons must be unsigned, and the output must be one tensor.
     """
     network = snn.network
     key = {s.node: _module_of(s.name) for s in network.sites}

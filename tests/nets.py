@@ -12,7 +12,7 @@ from transpike.simulation.engine.scan import Chunk, Constants, Population, scan
 
 
 class Fn(nn.Module):
-    """A module around a plain function of (self.parts, x)."""
+    """A module that computes a plain function of (module, x); the parts are its attributes."""
 
     def __init__(self, function, **parts):
         super().__init__()
@@ -25,7 +25,7 @@ class Fn(nn.Module):
 
 
 class OneSite(nn.Module):
-    """Nothing but one site, so that a test controls its current."""
+    """A module with one site and nothing else, so that a test controls the current."""
 
     def __init__(self, activation=None):
         super().__init__()
@@ -37,7 +37,7 @@ class OneSite(nn.Module):
 
 
 def conv_net():
-    """Conv, max-pool, conv, linear, in the shape of a classifier."""
+    """Return a small classifier with two convolutions, a max-pool and a linear layer."""
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1),
         nn.ReLU(),
@@ -67,7 +67,7 @@ def _sub(m, x):
 
 
 def _branches(m, x):
-    """Two branches of the same depth that meet in front of a site."""
+    """Compute two branches of the same depth whose sum is the current of a site."""
     x = m.a(x).relu()
     return F.relu(m.d(m.c(x).relu()) + m.f(m.e(x).relu()))
 
@@ -117,7 +117,7 @@ def conv(i=2, o=4, k=3, **kw):
 
 
 def pooled_residual():
-    """A residual network with max-pooling and 32 channels, for inputs (B, 2, H, W)."""
+    """Return a residual network with max-pooling and 32 channels, for inputs (B, 2, H, W)."""
 
     def forward(m, x):
         a = F.max_pool2d(F.relu(m.c(x)), 2)
@@ -308,7 +308,7 @@ def settle_batchnorm(model, x):
 
 
 def build(name, dtype=torch.float64, seed=0):
-    """One network of NETS, with settled BatchNorm statistics, in evaluation mode."""
+    """Return a network of NETS in evaluation mode, with settled BatchNorm statistics."""
     torch.manual_seed(seed)
     factory, shape = NETS[name]
     model = factory()
@@ -318,9 +318,9 @@ def build(name, dtype=torch.float64, seed=0):
 
 @functools.cache
 def captured(name, dtype=torch.float64, seed=0, tail=()):
-    """(network, calibration) of one network of NETS; capture is the slow part.
+    """Return (network, calibration) of a network of NETS followed by the modules of `tail`.
 
-    `tail`: modules behind it.
+    The result is cached, because capture is slow.
     """
     model = build(name, dtype, seed)
     if tail:
@@ -332,7 +332,7 @@ def captured(name, dtype=torch.float64, seed=0, tail=()):
 
 
 def one_site(theta, activation=None, dtype=torch.float64):
-    """(network, calibration) of a lone site whose per-channel maximum is theta."""
+    """Return (network, calibration) of one site whose maximum in each channel is theta."""
     theta = torch.as_tensor(theta, dtype=dtype)
     network = tp.capture(OneSite(activation).to(dtype), torch.zeros(2, len(theta), dtype=dtype))
     return network, tp.calibrate(network, [torch.stack([theta, theta / 2])])
@@ -355,12 +355,12 @@ def make_steps_dyadic(snn):
 
 
 def dyadic_input(*shape, bits=4, dtype=torch.float32):
-    """Random multiples of 2^-bits."""
+    """Return random multiples of 2^-bits."""
     return (torch.randn(*shape) * 2**bits).round().to(dtype) / 2**bits
 
 
 def dyadic_snn(model, shape, neuron, dtype=torch.float32):
-    """A converted network in which every sum is exact in float32."""
+    """Convert a network so that every sum is exact in float32."""
     model = make_dyadic(model.to(dtype).eval())
     network = tp.capture(model, dyadic_input(2, *shape, dtype=dtype))
     calibration = tp.calibrate(network, [dyadic_input(8, *shape, dtype=dtype)])
@@ -368,7 +368,7 @@ def dyadic_snn(model, shape, neuron, dtype=torch.float32):
 
 
 def small_bounded():
-    """ReLU6 before a max-pool, for inputs (B, 2, H, W)."""
+    """Return a network with a ReLU6 before a max-pool, for inputs (B, 2, H, W)."""
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), nn.ReLU6(), nn.MaxPool2d(2), nn.Conv2d(4, 3, 3)
     )
@@ -378,7 +378,7 @@ SMALL = {"conv": conv_net, "pooled": pooled_residual, "bounded": small_bounded}
 
 
 def corrected_dyadic_snn(kind, neuron):
-    """(network of SMALL in float64 with offsets and starts, inputs), all sums exact."""
+    """Return (spiking network of SMALL with offsets and starts, inputs), with exact sums."""
     torch.manual_seed(3)
     x = dyadic_input(3, 2, 8, 8, dtype=torch.float64)
     snn = dyadic_snn(SMALL[kind](), (2, 8, 8), neuron, torch.float64)
@@ -388,7 +388,7 @@ def corrected_dyadic_snn(kind, neuron):
 
 
 def scanned(neuron, values, d, bound, chunk):
-    """(sent, membranes, spikes) of one neuron of step d at every timestep, each (T,)."""
+    """Run one neuron of step d; return (sent, membranes, spikes), each of shape (T,)."""
     one = torch.ones(1, dtype=torch.float64)
     limit = None if bound is None else one * bound / d
     constants = Constants(neuron, one * d, one * neuron.initial_membrane, None, limit)
@@ -404,7 +404,7 @@ def scanned(neuron, values, d, bound, chunk):
 
 
 def classifier():
-    """(converted `conv_net`, the 24 images it was calibrated on), always the same."""
+    """Return (converted `conv_net`, the 24 images of its calibration), always the same."""
     torch.manual_seed(4)
     model = conv_net()
     x = torch.randn(24, 2, 8, 8)
@@ -412,7 +412,7 @@ def classifier():
 
 
 def state_hash(model):
-    """A hash of every parameter and buffer, with names."""
+    """Hash every parameter and buffer with its name."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())
@@ -421,7 +421,7 @@ def state_hash(model):
 
 
 def leaves(output):
-    """The tensors of a nested output, in order."""
+    """Return the tensors of a nested output in order."""
     if isinstance(output, torch.Tensor):
         return [output]
     values = output.values() if isinstance(output, dict) else output
@@ -429,7 +429,7 @@ def leaves(output):
 
 
 def error(found, expected):
-    """Largest difference of two nested outputs, relative to the expected one's variation."""
+    """Return the largest difference of two outputs, relative to the variation of the expected."""
     worst = 0.0
     for a, b in zip(leaves(found), leaves(expected), strict=True):
         assert a.shape == b.shape
@@ -439,7 +439,7 @@ def error(found, expected):
 
 
 def same_simulation(a, b):
-    """Assert that two simulations agree bit for bit, output and counts."""
+    """Assert that the outputs and counts of two simulations are equal bit for bit."""
     for x, y in zip(leaves(a.output), leaves(b.output), strict=True):
         assert torch.equal(x, y)
     assert a.spike_counts.keys() == b.spike_counts.keys()
@@ -448,7 +448,7 @@ def same_simulation(a, b):
 
 
 def same_counts(a, b):
-    """Assert that two simulations spike alike at every timestep."""
+    """Assert that two simulations have the same counts at every timestep."""
     assert a.spike_counts.keys() == b.spike_counts.keys()
     for name in a.spike_counts:
         assert torch.equal(a.spike_counts[name], b.spike_counts[name]), name
@@ -456,7 +456,7 @@ def same_counts(a, b):
 
 
 def same_observations(slow, fast):
-    """Assert that records agree spike for spike, membranes and totals but for rounding."""
+    """Assert that records have equal counts, and equal membranes and totals up to rounding."""
     assert slow.records.keys() == fast.records.keys()
     for name in slow.records:
         one, other = slow.records[name], fast.records[name]

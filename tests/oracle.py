@@ -1,7 +1,8 @@
-"""A slow, obvious NumPy (float64) model of everything the library computes.
+"""A slow and simple NumPy model, in float64, of everything that the library computes.
 
-It shares no code with the library: every rule is written out as loops, from the definitions.
-All values are in activation units. T timesteps, B batch, C channels.
+It shares no code with the library. Every rule is written as loops that follow the definitions.
+All values are in activation units. T is the number of timesteps, B the size of the batch, and C
+the number of channels.
 """
 
 import itertools
@@ -19,7 +20,7 @@ def neuron(
     upper_bound=None,
     telescoped=False,
 ):
-    """Counts and membranes (T, ...) of one population; delta broadcasts against currents[0]."""
+    """Return counts and membranes (T, ...) of a population; delta broadcasts to currents[0]."""
     currents = np.asarray(currents, dtype=np.float64)
     counts = np.zeros(currents.shape)
     membranes = np.zeros(currents.shape)
@@ -41,7 +42,7 @@ def neuron(
 
 
 def scalar_neuron(currents, delta, max_count, signed, initial_membrane, upper_bound):
-    """One neuron: charge, count, subtract."""
+    """Add the current of one neuron, count its spikes and subtract them, at every timestep."""
     v = initial_membrane * delta
     total = 0
     counts, membranes = [], []
@@ -65,7 +66,7 @@ def scalar_neuron(currents, delta, max_count, signed, initial_membrane, upper_bo
 
 
 def telescoped_neuron(currents, delta, max_count, signed, initial_membrane, upper_bound):
-    """The reference neuron: Q_t of the cumulative input minus what was emitted before."""
+    """Compute the reference neuron, which sends Q_t(cumulative input) minus its earlier counts."""
     del signed
     cumulative = initial_membrane * delta
     total = 0
@@ -83,7 +84,7 @@ def telescoped_neuron(currents, delta, max_count, signed, initial_membrane, uppe
 
 
 def group_neuron(currents, theta, size, initial_membrane=0.5):
-    """`size` thresholds k * theta / size: the count is how many of them the membrane reaches."""
+    """Count how many of the thresholds k * theta / size, k = 1..size, the membrane reaches."""
     delta = theta / size
     v = initial_membrane * delta
     counts = []
@@ -96,7 +97,7 @@ def group_neuron(currents, theta, size, initial_membrane=0.5):
 
 
 def cascade_neuron(currents, top, bits, initial_membrane=0.5):
-    """Thresholds top / 2^i for i = 0..bits-1, tried greedily; the count is in the smallest."""
+    """Try the thresholds top / 2^i for i = 0..bits-1 in turn; count in units of the smallest."""
     smallest = top / 2 ** (bits - 1)
     v = initial_membrane * smallest
     counts = []
@@ -112,7 +113,7 @@ def cascade_neuron(currents, top, bits, initial_membrane=0.5):
 
 
 def quantized(z, delta, max_count, timesteps, initial_membrane=0.5, upper_bound=None):
-    """delta/T * clamp(floor(T z / delta + v0), 0, K T), below the bound where there is one."""
+    """Return delta/T * clamp(floor(T z / delta + v0), 0, K T), limited by a bound if given."""
     z = np.asarray(z, dtype=np.float64)
     level = np.floor(timesteps * z / delta + initial_membrane)
     limit = np.full_like(level, max_count * timesteps)
@@ -123,7 +124,7 @@ def quantized(z, delta, max_count, timesteps, initial_membrane=0.5, upper_bound=
 
 
 def conv(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    """Convolution of x (B, C, *space) with weight (O, C/groups, *kernel), by loops."""
+    """Convolve x (B, C, *space) with weight (O, C/groups, *kernel) by loops."""
     x = np.asarray(x, dtype=np.float64)
     weight = np.asarray(weight, dtype=np.float64)
     rank = x.ndim - 2
@@ -148,13 +149,13 @@ def conv(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
 
 
 def linear(x, weight, bias=None):
-    """x (..., N) times weight (O, N) transposed, plus bias."""
+    """Return x (..., N) times the transpose of weight (O, N), plus the bias."""
     out = np.asarray(x, dtype=np.float64) @ np.asarray(weight, dtype=np.float64).T
     return out if bias is None else out + np.asarray(bias, dtype=np.float64)
 
 
 def max_pool(x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
-    """Max-pool of x (B, C, *space) by explicit windows; padding counts as minus infinity."""
+    """Pool x (B, C, *space) by explicit windows; padding counts as minus infinity."""
     x = np.asarray(x, dtype=np.float64)
     rank = x.ndim - 2
     kernel, padding, dilation = (_many(v, rank) for v in (kernel, padding, dilation))
@@ -175,7 +176,7 @@ def max_pool(x, kernel, stride=None, padding=0, dilation=1, ceil_mode=False):
 
 
 def _pooled_size(size, kernel, stride, padding, dilation, ceil_mode):
-    """Output length; a last window must start inside the input or its left padding."""
+    """Return the output length; the last window must start inside the input or its left padding."""
     span = size + 2 * padding - dilation * (kernel - 1) - 1
     if not ceil_mode:
         return span // stride + 1
@@ -186,7 +187,7 @@ def _pooled_size(size, kernel, stride, padding, dilation, ceil_mode):
 
 
 def avg_pool(x, kernel, stride=None):
-    """Average pool without padding."""
+    """Return the averages over windows without padding."""
     x = np.asarray(x, dtype=np.float64)
     rank = x.ndim - 2
     kernel = _many(kernel, rank)
@@ -203,7 +204,7 @@ def avg_pool(x, kernel, stride=None):
 
 
 def percentile(values, percent):
-    """Exact percentile by sorting, linear between neighbors."""
+    """Return the exact percentile by sorting, with linear interpolation between neighbors."""
     ordered = sorted(float(v) for v in np.asarray(values).ravel())
     place = percent / 100 * (len(ordered) - 1)
     low = math.floor(place)
@@ -212,7 +213,7 @@ def percentile(values, percent):
 
 
 def wilson(successes, n, z=1.959963984540054):
-    """Wilson score interval, closed form."""
+    """Return the Wilson score interval by its closed form."""
     p = successes / n
     center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))

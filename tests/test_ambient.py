@@ -72,7 +72,7 @@ def _calibration(model, batches, snn):
     return [h.counts for h in found.histograms.values()] + [m.sums for m in found.moments.values()]
 
 
-# What every public function that computes returns, as tensors or as text.
+# Each entry returns what one public function computes, as tensors or as text.
 ENTRY_POINTS = {
     "simulate": lambda m, b, s: tp.simulate(s, b[0][0], T).output,
     "simulate_reference": lambda m, b, s: tp.simulate_reference(s, b[0][0], T).output,
@@ -113,7 +113,7 @@ def test_ambient_settings_change_nothing(name, ambient, setting, expected):
 
 
 def _settings(ambient):
-    """What the caller has set is still set after the call."""
+    """Return what the caller has set, which must still be set after a call."""
     with AMBIENT[ambient]():
         return torch.get_default_dtype(), torch.get_float32_matmul_precision()
 

@@ -1,4 +1,4 @@
-"""Bounds that keep the code readable: the length of modules and of functions."""
+"""Modules and functions stay short enough to be readable."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ ROOT = Path(tp.__file__).parent
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 60
 """Lines without the docstring, which may document as much as it has to."""
-# A Triton kernel is one function, and the call of it names every argument.
+# A Triton kernel is one function, and its call names every argument.
 EXCEPTIONS = {"simulation/engine/scan_cuda.py:run", "simulation/engine/scan_cuda.py:_kernel"}
 
 

@@ -1,4 +1,4 @@
-"""Every method has its card, with all sections, links that lead somewhere, and forms that parse."""
+"""Every method has a card with all sections, working links, and forms that are understood."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from transpike.conversion.thresholds import ThresholdRule
 
 ROOT = Path(tp.__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "methods"
-REPOSITORY = "https://github.com/transpike/transpike/blob/main/"  # files outside of the site
+REPOSITORY = "https://github.com/transpike/transpike/blob/main/"  # for files outside of the site
 CARDS = {card.stem: card.read_text() for card in FOLDER.glob("*.md") if card.stem != "README"}
 PRESETS = (
     *(tp.IF, tp.Burst, tp.Signed, tp.MultiThreshold),
@@ -30,7 +30,7 @@ def test_every_method_has_one_card_and_is_in_the_list(name):
 
 
 def test_no_card_without_a_method():
-    assert len(CARDS) == len(METHODS) + 1  # and tune
+    assert len(CARDS) == len(METHODS) + 1  # There is one more card, for tune.
 
 
 @pytest.mark.parametrize("stem", sorted(CARDS))

@@ -1,4 +1,4 @@
-"""The public names, and the one direction in which modules import each other."""
+"""The public names are pinned, and modules import each other in one direction only."""
 
 import ast
 import importlib
@@ -66,12 +66,12 @@ def test_name_is_public(name):
 
 
 def _for_type_checkers():
-    """The module of every public name, as `__init__.py` tells it to type checkers."""
+    """Return the module of every public name, as `__init__.py` shows it to type checkers."""
     found = {}
     for node in ast.walk(ast.parse((ROOT / "__init__.py").read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("transpike."):
             for alias in node.names:
-                assert alias.asname == alias.name  # an explicit re-export
+                assert alias.asname == alias.name  # This is an explicit re-export.
                 found[alias.name] = node.module
     return found
 
@@ -112,7 +112,7 @@ def _module_of(path):
 
 
 def _imported(path):
-    """Top-level modules of the package that a file imports."""
+    """Find the top-level modules of the package that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -163,7 +163,7 @@ def test_py_typed():
 
 
 def test_no_public_function_has_more_than_ten_parameters():
-    """Those of `tp`; the command line has one parameter per option, which groups share."""
+    """This is about functions of `tp`; commands have one parameter for each option."""
     for name in tp._MODULE_OF:
         value = getattr(tp, name)
         if not isinstance(value, type):

@@ -1,4 +1,4 @@
-"""Masks of volumes: those of whole slices, in any layout; bad volumes are refused."""
+"""Masks of volumes are those of whole slices in any layout; bad volumes are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ HALF = Normalization((0.5,), (0.5,))
 
 
 def dense(outputs: int = 1) -> nn.Module:
-    """A small network like a U-Net; every weight a multiple of 1/8, about half a mask positive."""
+    """Return a small network like a U-Net.
+
+    Every weight is a multiple of 1/8, and about half of a mask is positive.
+    """
     torch.manual_seed(3)
     model = make_dyadic(
         nn.Sequential(
@@ -50,7 +53,7 @@ def dense(outputs: int = 1) -> nn.Module:
 
 
 def bits(slices: int = 3, height: int = 40, width: int = 48) -> ArrayVolume:
-    """Slices of 0 and 1, which become -1 and 1: sums of dyadic numbers are exact."""
+    """Return slices of 0 and 1, which are normalized to -1 and 1, so that all sums are exact."""
     random = np.random.RandomState(0)
     return ArrayVolume(random.rand(slices, height, width) < 0.4, "bits")
 
@@ -64,7 +67,7 @@ def converted(model: nn.Module, tile: tuple[int, int], neuron: tp.Neuron) -> tp.
 @pytest.mark.parametrize("neuron", [tp.IF(), tp.Signed(2)])
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_masks_are_those_of_whole_slices(neuron: tp.Neuron, outputs: int) -> None:
-    # Every t is a power of two, so that no mean rounds and pixels at 0 stay there.
+    # Every t is a power of two, so no mean rounds, and outputs of 0 stay 0.
     model, volume = dense(outputs), bits()
     snn = converted(model, (16, 24), neuron)
     found = list(segment(snn, volume, 8, normalization=HALF, curve=[1]))
@@ -91,7 +94,7 @@ def test_no_masks_before_the_last_layer_has_fired() -> None:
 
 
 def _mask(output: torch.Tensor) -> NDArray[np.bool_]:
-    """Of an output (1, C, H, W), by the words of the documentation."""
+    """Return the mask of an output (1, C, H, W), as the documentation defines it."""
     if output.shape[1] == 1:
         return (output[0, 0] > 0).numpy()
     return (output[0, 1] > output[0, 0]).numpy()
@@ -366,13 +369,13 @@ def test_a_difference_of_one_pixel_is_seen_in_a_large_slice() -> None:
         drawn = np.asarray(whole.images[0].get_array())
         found = np.argwhere(drawn.sum(axis=2) > 0)
         assert max(drawn.shape) < 700
-        assert np.ptp(found, axis=0).tolist() == [6, 6]  # a square of 7 dots
+        assert np.ptp(found, axis=0).tolist() == [6, 6]  # The pixel is a square of 7 dots.
         for place in found:
             np.testing.assert_allclose(drawn[tuple(place)] * 255, color)
         center = found.mean(axis=0) / drawn.shape[:2]
         np.testing.assert_allclose(center, (577 / 1100, 1201 / 2000), atol=0.01)
         assert whole.get_xlabel() == "differing pixels: 1, 0.00 %"
-        # The enlarged part holds the pixel, one dot for one pixel, and the whole shows its place.
+        # The enlarged part shows the pixel as one dot, and a frame marks this part in the slice.
         near = np.asarray(part.images[0].get_array())
         assert near.shape == (53, 96, 3) and len(np.argwhere(near.sum(axis=2) > 0)) == 1
         (frame,) = whole.patches
