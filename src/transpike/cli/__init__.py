@@ -1,7 +1,11 @@
-"""The command line: results go to stdout, progress to stderr, bad input ends with code 2.
+"""The command line.
 
-Each command has its name in the module that holds it: inspect and convert in `convert`; evaluate,
-diagnose and cost in `measure`; tune and compare in `methods`; the others in their own.
+Results go to stdout, progress and errors to stderr. Bad input ends with exit code 2.
+
+The commands inspect and convert are in the module `convert`; evaluate, diagnose and cost are in
+`measure`; tune and compare are in `methods`. Every other command has a module of its own name.
+
+These modules import torch inside the commands, so that the help does not wait for it.
 """
 
 from __future__ import annotations

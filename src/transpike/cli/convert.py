@@ -1,4 +1,4 @@
-"""Looking at a conversion before it is made, and making it."""
+"""Commands that show what a conversion would do, and that convert."""
 
 from __future__ import annotations
 

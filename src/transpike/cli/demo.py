@@ -1,4 +1,4 @@
-"""The demo."""
+"""The command that runs the demo."""
 
 from __future__ import annotations
 

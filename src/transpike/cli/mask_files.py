@@ -22,11 +22,11 @@ _NANOMETERS = 1000.0  # in a micrometer
 
 
 def check_output(output: Path) -> None:
-    """Refuse to mix masks with those of another run."""
+    """Refuse a folder that holds the masks of another run."""
     for place in (output / "masks", output / "masks.tif"):
         if place.exists():
             raise tp.ArgumentError(
-                f"{str(place)!r} is there already. Choose another folder, or remove it."
+                f"{str(place)!r} is there already. Choose another folder with -o, or remove it."
             )
 
 
@@ -74,7 +74,9 @@ def _one_tiff(
 def mask_writer(
     folder: Path, tiff: bool, stack: Volume, chosen: Sequence[int], size: VoxelSize | None
 ) -> Iterator[Callable[[str, Mask], None]]:
-    """A function that writes the mask of a slice, as 0 and 255; without any, no place is left.
+    """Gives a function that writes the mask of a slice with the values 0 and 255.
+
+    If no mask is written, no empty file or folder is left.
 
     Args:
         folder: made if it does not exist.

@@ -1,4 +1,4 @@
-"""Scores of the masks of a dense network at every timestep, by torchmetrics, and their table."""
+"""Scores of the masks of a dense network at every timestep, and their table."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _CLASSES = 2  # of a binary mask
 
 
 class MaskScores:
-    """F1 and Jaccard index of binary masks, and their positive pixels; a metric of `evaluate`.
+    """A metric for `evaluate`: F1, Jaccard index and number of positive pixels of binary masks.
 
     Args:
-        network: its output is one channel of logits or probabilities, or two channels.
+        network: a network whose output has one channel of logits or probabilities, or two
+            channels.
 
     Raises:
         ArgumentError: torchmetrics is not installed.
@@ -34,14 +35,14 @@ class MaskScores:
         except ImportError as error:
             raise missing_package("torchmetrics") from error
         self.cut = cut_of(network)
-        # Masks made by `evaluate`'s own rule: torchmetrics takes outputs that happen to lie in
-        # 0..1 for probabilities, whatever they are.
+        # The masks are made by the rule of `evaluate`. torchmetrics has another rule: it takes all
+        # outputs for probabilities that happen to lie in 0..1.
         self.f1 = BinaryF1Score(validate_args=False).to(network.device)
         self.jaccard = BinaryJaccardIndex(validate_args=False).to(network.device)
         self.positive = 0
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Takes in outputs (B, H, W) or (B, 2, H, W) and masks (B, H, W).
+        """Counts outputs (B, H, W) or (B, 2, H, W) against true masks (B, H, W).
 
         Raises:
             ArgumentError: there are more than two channels.
@@ -58,20 +59,22 @@ class MaskScores:
         self.positive += int(mask.sum())
 
     def compute(self) -> dict[str, Any]:
-        """F1, Jaccard index, and the number of pixels in the masks."""
+        """F1, Jaccard index, and number of pixels in the masks."""
         with torch.inference_mode():
             f1, jaccard = float(self.f1.compute()), float(self.jaccard.compute())
         return {"f1": f1, "jaccard": jaccard, "positive": self.positive}
 
 
 def against_ann(result: tp.Evaluation) -> list[dict[str, float]]:
-    """F1 and Jaccard index of the spiking network's masks against the analog network's, at every t.
+    """Compares the masks of the spiking network with those of the analog network, at every t.
 
-    With S and A pixels in the masks, and D pixels where they differ, S + A - D is twice the pixels
-    in both. Both scores are 0 where both masks are empty.
+    If the masks have S and A pixels and differ in D pixels, then they share (S + A - D) / 2 pixels.
 
     Args:
-        result: made with `MaskScores` as its metric.
+        result: an evaluation with `MaskScores` as its metric.
+
+    Returns:
+        F1 and Jaccard index for every timestep. Both are 0 if both masks are empty.
     """
     assert result.metric is not None
     scores = []
@@ -87,7 +90,7 @@ def mask_table(result: tp.Evaluation, agreement: Sequence[dict[str, float]]) -> 
     """Scores of the masks at t = 1, 2, 4, ... and T, as text.
 
     Args:
-        result: made with `MaskScores` as its metric.
+        result: an evaluation with `MaskScores` as its metric.
         agreement: from `against_ann`.
     """
     assert result.metric is not None

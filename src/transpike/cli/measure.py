@@ -1,4 +1,4 @@
-"""Measuring a network: its accuracy over time, its errors site by site, and its cost."""
+"""Commands that measure a network: its accuracy at every timestep, its errors, and its cost."""
 
 from __future__ import annotations
 

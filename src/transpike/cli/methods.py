@@ -1,4 +1,4 @@
-"""Choosing a method: the best recipe for a budget, and one table of many."""
+"""Commands that choose a method: the best recipe for a budget, and a table of many methods."""
 
 from __future__ import annotations
 

@@ -66,8 +66,9 @@ class Source:
             "--data",
             metavar="DATA",
             autocompletion=complete_data,
-            help="Data set. The network is calibrated on its training part and measured on its "
-            "test part. Possible are: digits, which comes with scikit-learn; cifar10:PATH, an "
+            help="Data set. It is required, except by inspect, and by segment for a saved network. "
+            "The network is calibrated on its training part and measured on its test part. "
+            "Possible values are: digits, which comes with scikit-learn; cifar10:PATH, an "
             ".npz file or the folder that torchvision makes (cifar10:PATH?download fetches it); "
             "folder:PATH, images in PATH/train/CLASS and PATH/test/CLASS (add ?size=N to resize "
             "them to N x N pixels, ?gray to read one channel, or both as in "
@@ -116,7 +117,7 @@ class Conversion:
             "--neuron",
             autocompletion=complete_from(NEURONS),
             help="Kind of spiking neuron. K is the largest number of spikes that a neuron sends "
-            "in one timestep. Possible are: if (default), signed:K, burst:K, "
+            "in one timestep. Possible values are: if (default), signed:K, burst:K, "
             "burst:K:resolution, multi:BITS, differential:LEVELS:K, refining:K, staggered:K and "
             "telescoped:K. Further settings have names, as in staggered:K=2,window=4,lag=1.",
         ),

@@ -1,4 +1,4 @@
-"""What commands write: JSON with where it comes from, figures, and progress."""
+"""What commands write: results as JSON with their provenance, figures, and progress."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import typer
 import transpike as tp
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C; shells use the same."""
 _SECONDS_BETWEEN_LINES = 20.0
 ProgressCallback = Callable[[int, int | None], None]
 
 
 def provenance(seed: int) -> dict[str, Any]:
-    """The command, its seed and the versions: what a result carries to be repeated."""
+    """What is needed to repeat a result: the command, its seed and the versions."""
     import torch
 
     return {
@@ -95,7 +95,7 @@ def interrupted(text: str) -> NoReturn:
 
 
 def plain(value: Any) -> Any:
-    """The same value in JSON's types; what has none becomes its text."""
+    """The value in types that JSON has; other types become text."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -104,10 +104,10 @@ def plain(value: Any) -> Any:
 
 
 def write_figure(file: Path | None, draw: Callable[[Any], Any], result: Any) -> None:
-    """Draws a result into a file, or does nothing without one.
+    """Draws a result into a file, if there is one.
 
     Raises:
-        FileError: it cannot be written.
+        FileError: the file cannot be written.
     """
     if file is None:
         return
@@ -120,10 +120,10 @@ def write_figure(file: Path | None, draw: Callable[[Any], Any], result: Any) -> 
 
 
 def write_json(file: Path | None, content: dict[str, Any]) -> None:
-    """Writes a result with its provenance into a file, or does nothing without one.
+    """Writes a result with its provenance into a file, if there is one.
 
     Raises:
-        FileError: it cannot be written.
+        FileError: the file cannot be written.
     """
     if file is None:
         return

@@ -1,4 +1,4 @@
-"""Results as one HTML page."""
+"""The command that writes results as one HTML page."""
 
 from __future__ import annotations
 

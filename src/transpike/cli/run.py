@@ -85,7 +85,7 @@ class Run:
         return max(1, _PIXELS_TOGETHER // (height * width))
 
     def batches(self, split: Split | VolumeSplit) -> Iterator[tuple[Tensor, Tensor]]:
-        """The split's batches, on the device."""
+        """The batches of the split, on the device."""
         for images, labels in split.batches(self.at_once(split)):
             yield images.to(self.device), labels.to(self.device)
 
@@ -112,7 +112,7 @@ class Run:
     def convert(
         self, name: str, conversion: Conversion, timesteps: int | None
     ) -> tuple[tp.SpikingNetwork, nn.Module]:
-        """Builds, captures, calibrates and converts the model `name`; also returns the model."""
+        """Builds, captures, calibrates and converts the model `name`; returns the model too."""
         recipe = recipe_of(conversion, timesteps)
         model = self.model(name)
         images = self.calibration_images()
@@ -222,7 +222,7 @@ class Run:
     def stopping_rule(
         self, snn: tp.SpikingNetwork, text: str | None, timesteps: int
     ) -> tp.EarlyStopping | None:
-        """The rule of `--early-stopping`, with a threshold from training images by default."""
+        """The rule of `--early-stopping`; a missing threshold is fitted on training images."""
         if text is None:
             return None
         if isinstance(self.train, VolumeSplit):
@@ -371,7 +371,7 @@ def heading(model: str, source: Source, seed: int) -> str:
 def load_saved(
     folder: str, source: Source, conversion: Conversion, device: torch.device
 ) -> tp.SpikingNetwork:
-    """A converted network from its folder.
+    """Loads a converted network from its folder.
 
     Raises:
         ArgumentError: options were given that decide a conversion.
@@ -395,7 +395,7 @@ def load_saved(
 
 
 def recipe_of(conversion: Conversion, timesteps: int | None) -> tp.Recipe:
-    """The recipe of `--recipe`, or what the other options say.
+    """The recipe of `--recipe`, or the recipe that the other options describe.
 
     Raises:
         ArgumentError: an option is unknown, or does not go with another.

@@ -1,4 +1,4 @@
-"""Predictions and pictures for a report, recorded beside an evaluation."""
+"""Predictions and pictures that `evaluate` records for a report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transpike.cli.run import Run
 from transpike.data import Split, VolumeSplit
 from transpike.report import join_samples, record_samples
 
-MOST_SLICES = 4  # whole pictures with a mask for every timestep
+MOST_SLICES = 4  # each is a whole picture with a mask for every timestep
 
 
 def write_samples(
@@ -28,16 +28,16 @@ def write_samples(
 ) -> None:
     """Simulates the images again and writes what both networks predict into a folder.
 
-    Of volumes the first 4 tiles or slices are recorded, of labeled images all.
+    All labeled images are recorded, but only the first 4 tiles or slices of volumes.
 
     Args:
-        folder: for samples.npz and samples.json.
-        run: data and machine.
+        folder: folder for samples.npz and samples.json.
+        run: the data and the machine.
         snn: the converted network.
-        images: those that were evaluated.
+        images: the images that were evaluated.
         timesteps: T.
-        precision: of the evaluation.
-        facts: what a reader of the pictures has to know.
+        precision: precision of the evaluation.
+        facts: settings that a reader of the pictures has to know.
 
     Raises:
         FileError: the folder cannot be written.

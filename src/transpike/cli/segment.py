@@ -1,4 +1,4 @@
-"""Segmenting a user's own slices."""
+"""The command that segments a user's own slices."""
 
 from __future__ import annotations
 

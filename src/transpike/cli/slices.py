@@ -1,4 +1,4 @@
-"""What `transpike segment` opens: its slices, their labels, and the spiking network for them."""
+"""What `transpike segment` opens: the slices, their labels, and the spiking network."""
 
 from __future__ import annotations
 

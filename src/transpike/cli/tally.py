@@ -1,4 +1,4 @@
-"""What `transpike segment` keeps of every slice, and its account of them."""
+"""What `transpike segment` counts in the masks, and how it reports that."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Tally:
         }
 
     def text(self) -> str:
-        """A short account."""
+        """The counts as text for the terminal."""
         facts, n = self.to_dict(), len(self.slices)
         height, width = facts["tile"]
         seconds = facts["seconds"]
@@ -124,7 +124,7 @@ def _scores_text(scores: dict[str, float]) -> str:
 
 
 def strip_figure(tally: Tally, name: str) -> Any:
-    """Draws the masks of the first slice to draw at every timestep kept."""
+    """Draws the masks of the first drawn slice at t = 1, 2, 4, ... and T."""
     assert tally.strip is not None
     masks, shown = tally.strip
     return timesteps_figure(masks, shown.ann, shown.label, f"{name}, slice {shown.name}")

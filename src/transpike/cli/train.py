@@ -1,4 +1,4 @@
-"""Training the zoo's networks."""
+"""The command that trains the networks of the zoo."""
 
 from __future__ import annotations
 
