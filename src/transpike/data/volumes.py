@@ -1,4 +1,4 @@
-"""Stacks of grayscale slices, read region by region: folders of images, TIFF files, Zarr arrays."""
+"""Stacks of grayscale slices in folders, TIFF files and Zarr arrays, read region by region."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from transpike.data.voxel_size import (
 )
 from transpike.errors import DataError, FileError, missing_package
 
-_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF's tag, and its value
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF 6.0, and one of its values
 _INVERTED = (
     "{!r}: needed a TIFF in which 0 is black, got one in which 0 is white. Invert it and save it "
     "again."
 )
 _SUFFIXES = frozenset({".png", ".tif", ".tiff"})
-_GRAY_MODES = ("1", "L", "I;16", "I;16B", "I;16L")  # pillow's names
-_WHOLE_NUMBERS = "ub"  # numpy kinds: unsigned, boolean
+_GRAY_MODES = ("1", "L", "I;16", "I;16B", "I;16L")  # names of pillow
+_WHOLE_NUMBERS = "ub"  # kinds of NumPy: unsigned integers and booleans
 
 
 class Volume(Protocol):
-    """A stack of slices of one size; unsigned integers."""
+    """A stack of slices with one size and one type of unsigned integers."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Slices, height, width."""
+        """Number of slices, height and width."""
         ...
 
     @property
     def maximum(self) -> int:
-        """Largest value its type can hold: 255 for 8 bit, 65535 for 16 bit."""
+        """Largest value of the type: 255 for 8 bit, 65535 for 16 bit."""
         ...
 
     @property
@@ -55,22 +55,22 @@ class Volume(Protocol):
         ...
 
     def place(self, index: int) -> str:
-        """Where slice `index` comes from, for messages."""
+        """The place of slice `index`, for messages."""
         ...
 
     def name(self, index: int) -> str:
-        """File name of slice `index`, or its number where the slices share one file."""
+        """File name of slice `index`, or its number if all slices are in one file."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayVolume:
-    """Anything that is indexed like an array: NumPy, a memory map, Zarr.
+    """A volume in an array of NumPy or Zarr, or in a memory map.
 
     Args:
-        array: (slices, height, width), unsigned integers.
+        array: unsigned integers, (slices, height, width).
         file: name of the file, for messages.
-        voxel_size: as the file states it.
+        voxel_size: size of a voxel as the file states it.
     """
 
     array: Any
@@ -79,13 +79,13 @@ class ArrayVolume:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Slices, height, width."""
+        """Number of slices, height and width."""
         slices, height, width = (int(size) for size in self.array.shape)
         return slices, height, width
 
     @property
     def maximum(self) -> int:
-        """Largest value its type can hold."""
+        """Largest value of the type."""
         return _maximum(np.dtype(self.array.dtype))
 
     def read(self, index: int, rows: slice, columns: slice) -> NDArray[Any]:
@@ -93,7 +93,7 @@ class ArrayVolume:
         return np.asarray(self.array[index, rows, columns])
 
     def place(self, index: int) -> str:
-        """Where slice `index` comes from."""
+        """The place of slice `index`, for messages."""
         return f"{self.file!r}, slice {index}"
 
     def name(self, index: int) -> str:
@@ -103,7 +103,7 @@ class ArrayVolume:
 
 @dataclass(frozen=True, eq=False)
 class FileVolume:
-    """One image file per slice, decoded when a region of it is read."""
+    """A volume with one image file per slice. A file is decoded when a region of it is read."""
 
     files: tuple[Path, ...]
     shape: tuple[int, int, int]
@@ -124,7 +124,7 @@ class FileVolume:
         return pixels[rows, columns]
 
     def place(self, index: int) -> str:
-        """Where slice `index` comes from."""
+        """The place of slice `index`, for messages."""
         return repr(str(self.files[index]))
 
     def name(self, index: int) -> str:
@@ -134,7 +134,7 @@ class FileVolume:
 
 @dataclass(frozen=True, eq=False)
 class PagedVolume:
-    """A multi-page TIFF that is compressed; a page is decoded when a region of it is read."""
+    """A compressed TIFF of many pages. A page is decoded when a region of it is read."""
 
     file: Path
     shape: tuple[int, int, int]
@@ -143,7 +143,7 @@ class PagedVolume:
 
     @property
     def maximum(self) -> int:
-        """Largest value its type can hold."""
+        """Largest value of the type."""
         return _maximum(self.dtype)
 
     def read(self, index: int, rows: slice, columns: slice) -> NDArray[Any]:
@@ -157,7 +157,7 @@ class PagedVolume:
         return np.asarray(page)[rows, columns]
 
     def place(self, index: int) -> str:
-        """Where slice `index` comes from."""
+        """The place of slice `index`, for messages."""
         return f"{str(self.file)!r}, page {index}"
 
     def name(self, index: int) -> str:
@@ -166,15 +166,15 @@ class PagedVolume:
 
 
 def open_stack(place: str | Path) -> Volume:
-    """Opens grayscale slices in any layout.
+    """Open grayscale slices in any layout.
 
     Args:
-        place: a `.png` file, a `.tif` file of one or more pages, a folder of numbered slices (see
-            `open_slices`), or a Zarr array: `NAME.zarr`, or `NAME.zarr/ARRAY` for one of a group.
+        place: a `.png` file, a `.tif` file with one or more pages, a folder of numbered slices (see
+            `open_slices`), or a Zarr array: `NAME.zarr`, or `NAME.zarr/ARRAY` in a group.
 
     Raises:
-        FileError: nothing is there, or it is damaged.
-        DataError: it is not slices of grayscale, unsigned integers, or a slice is missing.
+        FileError: the file or folder is missing or damaged.
+        DataError: the slices are not grayscale unsigned integers, or a slice is missing.
         ArgumentError: a package is not installed.
     """
     place = Path(place)
@@ -199,15 +199,16 @@ def open_stack(place: str | Path) -> Volume:
 
 
 def open_slices(folder: Path) -> FileVolume:
-    """Opens a folder of numbered slices; only their headers are read.
+    """Open a folder of numbered slices. Only the headers of the files are read.
 
     Args:
-        folder: grayscale `.png` or `.tif` files; the last number in a name is the slice's, and
-            these numbers go up in equal steps.
+        folder: folder of grayscale `.png` or `.tif` files. The last number in a file name is the
+            number of the slice. The numbers rise in equal steps.
 
     Raises:
-        FileError: there is no such folder, or a file is no image.
-        DataError: no slices, a slice is missing, two are of unequal size or type, or one is RGB.
+        FileError: the folder does not exist, or a file is not an image.
+        DataError: there is no slice, a slice is missing, slices differ in size or type, or a slice
+            is RGB.
     """
     if not folder.is_dir():
         raise FileError(f"no folder {str(folder)!r}: needed a folder of .png or .tif slices.")
@@ -224,18 +225,21 @@ def open_slices(folder: Path) -> FileVolume:
                 f"{headers[0]}, got {header}. Crop or convert it to the same size and type."
             )
     height, width, maximum = headers[0]
-    # Slices that contradict each other say nothing about the volume.
+    # If the slices state different sizes, the size of a voxel is unknown.
     voxel_size = sizes[0] if len(set(sizes)) == 1 else None
     shape = (len(files), height, width)
     return FileVolume(tuple(file for _, file in numbered), shape, maximum, voxel_size)
 
 
 def open_tiff(file: Path) -> Volume:
-    """Opens a multi-page grayscale TIFF; uncompressed files are memory-mapped.
+    """Open a grayscale TIFF of one or more pages. Uncompressed files are memory-mapped.
+
+    Args:
+        file: the TIFF file.
 
     Raises:
-        FileError: it is missing or damaged.
-        DataError: it is not a stack of grayscale slices of unsigned integers.
+        FileError: the file is missing or damaged.
+        DataError: the file is not a stack of grayscale slices of unsigned integers.
         ArgumentError: tifffile is not installed.
     """
     if not file.is_file():
@@ -251,7 +255,7 @@ def open_tiff(file: Path) -> Volume:
             shape, dtype = tuple(first.shape), np.dtype(first.dtype)
             stacked = opened.series[0]
             hidden = stacked.ndim == 3 and stacked.shape[1:] == shape and first.samplesperpixel == 1
-            if pages == 1 and hidden:  # slices one after the other behind a single header
+            if pages == 1 and hidden:  # one header, and all slices follow it
                 pages = stacked.shape[0]
             mapped = stacked.shape == (pages, *shape) and stacked.dataoffset is not None
             inverted = first.photometric == _WHITE_IS_ZERO
@@ -274,13 +278,15 @@ def open_tiff(file: Path) -> Volume:
 
 
 def open_zarr(place: Path, name: str) -> Volume:
-    """Opens the array `name` of a Zarr group, or `place` itself where the name is empty.
+    """Open an array of Zarr. Its chunks are read when a region needs them.
 
-    Chunks are read when a region needs them.
+    Args:
+        place: Zarr group, or the array itself.
+        name: name of the array in the group; empty if `place` is the array.
 
     Raises:
-        FileError: there is no such group or array.
-        DataError: it is not (slices, height, width) of unsigned integers.
+        FileError: the group or the array does not exist.
+        DataError: the array is not (slices, height, width) of unsigned integers.
         ArgumentError: zarr is not installed.
     """
     try:
@@ -327,12 +333,12 @@ def read_mask(
 def normalized(
     pixels: NDArray[Any], maximum: int, normalization: Normalization
 ) -> NDArray[np.float32]:
-    """What a network of one channel is given: (value / maximum - mean) / std, float32.
+    """Normalize pixels for a network of one channel: (value / maximum - mean) / std, float32.
 
     Args:
-        pixels: as they were read.
+        pixels: pixels as they were read, any shape.
         maximum: value that stands for 1.
-        normalization: of one channel.
+        normalization: mean and std of one channel.
     """
     mean, std = np.float32(normalization.mean[0]), np.float32(normalization.std[0])
     scaled: NDArray[np.float32] = (pixels.astype(np.float32) / maximum - mean) / std
@@ -366,7 +372,7 @@ def _number(file: Path) -> int:
 
 
 def _check_numbers(folder: Path, numbers: Sequence[int]) -> None:
-    """The step between slices is the smallest one seen; a larger one means that one is missing."""
+    """Refuse a missing slice: the step between two numbers is larger than the smallest step."""
     steps = np.diff(numbers)
     if not len(steps):
         return
@@ -403,7 +409,7 @@ def _resolution(value: Any) -> float | None:
 
 
 def _header(file: Path) -> tuple[tuple[int, int, int], VoxelSize | None]:
-    """Height, width and largest value of a slice, and the size of its voxels."""
+    """(Height, width, largest value) of a slice, and the size of its voxels."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
@@ -420,7 +426,7 @@ def _header(file: Path) -> tuple[tuple[int, int, int], VoxelSize | None]:
     if mode not in _GRAY_MODES:
         raise DataError(
             f"{str(file)!r}: needed a grayscale slice of 8 or 16 bit, got mode {mode}. Convert it "
-            "to one channel first; which one, or what mix, is your choice."
+            "to one channel first, and choose the channel or the mix yourself."
         )
     if inverted:
         raise DataError(_INVERTED.format(str(file)))

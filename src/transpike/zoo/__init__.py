@@ -1,1 +1,1 @@
-"""Models by name, their training recipes and the demo."""
+"""Models by name, training recipes for them, and the demo."""

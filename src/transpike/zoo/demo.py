@@ -1,4 +1,4 @@
-"""The demo: a small network on scikit-learn's digits, converted with four kinds of neuron."""
+"""The demo: a small network for the digits of scikit-learn, converted with four neurons."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from transpike.spiking.spiking_network import SpikingNetwork
 from transpike.zoo.models import digits_cnn
 from transpike.zoo.train import train_classifier
 
-CALIBRATION_SIZE = 512  # training images; quantiles of the digits no longer move beyond this
+CALIBRATION_SIZE = 512  # training images; with more of them the quantiles do not change
 DEFAULT_LABEL = "IF"
 _EPOCHS = 8
 _BATCH_SIZE = 64
 
 
 def neurons() -> dict[str, Neuron]:
-    """The neurons compared, by label; the default comes first."""
+    """The compared neurons by label. The default comes first."""
     return {
         DEFAULT_LABEL: IF(),
         "signed K=1": Signed(max_count=1),
@@ -41,14 +41,14 @@ def neurons() -> dict[str, Neuron]:
 def train(
     seed: int, progress: Callable[[int, int | None], None] | None = None
 ) -> tuple[nn.Module, Dataset]:
-    """Trains the demo's network.
+    """Train the network of the demo.
 
     Args:
-        seed: of the first weights and the order of the images.
-        progress: called with the epochs done and their total.
+        seed: seed of the initial weights and of the order of the images.
+        progress: called with the number of finished epochs and of all epochs.
 
     Returns:
-        The network, in evaluation mode, and the digits.
+        The network in evaluation mode, and the digits.
     """
     data = open_data("digits")
     with torch.random.fork_rng():
@@ -64,7 +64,14 @@ def train(
 
 
 def convert(model: nn.Module, data: Dataset, neuron: Neuron, seed: int) -> SpikingNetwork:
-    """Converts the network with the default thresholds, calibrated on training images."""
+    """Convert the network with default thresholds, which are calibrated on training images.
+
+    Args:
+        model: trained network.
+        data: the digits.
+        neuron: neuron to use at every site.
+        seed: seed of the choice of training images.
+    """
     images = data.train.subset(CALIBRATION_SIZE, seed)
     example, _ = next(images.batches(_BATCH_SIZE))
     network = capture(model, example)
@@ -73,15 +80,15 @@ def convert(model: nn.Module, data: Dataset, neuron: Neuron, seed: int) -> Spiki
 
 
 def evaluation_batches(data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
-    """All test images."""
+    """Batches of all test images with their labels."""
     return data.test.batches(_BATCH_SIZE)
 
 
 def table(results: Mapping[str, Evaluation]) -> str:
-    """Accuracy of every result at every timestep, as text.
+    """A text table with the accuracy of every result at every timestep.
 
     Args:
-        results: label to result; all on the same images.
+        results: results by label, all on the same images.
     """
     first = next(iter(results.values()))
     low, high = first.ann_accuracy_interval
@@ -98,7 +105,11 @@ def table(results: Mapping[str, Evaluation]) -> str:
 
 
 def draw(results: Mapping[str, Evaluation], file: Path) -> Path:
-    """Draws the results into a PNG file and returns its path.
+    """Draw the results into a PNG file and return its path.
+
+    Args:
+        results: results by label.
+        file: file to write; its folders are made.
 
     Raises:
         FileError: the file cannot be written.

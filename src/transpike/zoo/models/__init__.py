@@ -1,4 +1,4 @@
-"""Models by name: our own, torchvision's, timm's, and any factory that can be imported."""
+"""Models by name: those of transpike, torchvision and timm, and any factory in a module."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def build_model(
     *,
     pretrained: bool = False,
 ) -> nn.Module:
-    """Builds a model by name; downloads nothing unless `pretrained` is set.
+    """Build a model by name. Nothing is downloaded unless `pretrained` is set.
 
     Args:
-        name: `resnet20`, `vgg-cifar`, `unet:WIDTH`, `unet-sigmoid:WIDTH` (64 where the width is
-            left out), `digits_cnn`, `torchvision:NAME`, `timm:NAME`, or `package.module:factory`,
+        name: `resnet20`, `vgg-cifar`, `unet:WIDTH`, `unet-sigmoid:WIDTH` (the default width is 64),
+            `digits_cnn`, `torchvision:NAME`, `timm:NAME`, or `package.module:factory`. A factory is
             a callable that returns an `nn.Module`.
-        weights: file to read into it, see `load_state_dict`; fresh weights where None.
-        num_classes: size of the output; the model's own default where None.
-        pretrained: download the weights that torchvision or timm has for the model.
+        weights: file of weights, see `load_state_dict`. None means untrained weights.
+        num_classes: size of the output; None means the default of the model.
+        pretrained: download the trained weights that torchvision or timm has for the model.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
-        ArgumentError: the name is unknown, the package that has it is not installed, or the
-            factory does not return an `nn.Module` or take `num_classes`; or `pretrained` does not
-            go with the model or the other arguments.
+        ArgumentError: the name is unknown, its package is not installed, the factory does not
+            return an `nn.Module` or does not take `num_classes`, or `pretrained` contradicts the
+            model or another argument.
         FileError: the weight file cannot be read, or the weights cannot be downloaded.
-        CheckpointError: the weights do not fit.
+        CheckpointError: the weights do not fit the model.
     """
     if pretrained:
         given = {"weights": weights, "num_classes": num_classes}
@@ -126,7 +126,7 @@ def _factory_model(module_name: str, attribute: str, options: dict[str, Any]) ->
     except ImportError as error:
         raise ArgumentError(
             f"cannot import {module_name!r} for the model {module_name}:{attribute} ({error}). "
-            f"Install it or put its folder on PYTHONPATH; known models are {_POSSIBLE}."
+            f"Install it or put its folder on PYTHONPATH. Known models are {_POSSIBLE}."
         ) from error
     factory: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(factory):

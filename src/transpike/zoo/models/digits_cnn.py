@@ -1,4 +1,4 @@
-"""The small network of the demo: 8x8 grayscale digits, trained in seconds on a CPU."""
+"""The small network of the demo for digits of 8 x 8 pixels. It trains in seconds on a CPU."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class ResidualBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        # Shared on purpose, as torchvision's blocks do: two calls, two neuron populations.
+        # Shared on purpose, as in the blocks of torchvision: two calls are two populations.
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape (B, channels, H, W)."""
+        """Map (B, channels, H, W) to the same shape."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         out += x
@@ -31,7 +31,7 @@ class DigitsCNN(nn.Module):
 
     Args:
         num_classes: size of the output.
-        width: channels of the first convolution; the block has twice as many.
+        width: channels of the first convolution; the residual block has twice as many.
     """
 
     def __init__(self, num_classes: int = 10, width: int = 16) -> None:
@@ -50,20 +50,20 @@ class DigitsCNN(nn.Module):
         self.classifier = nn.Linear(2 * width * 4, num_classes)  # 4: the 2x2 average-pooled cells
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps images (B, 1, 8, 8) to logits (B, num_classes)."""
+        """Map images (B, 1, 8, 8) to logits (B, num_classes)."""
         out = self.average(self.block(self.pool(self.stem(x))))
         logits: Tensor = self.classifier(out.flatten(1))
         return logits
 
 
 def digits_cnn(num_classes: int = 10) -> DigitsCNN:
-    """The demo's network, 24 k parameters.
+    """The network of the demo, which has 24 k parameters.
 
     Args:
         num_classes: size of the output.
 
     Returns:
-        The network with fresh weights, in training mode.
+        The untrained network in training mode.
     """
     return DigitsCNN(num_classes)
 

@@ -1,4 +1,4 @@
-"""Models with the trained weights that torchvision and timm offer for download."""
+"""Models with trained weights that torchvision and timm offer for download."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from transpike.errors import ArgumentError, FileError, missing_package
 
 
 def pretrained_model(name: str, given: Sequence[str]) -> nn.Module:
-    """Builds a model of torchvision or timm and downloads its weights.
+    """Build a model of torchvision or timm and download its weights.
 
     Args:
         name: `torchvision:NAME` or `timm:NAME`.
-        given: other arguments that the user gave and that decide the weights.
+        given: names of other arguments by which the user chose weights or classes.
 
     Returns:
         The model in evaluation mode.
@@ -27,7 +27,7 @@ def pretrained_model(name: str, given: Sequence[str]) -> nn.Module:
     """
     if given:
         raise ArgumentError(
-            f"pretrained: {', '.join(given)} cannot be given with it, since pretrained weights fix "
+            f"pretrained: {', '.join(given)} cannot be given with it, because the download fixes "
             "both the weights and the classes. Leave one of them out."
         )
     source, _, rest = name.partition(":")
@@ -40,7 +40,7 @@ def pretrained_model(name: str, given: Sequence[str]) -> nn.Module:
     build = builders[source](rest)
     try:
         return build().eval()
-    except Exception as error:  # each library has its own for a failed download
+    except Exception as error:  # a failed download raises a different type in each library
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise FileError(
             f"cannot download the pretrained weights of {name}: {reason}. Download them where "
@@ -87,6 +87,6 @@ def _no_weights(library: str, name: str) -> ArgumentError:
 
 
 def similar(name: str, known: list[str]) -> str:
-    """Names that look like `name`, to end an error message with; empty where there are none."""
+    """The end of an error message with names that look like `name`; empty if there are none."""
     close = difflib.get_close_matches(name, known)
     return f"; close names are {', '.join(close)}" if close else ""

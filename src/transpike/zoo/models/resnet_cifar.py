@@ -1,7 +1,7 @@
-"""The CIFAR family of residual networks, 6n + 2 layers deep.
+"""The family of residual networks for CIFAR, with 6n + 2 layers.
 
 Source: He, Zhang, Ren, Sun, 2016, "Deep Residual Learning for Image Recognition", section 4.2.
-Names of layers follow the widely used public checkpoints of this family, so these load as they are.
+The layers have the names of the widely used public checkpoints, so these load without changes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _FIRST_AND_LAST = 2  # the stem convolution and the classifier count as layers
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with an option-A shortcut: subsample, then pad channels with zeros."""
+    """Two 3x3 convolutions with an option-A shortcut, which subsamples and pads channels with 0."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class BasicBlock(nn.Module):
         self.added_channels = channels - in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, C, H, W) to (B, channels, H / stride, W / stride)."""
+        """Map (B, C, H, W) to (B, channels, H / stride, W / stride)."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         out = out + self._shortcut(x)
@@ -70,7 +70,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps images (B, in_channels, 32, 32) to logits (B, num_classes)."""
+        """Map images (B, in_channels, 32, 32) to logits (B, num_classes)."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer3(self.layer2(self.layer1(out)))
         out = F.avg_pool2d(out, out.size()[3])
@@ -85,13 +85,13 @@ def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequ
 
 
 def resnet20(num_classes: int = 10) -> CifarResNet:
-    """The 20-layer network, 0.27 M parameters, 91.7 % on CIFAR-10 as published.
+    """The network with 20 layers and 0.27 M parameters. Its published accuracy is 91.7 %.
 
     Args:
         num_classes: size of the output.
 
     Returns:
-        The network with fresh weights, in training mode.
+        The untrained network in training mode.
     """
     return CifarResNet(20, num_classes)
 

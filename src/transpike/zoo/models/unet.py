@@ -1,9 +1,9 @@
-"""The U-Net of the mitochondria experiment, with its logits or with the sigmoid inside.
+"""The U-Net of the mitochondria experiment, with logits or probabilities as output.
 
 Source: Ronneberger, Fischer, Brox, 2015, "U-Net: Convolutional Networks for Biomedical Image
-Segmentation"; differs as the original study's network does: padded convolutions, BatchNorm, one
-input and one output channel. Layers carry the names of that study's network, so its state dict
-loads as it is.
+Segmentation". It differs in the same points as the network of the original mitochondria study:
+padded convolutions, BatchNorm, one input channel and one output channel. The layers have the names
+of that network, so its state dict loads without changes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from transpike.errors import ArgumentError
 
 WIDTH = 64  # channels of the first stage in the study, 31 M parameters
 POOLINGS = 4
-DIVISOR = 2**POOLINGS  # height and width have to be multiples of it
+DIVISOR = 2**POOLINGS  # height and width must be multiples of it
 
 
 class DoubleConv(nn.Module):
-    """Twice: 3x3 convolution, BatchNorm, ReLU."""
+    """Two blocks of 3x3 convolution, BatchNorm and ReLU."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -32,22 +32,22 @@ class DoubleConv(nn.Module):
         self.conv = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, in_channels, H, W) to (B, channels, H, W)."""
+        """Map (B, in_channels, H, W) to (B, channels, H, W)."""
         out: Tensor = self.conv(x)
         return out
 
 
 class UNet(nn.Module):
-    """Five stages down, four up, each up-stage seeing the down-stage of its size.
+    """Five stages down and four stages up; a stage up also sees the stage down of its size.
 
     Args:
-        width: channels of the first stage; every stage down doubles them.
-        sigmoid: probabilities instead of logits, computed inside forward as the study does.
+        width: channels of the first stage; every further stage down has twice as many.
+        sigmoid: give probabilities instead of logits, as the network of the study does.
         in_channels: channels of the image.
-        num_classes: output channels.
+        num_classes: channels of the output.
 
     Raises:
-        ArgumentError: a number is < 1.
+        ArgumentError: a number is below 1.
     """
 
     def __init__(
@@ -78,16 +78,16 @@ class UNet(nn.Module):
         self.conv10 = nn.Conv2d(first, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps images (B, in_channels, H, W) to logits (B, num_classes, H, W).
+        """Map images (B, in_channels, H, W) to logits (B, num_classes, H, W).
 
-        Probabilities with `sigmoid`. H and W are multiples of 16.
+        With `sigmoid` the output holds probabilities. H and W are multiples of 16.
         """
         down1 = self.conv1(x)
         down2 = self.conv2(self.pool(down1))
         down3 = self.conv3(self.pool(down2))
         down4 = self.conv4(self.pool(down3))
         out = self.conv5(self.pool(down4))
-        # The upsampled half comes first: the order the study's weights expect.
+        # The upsampled half comes first, because the weights of the study expect this order.
         out = self.conv6(torch.cat([self.up6(out), down4], dim=1))
         out = self.conv7(torch.cat([self.up7(out), down3], dim=1))
         out = self.conv8(torch.cat([self.up8(out), down2], dim=1))
@@ -97,20 +97,20 @@ class UNet(nn.Module):
 
 
 def unet(num_classes: int = 1, width: int = WIDTH) -> UNet:
-    """The network with its logits outside of the sigmoid.
+    """The network with logits as output.
 
     Args:
-        num_classes: output channels.
+        num_classes: channels of the output.
         width: channels of the first stage.
 
     Returns:
-        The network with fresh weights, in training mode.
+        The untrained network in training mode.
     """
     return UNet(width, num_classes=num_classes)
 
 
 def unet_sigmoid(num_classes: int = 1, width: int = WIDTH) -> UNet:
-    """The same network with the sigmoid inside forward, as the original study has it."""
+    """The same network with probabilities as output, as in the original study."""
     return UNet(width, sigmoid=True, num_classes=num_classes)
 
 
@@ -121,7 +121,7 @@ def unet_width(state: Mapping[str, Tensor]) -> int:
         state: weights by name.
 
     Raises:
-        ArgumentError: it is not a U-Net's.
+        ArgumentError: the state dict does not belong to a U-Net.
     """
     name = "conv1.conv.0.weight"
     if name not in state or state[name].dim() != 4:

@@ -1,4 +1,4 @@
-"""A small VGG for 32x32 images: convolution, BatchNorm, ReLU and max-pooling, nothing else.
+"""A small VGG for images of 32 x 32 pixels with convolution, BatchNorm, ReLU and max-pooling.
 
 The stem and the order of widths follow Jordan, 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single
 GPU"; blocks are those of Simonyan & Zisserman, 2015, with BatchNorm, and ReLU in place of GELU.
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 WIDTHS = (64, 128, 256)  # channels per stage
 STEM_KERNEL = 2  # pixels; the stem sees 2x2 patches
-STEM_CHANNELS = 24  # 2 x (3 channels x 2 x 2 pixels): every whitened direction with both signs
+STEM_CHANNELS = 24  # 2 signs x 3 channels x 2 x 2 pixels: every whitened direction, both signs
 _LAST_POOL = 3  # pixels: 32 -> 31 (stem) -> 15 -> 7 -> 3 (three poolings of 2) -> 1
 
 
 class VGGCifar(nn.Module):
     """A whitening stem, three stages of two conv-BatchNorm-ReLU blocks, and a classifier.
 
-    Every stage pools after its first block, so that its second runs on a quarter of the pixels.
+    Every stage pools after its first block, so its second block sees a quarter of the pixels.
 
     Args:
         num_classes: size of the output.
@@ -45,7 +45,7 @@ class VGGCifar(nn.Module):
         self.classifier = nn.Linear(channels, num_classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps images (B, 3, 32, 32) to logits (B, num_classes)."""
+        """Map images (B, 3, 32, 32) to logits (B, num_classes)."""
         out = self.pool(self.stages(self.stem(x)))
         logits: Tensor = self.classifier(torch.flatten(out, 1))
         return logits
@@ -53,19 +53,19 @@ class VGGCifar(nn.Module):
 
 def _block(in_channels: int, channels: int) -> nn.Sequential:
     convolution = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
-    # The identity where there are channels for it: shortens training, Jordan 2024, section 3.2.
+    # Start as the identity, which shortens the training. Source: Jordan 2024, section 3.2.
     nn.init.dirac_(convolution.weight[:in_channels])
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
 def vgg_cifar(num_classes: int = 10) -> VGGCifar:
-    """The network of `zoo/vgg-cifar.safetensors`, 1.2 M parameters.
+    """The network of `zoo/vgg-cifar.safetensors`, which has 1.2 M parameters.
 
     Args:
         num_classes: size of the output.
 
     Returns:
-        The network with fresh weights, in training mode.
+        The untrained network in training mode.
     """
     return VGGCifar(num_classes)
 

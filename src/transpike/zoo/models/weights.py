@@ -1,4 +1,4 @@
-"""Reads weight files without running what is in them, and fits them into a model."""
+"""Reads files of weights, without running code in them, and loads them into models."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from transpike.errors import CheckpointError, FileError
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".th")
 _SAFETENSORS_SUFFIX = ".safetensors"
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # what training scripts wrap weights in
-_PARALLEL_PREFIX = "module."  # added to every key by torch.nn.DataParallel
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # training scripts wrap weights in these
+_PARALLEL_PREFIX = "module."  # torch.nn.DataParallel adds it to every key
 _NAMES_SHOWN = 10
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Reads the weights in a `.safetensors`, `.pt`, `.pth` or `.th` file.
+    """Read the weights in a `.safetensors`, `.pt`, `.pth` or `.th` file.
 
-    Torch files are read with `weights_only=True`: no code in them is run. A `state_dict`,
-    `model_state_dict` or `model` wrapper and a `module.` prefix on every key are removed.
+    Files of torch are read with `weights_only=True`, so no code in them is run. If the weights are
+    wrapped in `state_dict`, `model_state_dict` or `model`, the wrapper is removed. If every key
+    has the prefix `module.`, the prefix is removed.
 
     Args:
-        path: the file.
+        path: file of weights.
 
     Returns:
         The tensors by name, on the CPU.
 
     Raises:
-        FileError: the file is missing, damaged, of another kind, or holds no weights.
+        FileError: the file is missing or damaged, is of another kind, or holds no weights.
     """
     file = Path(path)
     if not file.is_file():
@@ -46,20 +47,20 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Reads a weight file into a model, in place; every tensor has to fit.
+    """Read a file of weights into a model, in place. Every tensor must fit.
 
     Args:
-        model: receives the weights.
-        path: the file, see `load_state_dict`.
+        model: model that receives the weights.
+        path: file of weights, see `load_state_dict`.
 
     Raises:
         FileError: the file cannot be read.
-        CheckpointError: a name is missing or unexpected, or a shape differs; all are listed, and
-            the model is left as it was.
+        CheckpointError: a name is missing or unexpected, or a shape differs. The message lists all
+            of them, and the model does not change.
     """
     state = load_state_dict(path)
     expected = model.state_dict()
-    # Counts batches for momentum-free averaging only; old checkpoints lack it.
+    # A counter of batches, which only averages without momentum need; old checkpoints lack it.
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
     missing = sorted(set(expected) - set(state) - counters)
     unexpected = sorted(set(state) - set(expected))
@@ -80,7 +81,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if problems:
         raise CheckpointError(
             f"{str(path)!r} does not fit {type(model).__name__}: {'; '.join(problems)}. "
-            "Use the model these weights were trained with (number of classes included)."
+            "Build the model that these weights were trained with, with the same number of classes."
         )
     model.load_state_dict(state, strict=False)
 
@@ -103,8 +104,8 @@ def _read_torch(file: Path) -> object:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise FileError(
-            f"{str(file)!r} holds more than weights, or is damaged, and is not read: running what "
-            "is in it would not be safe. Save it again with torch.save(model.state_dict(), path)."
+            f"{str(file)!r} is not read: it holds more than weights or is damaged. It would not be "
+            "safe to run code in it. Save it again with torch.save(model.state_dict(), path)."
         ) from error
     except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
         raise FileError(

@@ -1,7 +1,7 @@
-"""Training of the networks in the zoo and of the demo's; recipes, not a training framework.
+"""Training recipes for the networks of the zoo and of the demo. This is no training framework.
 
-The recipes `vgg_cifar` and `unet_lucchi` need the extra `train` (lightning), so they are imported
-where they are used.
+The recipes `vgg_cifar` and `unet_lucchi` need lightning, the extra `train`. They are imported when
+they are used.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ def run(
     progress: Callable[[int, int | None], None] | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
 ) -> dict[str, Any]:
-    """Runs a recipe by name.
+    """Run a recipe by name.
 
     Args:
         recipe: `vgg-cifar` or `unet-lucchi`.
         data: name of the data set, see `open_data` and `open_volumes`.
-        folder: for checkpoints, weights, the card and the result.
-        settings: fields of the recipe's settings that differ from its own.
-        resume: go on from the last checkpoint in `folder`.
-        progress: called with the batches done and their total.
+        folder: folder for checkpoints, weights, the card and the result.
+        settings: settings of the recipe by name; all others keep their defaults.
+        resume: continue from the last checkpoint in `folder`.
+        progress: called with the number of finished batches and of all batches.
         report: called after every epoch with its scores.
 
     Returns:
-        Settings, scores with n, and the history; ready for JSON.
+        Settings, scores with n, and the history, ready for JSON.
 
     Raises:
-        ArgumentError: recipe, setting or data is unknown, or lightning is not installed.
-        FileError: a file is missing, damaged or cannot be written.
-        DataError: the data do not suit the recipe, or the loss is not finite.
+        ArgumentError: the recipe, a setting or the data are unknown, or lightning is not installed.
+        FileError: a file is missing or damaged, or cannot be written.
+        DataError: the data do not fit the recipe, or the loss is not finite.
     """
     try:
         import lightning  # noqa: F401

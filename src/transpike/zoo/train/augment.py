@@ -1,4 +1,4 @@
-"""Random deformations and intensities for images with masks, one generator for all of them."""
+"""Random deformations and intensities for images with masks. One generator draws all numbers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _ZOOM = 1.25  # largest factor by which an image is enlarged or reduced
-_KNOTS = 4  # per side, of the elastic displacement; interpolated between them
-_ELASTIC = 0.04  # standard deviation of a knot's displacement, of the crop's side
-_GAIN, _OFFSET, NOISE = 0.2, 0.15, 0.05  # of normalized intensities, at most; noise: std at most
+_KNOTS = 4  # knots along a side of the elastic displacement, which is interpolated between them
+_ELASTIC = 0.04  # standard deviation of the displacement of a knot, relative to the crop's side
+# Largest change of normalized intensities; of the noise, the largest standard deviation.
+_GAIN, _OFFSET, NOISE = 0.2, 0.15, 0.05
 
 
 def deform(
     images: Tensor, masks: Tensor, size: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Cuts the middle out of every image after turning, flipping, zooming and bending it.
+    """Turn, flip, zoom and bend every image, and cut out its middle.
 
     Args:
-        images: (B, C, H, W), H and W at least `size`; what a deformation needs from outside is
-            mirrored.
-        masks: (B, 1, H, W), 0 or 1; deformed alike, values stay 0 or 1.
+        images: (B, C, H, W), H and W at least `size`. Pixels outside of an image are mirrored.
+        masks: (B, 1, H, W), 0 or 1. They are deformed in the same way and stay 0 or 1.
         size: side of the result in pixels.
-        generator: of every random number.
+        generator: source of all random numbers.
 
     Returns:
         images (B, C, size, size) and masks (B, 1, size, size).
@@ -38,11 +38,11 @@ def deform(
 
 
 def vary_intensity(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Changes contrast and brightness of every image and adds noise.
+    """Change the contrast and brightness of every image, and add noise.
 
     Args:
-        images: normalized, (B, C, H, W).
-        generator: of every random number.
+        images: normalized images, (B, C, H, W).
+        generator: source of all random numbers.
     """
     gain, offset, noise = _uniform((3, len(images), 1, 1, 1), generator)
     middle = images.mean(dim=(1, 2, 3), keepdim=True)
@@ -53,7 +53,7 @@ def vary_intensity(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _grid(batch: int, size: int, generator: torch.Generator) -> Tensor:
-    """Where every pixel of the result comes from, (B, size, size, 2), x before y."""
+    """The place in the image of every pixel of the result, (B, size, size, 2), x before y."""
     axis = torch.arange(size) - (size - 1) / 2
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     points = torch.stack([x, y], dim=-1).view(1, size * size, 2).expand(batch, -1, -1)
@@ -69,7 +69,7 @@ def _grid(batch: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Between -1 and 1."""
+    """Uniform random numbers between -1 and 1."""
     return 2 * torch.rand(shape, generator=generator) - 1
 
 

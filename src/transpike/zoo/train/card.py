@@ -1,4 +1,4 @@
-"""Writes trained weights and the card that says where they come from."""
+"""Writes trained weights and a card with their origin."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from transpike.errors import FileError
 
 
 def save_weights(model: nn.Module, file: Path) -> None:
-    """Writes the weights and BatchNorm statistics in half precision.
+    """Write the weights and BatchNorm statistics in half precision.
 
     Args:
-        model: all of its floating-point tensors have to fit half precision.
-        file: ends in `.safetensors`.
+        model: model whose floating-point tensors fit half precision.
+        file: file to write; its name ends in `.safetensors`.
 
     Raises:
         FileError: a value overflows half precision, or the file cannot be written.
@@ -33,19 +33,19 @@ def save_weights(model: nn.Module, file: Path) -> None:
         tensors[name] = half.contiguous()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # As bytes: save_file would make a file that its owner alone can read.
+        # Written as bytes, because save_file makes a file that only its owner can read.
         file.write_bytes(to_bytes(tensors))
     except OSError as error:
         raise FileError(f"cannot write {str(file)!r}: {error}.") from error
 
 
 def write_card(file: Path, title: str, facts: Mapping[str, str]) -> None:
-    """Writes a model card: a title and a table of facts.
+    """Write a model card with a title and a table of facts.
 
     Args:
-        file: ends in `.md`.
-        title: the first line.
-        facts: name to value, in order.
+        file: file to write; its name ends in `.md`.
+        title: title of the card.
+        facts: facts by name, in order.
 
     Raises:
         FileError: the file cannot be written.

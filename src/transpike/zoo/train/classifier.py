@@ -1,4 +1,4 @@
-"""Trains a small classifier; what the demo needs, not a training framework."""
+"""Trains the small classifier of the demo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from transpike.errors import ArgumentError, DataError
 
-_PEAK_LEARNING_RATE = 0.01  # of the one-cycle schedule; Smith & Topin 2018
+_PEAK_LEARNING_RATE = 0.01  # peak of the one-cycle schedule. Source: Smith & Topin 2018
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -24,21 +24,20 @@ def train_classifier(
     seed: int = 0,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> None:
-    """Trains a model in place with Adam, cross-entropy and a one-cycle learning rate.
+    """Train a model in place with Adam, cross-entropy and a one-cycle learning rate.
 
-    The same seed, batches and machine give the same weights. Weights drawn before the call are
-    the caller's to seed.
+    The same seed, batches and machine give the same weights. The caller seeds the initial weights.
 
     Args:
-        model: maps images to logits (B, classes); left in evaluation mode.
-        batches: called with the epoch, 0-based; yields images and labels (B,), int64. Every epoch
-            has to have the same number of batches.
+        model: model that maps images to logits (B, classes). It is left in evaluation mode.
+        batches: called with the number of the epoch, which begins at 0; yields images and labels
+            (B,), int64. Every epoch needs the same number of batches.
         epochs: passes over the data, >= 1.
-        seed: of the random numbers drawn inside the model, as by dropout.
-        progress: called with the epochs done and their total.
+        seed: seed of random numbers inside the model, for example those of dropout.
+        progress: called with the number of finished epochs and of all epochs.
 
     Raises:
-        ArgumentError: `epochs` < 1.
+        ArgumentError: `epochs` is below 1.
         DataError: there are no batches, or the loss is not finite.
     """
     if epochs < 1:
@@ -66,7 +65,10 @@ def _step(
 ) -> None:
     loss = F.cross_entropy(model(images), labels)
     if not torch.isfinite(loss):
-        raise DataError(f"train_classifier: needed a finite loss, got {loss.item()}.")
+        raise DataError(
+            f"train_classifier: needed a finite loss, got {loss.item()}. Check the images for "
+            "values that are not finite."
+        )
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -74,7 +76,7 @@ def _step(
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seeds torch inside the block and restores the caller's random state after it."""
+    """Seed torch inside the block, and restore the random state of the caller after it."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""The one training loop of the recipes: lightning, resumable to the bit, one line per epoch."""
+"""The training loop of all recipes. A resumed run gives the same weights bit by bit."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches that can be gone through again, without lightning's loaders and workers.
+    """Batches for several passes, without the loaders and workers of lightning.
 
     Args:
-        start: begins a pass.
+        start: called at the beginning of a pass; returns its batches.
         count: number of batches in a pass.
     """
 
@@ -45,10 +45,10 @@ class Batches:
 
 
 class Recipe(Protocol):
-    """What a lightning module needs besides lightning's own hooks."""
+    """A lightning module that keeps a history of its epochs."""
 
     history: list[dict[str, float]]
-    """One entry per finished epoch: epoch, loss, validation scores."""
+    """One entry per finished epoch with its number, loss and validation scores."""
 
 
 def fit(
@@ -62,26 +62,26 @@ def fit(
     progress: Progress | None = None,
     report: Report | None = None,
 ) -> Path:
-    """Trains until `epochs` are done, with a checkpoint after each of them.
+    """Train for a number of epochs, with a checkpoint after each epoch.
 
-    The random numbers of an epoch must depend on its number alone (a generator per epoch): then a
-    run that was interrupted and resumed gives the weights of one that was not.
+    The random numbers of an epoch must depend on its number alone, for example from one generator
+    per epoch. Then a run that was interrupted and resumed gives the same weights as another one.
 
     Args:
-        task: the lightning module with its data; keeps its epochs in `history`.
-        folder: holds `last.ckpt` and, with `monitor`, `best.ckpt`.
-        epochs: in all, those before an interruption included, >= 1.
-        resume: go on from `last.ckpt`.
-        monitor: score in `history` whose highest value decides what `best.ckpt` is.
-        precision: lightning's name for it, as `32-true` or `bf16-mixed`.
-        progress: called with the batches done and their total.
+        task: lightning module with its data. It keeps its epochs in `history`.
+        folder: folder of `last.ckpt` and, with `monitor`, of `best.ckpt`.
+        epochs: number of all epochs, with those before an interruption, >= 1.
+        resume: continue from `last.ckpt`.
+        monitor: score in `history`; the epoch with its highest value becomes `best.ckpt`.
+        precision: precision as lightning names it, for example `32-true` or `bf16-mixed`.
+        progress: called with the number of finished batches and of all batches.
         report: called after every epoch with its entry in `history`.
 
     Returns:
-        The checkpoint to take: the best one, or the last one without `monitor`.
+        The best checkpoint, or the last one without `monitor`.
 
     Raises:
-        ArgumentError: `epochs` < 1, or the folder holds a run and `resume` is not given.
+        ArgumentError: `epochs` is below 1, or the folder holds a run and `resume` is not set.
         FileError: there is nothing to resume.
         DataError: the loss is not finite.
     """
@@ -92,34 +92,38 @@ def fit(
         raise FileError(f"nothing to resume: no file {str(last)!r}. Start without --resume.")
     if not resume and last.exists():
         raise ArgumentError(
-            f"{str(folder)!r} holds a training run: needed an empty folder. Add --resume to go on "
-            "with it, or choose another folder."
+            f"{str(folder)!r} holds a training run: needed an empty folder. Add --resume to "
+            "continue it, or choose another folder."
         )
     callbacks: list[Callback] = [_checkpoint(folder, _LAST, None)]
     if monitor is not None:
         callbacks.append(_checkpoint(folder, _BEST, monitor))
     callbacks.append(_Watch(progress, report))
     with _quiet():
-        trainer = Trainer(
-            accelerator="auto",
-            devices=1,
-            max_epochs=epochs,
-            precision=precision,
-            callbacks=callbacks,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,
-        )
+        trainer = _trainer(epochs, precision, callbacks)
         trainer.fit(task, ckpt_path=str(last) if resume else None, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     return last if monitor is None else folder / (_BEST + _SUFFIX)
 
 
+def _trainer(epochs: int, precision: Any, callbacks: list[Callback]) -> Trainer:
+    return Trainer(
+        accelerator="auto",
+        devices=1,
+        max_epochs=epochs,
+        precision=precision,
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+    )
+
+
 def load_checkpoint(task: LightningModule, file: Path) -> None:
-    """Puts the weights of a checkpoint that `fit` wrote into the module."""
+    """Load the weights of a checkpoint that `fit` wrote into the module."""
     state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
     task.load_state_dict(state)
 
@@ -128,7 +132,7 @@ def finite(loss: Tensor) -> Tensor:
     """The loss itself.
 
     Raises:
-        DataError: it is not finite.
+        DataError: the loss is not finite.
     """
     if not torch.isfinite(loss):
         raise DataError(
@@ -151,7 +155,7 @@ def _checkpoint(folder: Path, name: str, monitor: str | None) -> ModelCheckpoint
 
 
 class _Watch(Callback):
-    """Tells the caller how far the training is."""
+    """Reports the progress of the training to the caller."""
 
     def __init__(self, progress: Progress | None, report: Report | None) -> None:
         self.progress = progress
@@ -170,7 +174,7 @@ class _Watch(Callback):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides lightning's advice inside the block; what matters is reported by us."""
+    """Hide the advice of lightning inside the block."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -9,26 +9,27 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-# Of the odd polynomial a X + b (X X') X + c (X X')^2 X that pulls singular values to about 1;
-# Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks".
+# Coefficients of the odd polynomial a X + b (X X') X + c (X X')^2 X, which brings singular values
+# close to 1.
+# Source: Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks".
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 3  # enough for convolutions of this size, as in Jordan's CIFAR-10 runs
 _EPSILON = 1e-7
 
 
 class Muon(Optimizer):
-    """Orthogonal steps for the groups with `orthogonal=True`, Nesterov momentum for the others.
+    """Orthogonal steps for groups with `orthogonal=True`, and Nesterov momentum for the others.
 
-    A convolution's weight is seen as one row per output channel. Before each step it is scaled to
-    the norm sqrt(rows): BatchNorm behind it makes its scale irrelevant, and so `lr` is the size of
-    the step relative to the weight.
+    The weight of a convolution is a matrix with one row per output channel. Before each step it is
+    scaled to the norm sqrt(rows). Its scale has no effect because BatchNorm follows, so `lr` is the
+    size of the step relative to the weight.
 
     Args:
-        groups: parameter groups; each may set `lr`, `momentum`, `weight_decay` (for the groups
-            that are not orthogonal) and `orthogonal`.
+        groups: parameter groups. Each can set `lr`, `momentum`, `orthogonal` and, if it is not
+            orthogonal, `weight_decay`.
 
-    Source: Jordan et al., 2024; differs: three iterations, and the weight is normalized, both as
-    in Jordan's CIFAR-10 recipe of that year.
+    Source: Jordan et al., 2024. It differs in two points, both as in Jordan's CIFAR-10 recipe of
+    that year: there are three iterations, and the weight is normalized.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
@@ -37,7 +38,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step for every parameter that has a gradient."""
+        """Make one step for every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -66,14 +67,14 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About U V' of the singular value decomposition U S V', by Newton-Schulz iterations.
+    """Approximate U V' of the singular value decomposition U S V' by Newton-Schulz iterations.
 
     Args:
         matrix: (rows, columns).
 
     Returns:
-        The same shape; singular values between about 0.3 and 1.2 (not exactly 1, which training
-        does not need), except those too small to be seen.
+        A matrix of the same shape. Its singular values are between about 0.3 and 1.2, except those
+        that were almost 0. Training does not need the exact value 1.
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix

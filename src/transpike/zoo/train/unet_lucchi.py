@@ -24,26 +24,27 @@ from transpike.zoo.train.card import save_weights, write_card
 from transpike.zoo.train.fit import Batches, Progress, Report, finite, fit, load_checkpoint
 from transpike.zoo.train.muon import Muon
 
-_MARGIN = 1.4  # side of what is read over that of a crop, so that a turned crop has real corners
-_CROPS_PER_SLICE = 4  # cut from every slice that is decoded
+_MARGIN = 1.4  # a read part is this much larger than a crop, so a turned crop has real corners
+_CROPS_PER_SLICE = 4  # crops from every decoded slice
 _DICE_SMOOTHING = 1.0  # pixels; keeps the loss defined on crops without foreground
-_WARM_UP = 0.05  # of all steps, learning rate rising from zero
+_WARM_UP = 0.05  # share of the steps in which the learning rate rises from 0
 
 
 @dataclass(frozen=True)
 class UNetSettings:
-    """What the recipe leaves open.
+    """Settings of the recipe.
 
     Args:
-        epochs: parts of the training, each followed by a validation.
-        steps: per epoch.
+        epochs: number of epochs; a validation follows each of them.
+        steps: steps per epoch.
         batch_size: crops per step.
-        crop: side in pixels.
+        crop: side of a crop in pixels.
         width: channels of the first stage.
-        seed: of weights, crops and augmentation.
-        muon_rate: step of the convolutions, relative to their weights.
-        rate: learning rate of everything else.
-        precision: lightning's name for it; bf16-mixed on CUDA and 32-true elsewhere where None.
+        seed: seed of weights, crops and augmentation.
+        muon_rate: size of a step of the convolutions, relative to their weights.
+        rate: learning rate of all other parameters.
+        precision: precision as lightning names it. None means bf16-mixed on CUDA and 32-true
+            elsewhere.
     """
 
     epochs: int = 20
@@ -58,14 +59,15 @@ class UNetSettings:
 
 
 class UNetTask(pl.LightningModule):
-    """Trains the network on random crops; scores it on the validation slices after every epoch.
+    """Trains the network on random crops, and scores it on validation slices after every epoch.
 
     Args:
         data: the stacks.
         settings: see `UNetSettings`.
 
     Raises:
-        ArgumentError: a crop or slice does not suit the network's poolings or each other.
+        ArgumentError: the poolings of the network do not divide a crop, a crop is larger than a
+            slice, or the batch size is not a multiple of 4.
     """
 
     def __init__(self, data: VolumeDataset, settings: UNetSettings) -> None:
@@ -74,7 +76,8 @@ class UNetTask(pl.LightningModule):
         if settings.crop % DIVISOR or not DIVISOR <= settings.crop <= min(height, width):
             raise ArgumentError(
                 f"unet-lucchi: needed crops of a multiple of {DIVISOR} pixels, at most "
-                f"{min(height, width)} as the slices are {height} x {width}, got {settings.crop}."
+                f"{min(height, width)} because the slices are {height} x {width}, got "
+                f"{settings.crop}."
             )
         if settings.batch_size % _CROPS_PER_SLICE:
             raise ArgumentError(
@@ -100,11 +103,11 @@ class UNetTask(pl.LightningModule):
         return Batches(lambda: crops(self.dataset.train, self.settings, epoch), self.settings.steps)
 
     def val_dataloader(self) -> Any:
-        """The validation slices, whole."""
+        """The whole validation slices."""
         return Batches(lambda: whole_slices(self.dataset.validation), len(self.dataset.validation))
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        """Class-balanced loss of one batch."""
+        """The class-balanced loss of one batch."""
         images, masks = batch
         logits = self.network(images.contiguous(memory_format=torch.channels_last))
         loss = finite(balanced_loss(logits.float(), masks))
@@ -112,7 +115,7 @@ class UNetTask(pl.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Counts from zero."""
+        """Start to count from 0."""
         self._counts = PixelCounts()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
@@ -121,7 +124,7 @@ class UNetTask(pl.LightningModule):
         self._counts += _pixels(self.network(images), masks)
 
     def on_validation_epoch_end(self) -> None:
-        """Writes the epoch into `history`."""
+        """Append the epoch to `history`."""
         scores = {f"validation_{name}": value for name, value in self._counts.scores().items()}
         loss = float(np.mean(self._losses)) if self._losses else float("nan")
         self._losses = []
@@ -129,11 +132,11 @@ class UNetTask(pl.LightningModule):
         self.log("validation_f1", scores["validation_f1"])
 
     def configure_optimizers(self) -> Any:
-        """Muon for the convolutions before a BatchNorm, Nesterov for the rest."""
+        """Muon for convolutions with a BatchNorm behind them, Nesterov momentum for the rest."""
         convolutions: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, weight in self.network.named_parameters():
-            # The last one has no BatchNorm behind it, which Muon's normalization relies on.
+            # The last convolution has no BatchNorm behind it, which Muon needs.
             inner = name.startswith("conv") and not name.startswith("conv10")
             (convolutions if inner and weight.dim() == 4 else others).append(weight)
         settings = self.settings
@@ -155,24 +158,25 @@ class UNetTask(pl.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what lightning does not know of."""
+        """Add the values that lightning does not store."""
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes it back."""
+        """Read these values."""
         self.history = checkpoint["history"]
 
 
 def balanced_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Cross-entropy per pixel plus one minus soft Dice over the batch.
+    """Cross-entropy per pixel plus one minus the soft Dice score of the batch.
 
-    Dice weighs the few pixels of the class as much as the many of the background.
+    Dice gives the few pixels of the class as much weight as the many pixels of the background.
 
     Args:
         logits: (B, 1, H, W).
         masks: (B, 1, H, W), 0 or 1.
 
-    Source: Milletari, Navab, Ahmadi, 2016, "V-Net", for Dice; differs: plain sums, not squares.
+    Source: Milletari, Navab, Ahmadi, 2016, "V-Net", for Dice. It differs: the sums are plain and
+    not of squares.
     """
     entropy = F.binary_cross_entropy_with_logits(logits, masks)
     probabilities = torch.sigmoid(logits)
@@ -184,7 +188,7 @@ def balanced_loss(logits: Tensor, masks: Tensor) -> Tensor:
 def crops(
     split: VolumeSplit, settings: UNetSettings, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch's augmented crops; depends on seed and epoch alone.
+    """The augmented crops of one epoch. They depend on the seed and the epoch alone.
 
     Yields:
         images (B, 1, crop, crop) and masks of the same shape.
@@ -207,23 +211,23 @@ def crops(
 
 
 def whole_slices(split: VolumeSplit) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every slice, cut at the bottom and right to what the poolings can divide."""
+    """All slices, cut at the bottom and right so that the poolings divide their size."""
     height, width = (side - side % DIVISOR for side in split.slice_shape)
     for images, masks in split.with_tile(None).batches(1):
         yield images[..., :height, :width], masks[..., :height, :width]
 
 
 def _pixels(logits: Tensor, masks: Tensor) -> PixelCounts:
-    """Counts of the mask at logit > 0 against the labels."""
+    """Counts of the mask of positive logits against the labels."""
     return PixelCounts.of((logits > 0).cpu().numpy(), (masks > 0).cpu().numpy())
 
 
 def segmentation_scores(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[str, float]:
-    """F1, Jaccard index and pixel accuracy over all pixels of the batches, at logit > 0.
+    """F1, Jaccard index and pixel accuracy over all pixels of the batches.
 
-    Leaves the model in evaluation mode.
+    A pixel with a positive logit is in the mask. The model is left in evaluation mode.
     """
     model.eval()
     counts = PixelCounts()
@@ -242,21 +246,21 @@ def train_unet_lucchi(
     progress: Progress | None = None,
     report: Report | None = None,
 ) -> dict[str, Any]:
-    """Trains, writes the weights of the best epoch with their card, and tests them once.
+    """Train, write the weights of the best epoch with a card, and test them once.
 
-    The best epoch is the one with the highest F1 on the validation slices. The test slices are
-    read after that, for the network as it was written (half precision).
+    The best epoch has the highest F1 on the validation slices. The test slices are read after that,
+    for the written network in half precision.
 
     Args:
         data: the stacks.
-        folder: for checkpoints and results.
+        folder: folder for checkpoints and results.
         settings: see `UNetSettings`.
-        resume: go on from the last checkpoint in `folder`.
-        progress: called with the batches done and their total.
+        resume: continue from the last checkpoint in `folder`.
+        progress: called with the number of finished batches and of all batches.
         report: called after every epoch with its scores.
 
     Returns:
-        Settings, scores with n, and the history; ready for JSON.
+        Settings, scores with n, and the history, ready for JSON.
 
     Raises:
         ArgumentError: see `UNetTask` and `fit`.
@@ -281,12 +285,20 @@ def train_unet_lucchi(
     save_weights(task.network, weights)
     written = UNet(settings.width)
     load_weights(written, weights)
+    result = _result(task, written)
+    write_card(folder / f"{name}.md", name, _facts(name, data, settings, result))
+    return result
+
+
+def _result(task: UNetTask, written: UNet) -> dict[str, Any]:
+    """Settings, scores of the written network, and the history."""
+    data = task.dataset
     validation = segmentation_scores(written, whole_slices(data.validation))
     test = segmentation_scores(written, whole_slices(data.test))
-    result: dict[str, Any] = {
+    return {
         "data": data.name,
         "normalization": data.normalization.to_dict(),
-        "settings": asdict(settings),
+        "settings": asdict(task.settings),
         "best_epoch": max(task.history, key=lambda entry: entry["validation_f1"])["epoch"],
         "n_train_slices": len(data.train.slices),
         "n_validation_slices": len(data.validation.slices),
@@ -295,8 +307,6 @@ def train_unet_lucchi(
         **{f"test_{key}": value for key, value in test.items()},
         "history": task.history,
     }
-    write_card(folder / f"{name}.md", name, _facts(name, data, settings, result))
-    return result
 
 
 def _facts(

@@ -1,9 +1,12 @@
-"""The recipe of `zoo/vgg-cifar.safetensors`: a small VGG on CIFAR-10 in about an hour on two cores.
+"""The recipe of `zoo/vgg-cifar.safetensors`. It trains a small VGG on CIFAR-10.
+
+The training takes about an hour on two cores.
 
 Source: Jordan, 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (whitening stem, identity
 start, label smoothing 0.2, alternating flip, translation by 2 pixels, lookahead, large learning
-rates for biases), and Muon of the same author. Differs: a network for conversion (ReLU, pooling
-after the ReLU), a validation part, and no test-time augmentation in any number.
+rates for biases), and Muon of the same author. It differs in three points: the network is made for
+conversion (ReLU, pooling after the ReLU), there is a validation part, and no number uses test-time
+augmentation.
 """
 
 from __future__ import annotations
@@ -31,31 +34,31 @@ from transpike.zoo.train.muon import Muon
 
 NAME = "vgg-cifar"
 _WHITENING_IMAGES = 5000
-_WHITENING_EPSILON = 5e-4  # added to the variances; Jordan 2024
-_LOGIT_SCALE = 1 / 9  # Jordan 2024; folded into the classifier at the end
+_WHITENING_EPSILON = 5e-4  # added to the variances. Source: Jordan 2024
+_LOGIT_SCALE = 1 / 9  # folded into the classifier at the end. Source: Jordan 2024
 _LOOKAHEAD_STEPS = 5
 _LOOKAHEAD_DECAY = 0.95  # per step, at the end of training
-_REFERENCE_BATCH = 1024  # images the learning rates below are for; scaled linearly
-_RATE = 1.5  # classifier; Jordan 2024
-_DECAY = 1.33e-3  # classifier and biases; Jordan 2024
-_NORM_MOMENTUM = 0.4  # weight of the newest batch in BatchNorm's statistics; Jordan 2024
+_REFERENCE_BATCH = 1024  # images per batch of the rates below, which are scaled linearly
+_RATE = 1.5  # learning rate of the classifier. Source: Jordan 2024
+_DECAY = 1.33e-3  # weight decay of the classifier and of biases. Source: Jordan 2024
+_NORM_MOMENTUM = 0.4  # weight of the newest batch in BatchNorm. Source: Jordan 2024
 _EVALUATION_BATCH = 250
 
 
 @dataclass(frozen=True)
 class VGGSettings:
-    """What the recipe leaves open.
+    """Settings of the recipe.
 
     Args:
         epochs: passes over the training images.
         batch_size: images per step.
-        validation: training images held out, the last ones.
-        seed: of weights, order and augmentation.
-        widths: channels per stage.
-        muon_rate: step of the convolutions, relative to their weights.
-        muon_momentum: of the convolutions.
-        bias_scale: learning rate of biases over that of the classifier.
-        translation: pixels, at most, in each direction.
+        validation: number of training images for validation, taken from the end.
+        seed: seed of weights, order and augmentation.
+        widths: channels of each stage.
+        muon_rate: size of a step of the convolutions, relative to their weights.
+        muon_momentum: momentum of the convolutions.
+        bias_scale: learning rate of biases, divided by that of the classifier.
+        translation: largest translation in each direction in pixels.
     """
 
     epochs: int = 12
@@ -70,14 +73,14 @@ class VGGSettings:
 
 
 class VGGTask(pl.LightningModule):
-    """Trains the network; scores it on the validation images after every epoch.
+    """Trains the network, and scores it on the validation images after every epoch.
 
     Args:
-        data: three-channel images of 32x32.
+        data: images of 32 x 32 pixels with three channels.
         settings: see `VGGSettings`.
 
     Raises:
-        ArgumentError: the images are of another shape, or too few for one batch.
+        ArgumentError: the images have another shape, or there are too few for one batch.
     """
 
     def __init__(self, data: Dataset, settings: VGGSettings) -> None:
@@ -123,7 +126,7 @@ class VGGTask(pl.LightningModule):
         return Batches(lambda: self.dataset.train.batches(_EVALUATION_BATCH, held_out), count)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        """Cross-entropy with label smoothing, of one batch."""
+        """The cross-entropy of one batch with label smoothing."""
         images, labels = batch
         logits = self.network(images.contiguous(memory_format=torch.channels_last))
         loss = finite(F.cross_entropy(logits * _LOGIT_SCALE, labels, label_smoothing=0.2))
@@ -131,7 +134,7 @@ class VGGTask(pl.LightningModule):
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Lookahead: every few steps the weights move to their own slow average."""
+        """Lookahead: move the weights to their own slow average every few steps."""
         if self.global_step % _LOOKAHEAD_STEPS:
             return
         progress = self.global_step / self.steps
@@ -148,16 +151,16 @@ class VGGTask(pl.LightningModule):
                 yield name, value
 
     def on_validation_epoch_start(self) -> None:
-        """Counts from zero."""
+        """Start to count from 0."""
         self._right = 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        """Counts right predictions."""
+        """Count right predictions."""
         images, labels = batch
         self._right += int((self.network(images).argmax(1) == labels).sum())
 
     def on_validation_epoch_end(self) -> None:
-        """Writes the epoch into `history`."""
+        """Append the epoch to `history`."""
         accuracy = self._right / self.settings.validation
         loss = float(np.mean(self._losses)) if self._losses else float("nan")
         self._losses = []
@@ -166,7 +169,7 @@ class VGGTask(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """Muon for the convolutions, Nesterov for the rest, learning rates falling to zero."""
+        """Muon for convolutions and Nesterov momentum for the rest; all rates fall to 0."""
         scale = self.settings.batch_size / _REFERENCE_BATCH
         convolutions, biases = [], []
         for name, weight in self.network.named_parameters():
@@ -197,12 +200,12 @@ class VGGTask(pl.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what lightning does not know of."""
+        """Add the values that lightning does not store."""
         checkpoint["history"] = self.history
         checkpoint["lookahead"] = self._lookahead
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes it back."""
+        """Read these values."""
         self.history = checkpoint["history"]
         self._lookahead = checkpoint["lookahead"]
 
@@ -222,21 +225,21 @@ def train_vgg_cifar(
     progress: Progress | None = None,
     report: Report | None = None,
 ) -> dict[str, Any]:
-    """Trains, writes `vgg-cifar.safetensors` with its card, and scores it on the test images once.
+    """Train, write `vgg-cifar.safetensors` with a card, and score it on the test images once.
 
-    The test images are read after the last epoch, for the network as it was written (half
-    precision), and decide nothing.
+    The test images are read after the last epoch, for the written network in half precision. No
+    choice depends on them.
 
     Args:
-        data: CIFAR-10, or another data set of its shape.
-        folder: for checkpoints and results.
+        data: CIFAR-10, or another data set with images of its shape.
+        folder: folder for checkpoints and results.
         settings: see `VGGSettings`.
-        resume: go on from the last checkpoint in `folder`.
-        progress: called with the batches done and their total.
+        resume: continue from the last checkpoint in `folder`.
+        progress: called with the number of finished batches and of all batches.
         report: called after every epoch with its scores.
 
     Returns:
-        Settings, scores with n, and the history; ready for JSON.
+        Settings, scores with n, and the history, ready for JSON.
 
     Raises:
         ArgumentError: see `VGGTask` and `fit`.
@@ -274,7 +277,7 @@ def train_vgg_cifar(
 
 
 def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Share of right predictions, without augmentation; leaves the model in evaluation mode."""
+    """Share of right predictions without augmentation. The model is left in evaluation mode."""
     model.eval()
     right = total = 0
     with torch.inference_mode():
@@ -305,11 +308,13 @@ def _facts(data: Dataset, settings: VGGSettings, result: dict[str, Any]) -> dict
 
 
 def whiten(convolution: nn.Conv2d, images: Tensor) -> None:
-    """Fills the stem with the patches' principal directions, both signs, scaled to variance one.
+    """Fill the stem with the principal directions of patches.
+
+    Each direction has both signs and is scaled to variance 1. The weight is frozen.
 
     Args:
-        convolution: 2 x (C k k) output channels over k x k patches; its weight is frozen.
-        images: normalized, (N, C, H, W).
+        convolution: stem with 2 x (C k k) output channels for k x k patches.
+        images: normalized images, (N, C, H, W).
 
     Source: Jordan, 2024, section 3.1, after Page, 2019, "How to train your ResNet".
     """
@@ -328,7 +333,7 @@ def whiten(convolution: nn.Conv2d, images: Tensor) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _TrainBatches:
-    """One epoch's augmented batches; depends on seed and epoch alone."""
+    """The augmented batches of one epoch. They depend on the seed and the epoch alone."""
 
     split: Split
     settings: VGGSettings
@@ -343,7 +348,8 @@ class _TrainBatches:
         random = np.random.RandomState([settings.seed, self.epoch])
         order = random.permutation(train)[: len(self) * settings.batch_size]
         shifts = random.randint(0, 2 * settings.translation + 1, (train, 2))
-        # Alternating flip: which images are mirrored is drawn once and inverted every epoch.
+        # Alternating flip: the mirrored images are drawn once, and the choice is inverted every
+        # epoch.
         flips = np.random.RandomState([settings.seed]).rand(train) < 0.5
         flips = flips ^ bool(self.epoch % 2)
         for start in range(0, len(order), settings.batch_size):
@@ -355,12 +361,12 @@ class _TrainBatches:
 
 
 def translate(images: Tensor, shifts: NDArray[np.int64], reach: int) -> Tensor:
-    """Moves every image by whole pixels, its mirror image filling the border.
+    """Move every image by whole pixels, and fill the border with its mirror image.
 
     Args:
         images: (B, C, H, W).
-        shifts: (B, 2), 0..2 * reach; `reach` leaves an image where it is.
-        reach: pixels.
+        shifts: (B, 2), 0..2 * reach; the shift `reach` does not move an image.
+        reach: largest movement in pixels.
     """
     height, width = images.shape[2:]
     padded = F.pad(images, (reach,) * 4, mode="reflect")
