@@ -81,9 +81,9 @@ def MultiThreshold(bits: int, *, signed: bool = False, initial_membrane: float =
     """Multi-threshold neuron: thresholds d, 2 d, ..., 2^(bits-1) d, with one spike each.
 
     The step d is threshold / (2^bits - 1). If the largest thresholds fire first, their spikes are
-    the binary digits of the count
-    clamp(floor(V/d), 0, 2^bits - 1). The neuron therefore equals `Burst` in mode "resolution" with
-    K = 2^bits - 1, except that its spikes are the bits that are set in the count.
+    the binary digits of the count clamp(floor(V/d), 0, 2^bits - 1). The counts therefore equal
+    those of `Burst` in mode "resolution" with K = 2^bits - 1. Only the spikes differ: there is one
+    for each bit that is set in the count.
 
     Args:
         bits: number of thresholds, 1 to 16.
