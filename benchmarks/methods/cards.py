@@ -1,9 +1,10 @@
-"""Writes the rows of every method in results/methods/resnet20.md into its card.
+"""Writes the rows of every method in results/methods/resnet20.md into a file beside its card.
 
     python -m benchmarks.methods.cards
 
 The cards are the files of docs/methods/. A card names its rows in a sentence such as "Rows
-`bias` and `membrane` of the table". The rows are copied to the end of the card, between two marks.
+`bias` and `membrane` of the table". The rows of docs/methods/NAME.md are written to
+docs/methods/tables/NAME.md, which the card includes. The cards themselves are never changed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-START, END = "<!-- rows -->", "<!-- end of rows -->"
 COLUMNS = ("T", "K", "loss", "paired s.e.", "s.d. over seeds", "quantized loss", "agree %")
 SPIKES = "spikes/neuron"
 
@@ -56,12 +56,11 @@ def named(card: str) -> list[str]:
     return [name for sentence in sentences for name in re.findall(r"`([^`]+)`", sentence)]
 
 
-def filled(card: str, found: dict[str, list[dict[str, str]]]) -> str:
-    """The card with its rows. It has no marks if the table has none of its rows."""
-    bare = re.sub(rf"\n*{START}.*?{END}\n*", "\n", card, flags=re.DOTALL)
-    rows = [(name, row) for name in named(bare) for row in found.get(name, [])]
+def rows_table(card: str, found: dict[str, list[dict[str, str]]]) -> str:
+    """The rows of a card as Markdown; empty if the table has none of them."""
+    rows = [(name, row) for name in named(card) for row in found.get(name, [])]
     if not rows:
-        return bare
+        return ""
     heads = ["row", "table", *COLUMNS, SPIKES]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name, row in rows:
@@ -73,7 +72,7 @@ def filled(card: str, found: dict[str, list[dict[str, str]]]) -> str:
     )
     if any(row["under"] == "Parts" for _, row in rows):
         before += " The neuron is signed at T = 8 and unsigned at T = 32."
-    return "\n".join([bare.rstrip("\n"), "", START, before, "", *lines, END, ""])
+    return "\n".join([before, "", *lines, ""])
 
 
 def main() -> None:
@@ -85,7 +84,9 @@ def main() -> None:
     args = parser.parse_args()
     found = rows_of(first_part(args.table.read_text()))
     for file in sorted(args.cards.glob("*.md")):
-        file.write_text(filled(file.read_text(), found))
+        table = rows_table(file.read_text(), found)
+        if table:
+            (args.cards / "tables" / file.name).write_text(table)
 
 
 if __name__ == "__main__":
