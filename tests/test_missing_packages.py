@@ -1,4 +1,4 @@
-"""What errors advise to install has to exist: transpike itself is in no package index."""
+"""Errors advise only packages that exist; transpike itself is in no package index."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ PROJECT = (SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def _named():
-    """Literal names that the source passes to `missing_package`."""
+    """Find the literal names that the source passes to `missing_package`."""
     for file in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "missing_package":

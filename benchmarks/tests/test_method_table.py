@@ -48,7 +48,7 @@ def _arguments(folder, **changes):
 
 @pytest.fixture(scope="module")
 def networks():
-    """Captured networks, by whether they have max-pooling; all studies have the same weights."""
+    """Keep one captured network with max-pooling and one without, as all studies share weights."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""Workflows and forms of the repository parse, and name the versions that pyproject.toml claims."""
+"""Workflows and issue forms parse, and workflows name the versions that pyproject.toml claims."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Batches are unpacked once; other batches are refused with a remedy that works."""
+"""Batches are unpacked once; batches of other forms are refused with a remedy that works."""
 
 import pytest
 import torch

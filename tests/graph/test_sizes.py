@@ -49,7 +49,7 @@ class Branching(nn.Module):
 
 
 class Line(nn.Module):
-    """A model with a linear layer along its columns, whose number is therefore fixed."""
+    """A model with a linear layer along the columns, so that the number of columns is fixed."""
 
     def __init__(self):
         super().__init__()

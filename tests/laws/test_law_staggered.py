@@ -1,4 +1,4 @@
-"""Laws of layers that fire one after the other, by a slow model and the quantized ANN."""
+"""Laws of layers that fire one after the other, checked by a slow model and the quantized ANN."""
 
 import math
 
@@ -94,7 +94,7 @@ def test_hysteresis_makes_counts_rare(h, density):
 
 
 def test_with_a_third_it_is_the_non_adjacent_form():
-    """No two consecutive timesteps have a count, and no signed binary form has fewer counts."""
+    """No two consecutive timesteps both have a count; no signed binary form has fewer counts."""
     counts, _, held = _written(1 / 3)
     assert not bool(((counts[1:] != 0) & (counts[:-1] != 0)).any())
     numbers = (held[0] * 2**7).round().int().tolist()
@@ -354,7 +354,7 @@ def test_no_sample_stops_before_the_last_layer_has_fired():
     early_stopping = tp.fit_early_stopping(snn, [x], 6, most_changed=0.99)
     scores = tp.simulate(snn, x, 6).output[snn.first_output - 1 :].softmax(dim=2)
     margins = scores.topk(2, dim=2).values.diff(dim=2).abs()
-    # The threshold is no margin from the timesteps whose scores hold only the biases.
+    # The threshold is not the margin of a timestep at which the scores hold only the biases.
     assert early_stopping.threshold >= float(margins.min()) - 1e-6
 
 

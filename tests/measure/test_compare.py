@@ -13,7 +13,7 @@ T = 3
 
 @pytest.fixture(scope="module")
 def data():
-    """Training batches, and test batches with the network's own classes as labels."""
+    """Return training and test batches; all but three labels are the network's own classes."""
     torch.manual_seed(2)
     x = torch.randn(32, *nets.CONV_NET_INPUT, dtype=torch.float64)
     network, _ = nets.captured("conv2d")

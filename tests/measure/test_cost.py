@@ -163,7 +163,7 @@ def test_refusals_and_their_remedies() -> None:
 
 
 class _Gain(nn.Module):
-    """Multiplies by ones of the size of the batch, or by a number."""
+    """A model that multiplies by ones of the size of the batch, or by the number one."""
 
     def __init__(self, computed: bool) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ def test_an_operation_without_a_rule_is_named() -> None:
 
 
 class _Top(nn.Module):
-    """Takes the maximum over the image, and applies weights to it."""
+    """A model that has weights behind a maximum over the whole image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ def test_progress_is_told_the_samples() -> None:
 
 
 def test_updates_of_a_layer_are_those_of_its_window():
-    """Two timesteps behind the last window only make T larger."""
+    """Two timesteps after the last window raise T, but they add no updates."""
     network, calibration = captured("conv2d")
     snn = tp.convert(network, calibration, neuron=tp.Staggered(2, window=3, lag=2))
     x = torch.randn(2, *network.input_shape, dtype=torch.float64)
@@ -223,7 +223,7 @@ def test_updates_of_a_layer_are_those_of_its_window():
 
 
 def test_a_pool_over_layers_of_different_windows_is_graded():
-    """The changes of a max-pool are whole counts if all steps before it shrink at once."""
+    """A max-pool passes whole counts only if the steps of all its inputs shrink together."""
     together = Fn(lambda m, x: F.max_pool2d(torch.cat([m.c(x).relu(), m.e(x).relu()], 1), 2),
                   c=nn.Conv2d(2, 2, 3), e=nn.Conv2d(2, 2, 3))  # fmt: skip
     apart = Fn(lambda m, x: (lambda a: F.max_pool2d(torch.cat([a, m.e(a).relu()], 1), 2))(

@@ -1,4 +1,4 @@
-"""Diagnosis of a trained network: good conversions are called good, planted faults are found."""
+"""The diagnosis calls good conversions healthy, and it finds planted faults."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEURONS += [tp.Staggered(2)]
 
 @functools.cache
 def _trained() -> tuple[nn.Module, tp.Network, list[Tensor], list[Tensor]]:
-    """The trained digits network: model, network, calibration inputs and test inputs."""
+    """Train the digits network; return (model, network, calibration inputs, test inputs)."""
     model, data = demo.train(0)
     calibration = [x for x, _ in data.train.subset(256, 0).batches(64)]
     test = [x for x, _ in data.test.subset(120, 0).batches(60)]
@@ -196,7 +196,7 @@ def test_a_dropped_bias(tensor: str, place: str) -> None:
         (place, "weights")
     ]
     assert found.first is not None and found.first.cause == "weights"
-    if place != "output":  # the weights of the other sites are right
+    if place != "output":  # The weights of all other sites are right.
         assert [s.name for s in found.sites if s.parts["weights"].rms > 1e-4] == [place]
 
 
@@ -241,7 +241,7 @@ def test_parts_of_one_site_in_closed_form() -> None:
     assert site.correlation == pytest.approx(np.corrcoef(a, a + whole)[0, 1])
     for name in set(PARTS) - {"clipping", "quantization"}:
         assert site.parts[name].rms == pytest.approx(0, abs=1e-12)
-    # The counts are 0 for -0.4 and 0.1, then 1 and 3, and three times 4 of 4.
+    # The seven inputs give the counts 0, 0, 1, 3, 4, 4 and 4; the largest count is 4.
     assert site.firing_rates == pytest.approx([2 / 7, 0, 0, 1 / 7, 0, 0, 0, 0, 1 / 7, 0, 3 / 7])
     assert (site.dead_channels, site.saturated_channels) == (0, 1)
 

@@ -77,7 +77,7 @@ def test_sites_of_a_shared_module_have_their_own_names_and_steps():
 
 
 def _rms(found, ann):
-    """Error relative to the variation of the output over images: 1 is no better than a constant."""
+    """Return the error relative to the variation over images; a constant output would give 1."""
     return float((found - ann).std() / ann.std(0).mean())
 
 

@@ -10,7 +10,7 @@ from transpike.simulation.early_stopping import clearness
 
 
 def _until(rule, snn, x):
-    """A rule that stops about half of the samples before T."""
+    """Return a rule that stops about half of the samples before T."""
     clear = clearness(rule, tp.simulate(snn, x, 6).output[-1]).median().item()
     return tp.EarlyStopping(rule, clear if rule == "margin" else 1 - clear)
 

@@ -1,4 +1,4 @@
-"""What tuning promises about the recipe that it returns."""
+"""Tuning keeps its promises about the recipe that it returns."""
 
 import json
 import math
@@ -25,7 +25,7 @@ SHORT = ((), (tp.BiasCorrection(),))
 
 @pytest.fixture
 def few(monkeypatch):
-    """Fewer candidates, so that a test is fast. The whole list has tests of its own."""
+    """Try few candidates to save time; other tests cover the whole list."""
     monkeypatch.setattr(listed, "RULES", FEW)
     monkeypatch.setattr(listed, "PASSES", SHORT)
 
@@ -52,7 +52,8 @@ def test_the_whole_list_of_candidates_is_tried_and_ranked(monkeypatch):
     distilled = [kind for kind in kinds if tp.Distillation in kind]
     assert 1 <= len(distilled) <= 2  # A distillation that changes nothing is left out.
     without = [kind for kind in kinds if tp.DelayedReadout not in kind and kind not in distilled]
-    assert len(without) == count * 5 // 6  # a readout that is delayed by nothing is left out
+    # A recipe that delays the readout by nothing equals another one and is left out.
+    assert len(without) == count * 5 // 6
     assert seen[-1][0] == seen[-1][1] == len(seen) == count + 2
     divergences = [trial.divergence for trial in result.trials]
     assert divergences == sorted(divergences)
@@ -153,8 +154,8 @@ def test_rounds_grow_and_the_last_one_decides(monkeypatch, few):
     assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
     assert seen[-1][0] == seen[-1][1] and seen[0][1] == 8 + 3 + 2 + 2
     counts = [trial.n for trial in result.trials]
-    # Eight recipes, then three, then two. These two come again with distillation, if it changes
-    # something.
+    # The rounds judge 8, 3 and 2 recipes. The last two are judged with distillation, too, unless
+    # it changes nothing.
     assert counts[-6:] == [12] * 1 + [6] * 5
     assert counts[:-6] in ([40] * 3, [40] * 4)
     assert result.recipe.found["held_out"] == 40
@@ -204,7 +205,9 @@ def test_single_spikes_refine_layer_after_layer_only(few):
         for one in result.trials
         if one.recipe.neuron.schedule.ratio > 1
     }
-    assert windows == {5, 4}  # T = 6 less lags of 1 and 2; a lag of 3 would leave a window of 3
+    # T is 6, so lags of 1 and 2 leave windows of 5 and 4. With a lag of 3, the window would not be
+    # longer than the lag.
+    assert windows == {5, 4}
     assert {one.recipe.neuron.max_count for one in result.trials} == {1}
 
 
@@ -416,7 +419,8 @@ def _trial(per_input, spikes=1.0):
 
 def test_a_runner_up_that_may_be_as_good_is_named_as_such():
     torch.manual_seed(1)
-    hard = torch.rand(50, dtype=torch.float64)  # what is hard for both does not blur the difference
+    # Inputs that are hard for both recipes do not hide the difference between them.
+    hard = torch.rand(50, dtype=torch.float64)
     noise = 0.01 * torch.randn(50, dtype=torch.float64)
     best = _trial(hard.tolist())
     near = judged_by.lead(best, _trial((hard + noise).tolist()))
