@@ -76,6 +76,7 @@ def rows_table(card: str, found: dict[str, list[dict[str, str]]]) -> str:
 
 
 def main() -> None:
+    """Fill in all cards."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

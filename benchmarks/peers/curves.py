@@ -80,6 +80,7 @@ def totals(parts: list[Record], at: list[int]) -> Record:
 
 
 def main() -> None:
+    """Measure what is missing of every contestant."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -27,6 +27,7 @@ CALIBRATION_SEED, TEST_SEED = 1, 0
 
 
 def main() -> None:
+    """Make the contestant, then answer requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     setup = json.loads(sys.stdin.readline())

@@ -2,7 +2,7 @@
 
     python -m benchmarks.timing.engine --weights WEIGHTS          # hours on two cores; resumable
     python -m benchmarks.timing.engine --weights WEIGHTS --quick  # about a minute
-    python -m benchmarks.timing.engine --table                    # write the tables again
+    python -m benchmarks.timing.engine --only-table               # write the tables again
 
 Every contestant is a process of its own. The processes stay alive and are asked for one repetition
 at a time, in turn, so that all of them meet the same conditions and have memory of their own. A
@@ -317,6 +317,7 @@ def _accuracy(records: list[Record]) -> list[str]:
 
 
 def main() -> None:
+    """Measure what is missing, then write the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -347,7 +348,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="only ResNet-20, batch 16, T=8, 3 rounds"
     )
-    parser.add_argument("--table", action="store_true", help="measure nothing, write the tables")
+    parser.add_argument("--only-table", action="store_true", help="measure nothing")
     args = parser.parse_args()
     if args.quick:
         args.networks, args.batches, args.timesteps = ["resnet20"], [16], [8]
@@ -357,7 +358,7 @@ def main() -> None:
         args.contestants = ["ann", *args.contestants]
     if args.device == "cpu":
         args.contestants = [name for name in args.contestants if name != "engine-split"]
-    if not args.table:
+    if not args.only_table:
         run(args)
     text = document(Records(args.output).all(), accuracies(args.output).all())
     args.output.with_suffix(".md").write_text(text)

@@ -72,6 +72,7 @@ class Found:
 
 
 def main() -> None:
+    """Count flips for several neurons, and keep the result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -82,6 +82,7 @@ def profiled(snn: tp.SpikingNetwork, x: torch.Tensor, timesteps: int, precision:
 
 
 def main() -> None:
+    """Print the shares of the steps for every network, batch size and precision."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

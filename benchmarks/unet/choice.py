@@ -74,13 +74,11 @@ def score(mask: Tensor, other: Tensor) -> float:
 
 
 def main() -> None:
+    """Convert with every recipe, and print how well each keeps the mask."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default=".data/lucchi_pp")
-    parser.add_argument("--weights", default="zoo/unet-lucchi-w16.safetensors")
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--tile", type=int, default=256)
+    unet.add_source(parser)
     parser.add_argument(
         "--calibration-size", type=int, help="training tiles (default: 32, with --distilled 256)"
     )

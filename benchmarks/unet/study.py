@@ -327,19 +327,25 @@ def spread_out(total: int, wanted: int) -> list[int]:
     return sorted({round(i * (total - 1) / max(1, wanted - 1)) for i in range(wanted)})
 
 
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the network and its data."""
+    parser.add_argument("--data", default=".data/lucchi_pp", help="folder of Lucchi++")
+    parser.add_argument("--weights", default="zoo/unet-lucchi-w16.safetensors")
+    parser.add_argument("--width", type=int, default=16, help="channels of the first level")
+    parser.add_argument("--tile", type=int, default=256, help="side of training tiles, in pixels")
+
+
 def main() -> None:
+    """Measure what is missing, then write the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default=".data/lucchi_pp")
-    parser.add_argument("--weights", default="zoo/unet-lucchi-w16.safetensors")
-    parser.add_argument("--width", type=int, default=16)
+    add_source(parser)
     parser.add_argument("--settings", nargs="+", default=[one.name for one in SETTINGS])
     parser.add_argument("--timesteps", type=int, default=64, help="largest T")
     parser.add_argument(
         "--slices", type=int, default=55, help="number of test slices, spread evenly"
     )
-    parser.add_argument("--tile", type=int, default=256, help="side of training tiles")
     parser.add_argument("--calibration-size", type=int, default=32, help="training tiles")
     parser.add_argument("--tuning-size", type=int, default=104, help="training tiles, at least 104")
     parser.add_argument("--seed", type=int, default=0, help="seed of the calibration tiles")
