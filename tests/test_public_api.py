@@ -12,36 +12,66 @@ import pytest
 import transpike as tp
 
 NAMES = [
+    "AllocateCounts",
     "ArgumentError",
+    "BiasCorrection",
     "Burst",
+    "Calibration",
+    "CheckpointError",
+    "Comparison",
+    "Cost",
     "DataError",
+    "DelayedReadout",
+    "Diagnosis",
     "Differential",
+    "Distillation",
+    "EarlyStopping",
+    "Evaluation",
     "FileError",
+    "GaussianIteration",
     "IF",
     "LeastSquares",
+    "LocalThresholdBalancing",
     "MaxAbs",
+    "MembraneCorrection",
     "MultiThreshold",
+    "Network",
     "Neuron",
     "Percentile",
+    "Preflight",
+    "Recipe",
     "Record",
+    "Refining",
+    "Schedule",
     "Signed",
+    "Simulation",
+    "SiteSearch",
+    "SpikingNetwork",
+    "Staggered",
     "Telescoped",
+    "TiledSimulation",
     "Tiling",
+    "Totals",
     "TranspikeError",
+    "Tuning",
     "UnsupportedError",
     "calibrate",
     "capture",
+    "compare",
     "convert",
     "diagnose",
     "evaluate",
+    "fit_early_stopping",
     "inspect",
     "load",
     "measure_cost",
+    "methods",
     "quantized_ann",
     "save",
     "simulate",
     "simulate_reference",
     "simulate_tiled",
+    "tune",
 ]
 
 ORDER = [
@@ -58,6 +88,10 @@ ORDER = [
     "cli",
 ]
 ROOT = Path(tp.__file__).parent
+
+
+def test_the_public_names_are_these():
+    assert sorted(tp.__all__) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
