@@ -246,6 +246,36 @@ def test_a_site_with_a_threshold_for_each_position_is_named() -> None:
         network(torch.zeros(1, 3, 9))
 
 
+class Shuffled(nn.Module):
+    """A channel shuffle, and a resize back to the size of the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 4, 3, stride=2), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        y = F.relu(self.conv(x))
+        y = y.view(y.shape[0], 2, 2, *y.shape[2:]).transpose(1, 2).reshape(y.shape)
+        return F.interpolate(self.head(y), size=x.shape[2:], mode="bilinear")
+
+
+def test_kept_axes_need_no_second_export(monkeypatch) -> None:
+    torch.manual_seed(0)
+    exports = []
+    export = torch.export.export
+    monkeypatch.setattr(
+        torch.export, "export", lambda *a, **k: exports.append(0) or export(*a, **k)
+    )
+    model = Shuffled().eval()
+    network = tp.capture(model, torch.randn(2, 2, 12, 12))
+    assert network.sizes.steps == (1, 1) and len(exports) == 1
+    x = torch.randn(1, 2, 17, 26)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), model(x))
+    tp.capture(Padded(), torch.randn(2, 1, 8, 8))
+    assert len(exports) == 3  # the padding follows from the size
+
+
 def test_a_square_network_needs_equal_sides() -> None:
     torch.manual_seed(0)
     network = tp.capture(CifarResNet(8), torch.randn(2, 3, 32, 32))

@@ -4,7 +4,8 @@ The graph is recorded at one size. The search looks for arguments that are right
 in three attempts:
 
 1. The arguments stay as they are.
-2. A pooling window that covers its whole input covers it at every size.
+2. A pooling window that covers its whole input covers it at every size. A reshape that keeps the
+   last axes keeps them at every size. A resize to the size of the input does so at every size.
 3. The model is exported again with free sizes. This shows which arguments depend on the size.
 
 An attempt counts only if the network equals the model at two other sizes. If no attempt counts, the
@@ -61,8 +62,9 @@ def with_sizes(
     found = search.sizes(Sizes(), larger_if=("refused",))
     if search.model_takes_more(found):
         windows = _whole_windows(network)
-        if windows:
-            found = max(found, search.best(windows), key=_freedom)
+        local = windows | _kept_extents(network)
+        if local:
+            found = max(found, search.best(local), key=_freedom)
         if search.model_takes_more(found):
             found = max(found, search.traced(trace, windows), key=_freedom)
     return replace(network, sizes=found)
@@ -246,14 +248,45 @@ def _whole_windows(network: Network) -> _Arguments:
     for node in network.nodes:
         if not packet(node.op).startswith(("avg_pool", "max_pool")):
             continue
-        shape = network.by_name[node.reads[0]].shape if node.reads[0] in network.by_name else None
-        shape = shape or (-1, *network.input_shape)
-        window = node.args[1]
+        shape, window = _source_shape(network, node), node.args[1]
         if isinstance(window, tuple) and window == shape[2:] and len(shape) == len(window) + 2:
             sides = tuple(Size(("extent", node.reads[0], axis)) for axis in range(2, len(shape)))
             rest = (sides if argument == window else argument for argument in node.args[2:])
             found[node.name] = ((node.args[0], sides, *rest), dict(node.kwargs))
     return found
+
+
+def _kept_extents(network: Network) -> _Arguments:
+    """Return the arguments of reshapes that keep the last axes, and of resizes to the input's size.
+
+    Channel shuffles and segmentation networks have them. Without this rule, the model would have to
+    be exported again.
+    """
+    own = network.input_shape[1:]
+    found: _Arguments = {}
+    for node in network.nodes:
+        if len(node.args) < 2 or not isinstance(node.args[1], tuple):
+            continue
+        shape, target, kept = _source_shape(network, node), node.args[1], len(own)
+        first = (node.args[0], target)
+        if packet(node.op) == "reshape" and len(target) > kept < len(shape) - 1:
+            if target[-kept:] == shape[-kept:]:
+                axes = range(len(shape) - kept, len(shape))
+                extents = [Size(("extent", node.reads[0], axis)) for axis in axes]
+                first = (node.args[0], (*target[:-kept], *extents))
+        elif packet(node.op).startswith("upsample") and target == own:
+            first = (node.args[0], tuple(Size(("size", axis)) for axis in range(kept)))
+        if first[1] is not target:
+            found[node.name] = ((*first, *node.args[2:]), dict(node.kwargs))
+    return found
+
+
+def _source_shape(network: Network, node: Node) -> tuple[int, ...]:
+    """Return the shape of the first value that a node reads."""
+    source = network.by_name.get(node.reads[0]) if node.reads else None
+    if source is not None and source.shape is not None:
+        return source.shape
+    return (-1, *network.input_shape)
 
 
 def _arguments(network: Network, nodes: Sequence[Node]) -> _Arguments:
