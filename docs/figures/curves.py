@@ -18,9 +18,7 @@ def read_curves(file: Path = TABLE) -> dict[tuple[str, str], list[float]]:
         named = re.match(r"\*\*(\w+)\*\* accuracy %", cells[0])
         if named:
             setting = named[1]
-        # "ceiling" is what tables of earlier versions call the quantized network.
-        row = "accuracy" if named else re.sub("^ceiling|^quantized.*", "quantized", cells[0])
-        row = row.removesuffix(" %")
+        row = "accuracy" if named else cells[0].removesuffix(" %")
         if setting and row in ("accuracy", "quantized"):
             found[setting, row] = [float(cell) for cell in cells[2:9]]
     return found
@@ -35,7 +33,7 @@ def curve(
 
 def ann_accuracy(file: Path = TABLE) -> float:
     """Accuracy of the unchanged model on the images of the table, in percent."""
-    found = re.search(r"; ([\d.]+) % \[[^]]+\] on the \d+ images below", file.read_text())
+    found = re.search(r"of ([\d.]+) % \[[^]]+\] on the n = \d+ images below", file.read_text())
     if found is None:
         raise ValueError(f"{file}: no accuracy of the unchanged model.")
     return float(found[1])
