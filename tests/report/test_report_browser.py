@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from report_page import segmentation_content, write
 from torch import nn
 
 import transpike as tp
 from transpike.report import Samples, read_results, record_samples, write_report
+from transpike.report.png import png
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if BROWSER is None or DRIVER is None:
@@ -69,7 +71,10 @@ def page(tmp_path_factory):
         content = {**result.to_dict(), "model": f"a model with a rather long name, {name}"}
         (root / f"{name}.json").write_text(json.dumps(content, default=str))
     _labeled().save(root / "labels")
-    found = read_results([root, root / "masks", root / "labels"])
+    (root / "slices").mkdir()
+    write(root / "slices" / "segment.json", segmentation_content())
+    (root / "slices" / "overview.png").write_bytes(png(np.zeros((90, 1800), np.uint8)))
+    found = read_results([root, root / "masks", root / "labels", root / "slices"])
     return write_report(found, root / "report.html").as_uri()
 
 
@@ -293,4 +298,4 @@ def test_downloads_are_the_files(opened, page):
     folder = Path(page.removeprefix("file://")).parent
     file = folder / "evaluate.json"
     assert json.loads(links["evaluate.json"]) == json.loads(file.read_text())
-    assert len(links) == 5
+    assert len(links) == 6

@@ -5,53 +5,15 @@ import json
 
 import numpy as np
 import pytest
-from report_page import page_of, write
+from report_page import page_of, segmentation_content, write
 
 import transpike as tp
 from transpike.report import read_results
 from transpike.report.png import png
 
-SCORES = {"f1": 0.5, "jaccard": 0.25, "accuracy": 0.875}
-
-
-def _content(labels=True):
-    rows = []
-    for k, name in enumerate(("000.png", "003.png")):
-        row = {
-            "slice": k,
-            "name": name,
-            "positive": {"ann": 1200 + k, "snn": 1100 + k},
-            "against_ann": {**SCORES, "f1": 0.91 + 0.01 * k},
-            "spikes_per_neuron": 1.5,
-        }
-        if labels:
-            row |= {"ann": {**SCORES, "f1": 0.8123}, "snn": {**SCORES, "f1": 0.7987}}
-        rows.append(row)
-    scores = {
-        "n": 3072,
-        "ann": {**SCORES, "f1": 0.8111},
-        "snn": {str(t): {**SCORES, "f1": 0.7 + 0.01 * t} for t in (1, 2, 4)},
-    }
-    return {
-        "volume": "data/slices",
-        "shape": [2, 32, 48],
-        "model": "unet:1",
-        "timesteps": 4,
-        "max_count": 2,
-        "tile": [16, 16],
-        "tiles_per_slice": 6,
-        "exact": True,
-        "interrupted": False,
-        "spikes_per_neuron": 1.5,
-        "against_ann": {**SCORES, "f1": 0.9222, "n": 3072},
-        "scores": scores if labels else None,
-        "per_slice": rows,
-        "voxel_size_nm": [50.0, 4.6, 4.5],
-    }
-
 
 def test_scores_and_slices_are_shown(tmp_path):
-    page = page_of(tmp_path, write(tmp_path / "s.json", _content()))
+    page = page_of(tmp_path, write(tmp_path / "s.json", segmentation_content()))
     assert "unet:1 segmented 2 slices of data/slices" in page.text
     assert "a pixel is 4.5 nm wide and 4.6 nm high, with 50 nm between slices" in page.text
     assert "Each slice was cut into 6 tiles of 16 × 16 pixels" in page.text
@@ -66,7 +28,7 @@ def test_scores_and_slices_are_shown(tmp_path):
 
 
 def test_without_labels_the_networks_are_compared(tmp_path):
-    content = {**_content(labels=False), "interrupted": True, "exact": False}
+    content = {**segmentation_content(labels=False), "interrupted": True, "exact": False}
     content["voxel_size_nm"] = [None, 4.6, 4.5]
     page = page_of(tmp_path, write(tmp_path / "s.json", content))
     assert [chart["name"] for chart in page.content["charts"]] == ["slices-0"]
@@ -77,7 +39,7 @@ def test_without_labels_the_networks_are_compared(tmp_path):
 
 
 def test_files_of_earlier_versions_without_names_are_shown(tmp_path):
-    content = _content()
+    content = segmentation_content()
     for row in content["per_slice"]:
         del row["name"]
     del content["voxel_size_nm"]
@@ -89,10 +51,10 @@ def test_pictures_of_the_same_run_are_on_the_page(tmp_path):
     picture = png(np.eye(8, dtype=bool))
     (tmp_path / "overview.png").write_bytes(picture)
     link = "data:image/png;base64," + base64.b64encode(picture).decode()
-    page = page_of(tmp_path, write(tmp_path / "segment.json", _content()))
+    page = page_of(tmp_path, write(tmp_path / "segment.json", segmentation_content()))
     assert [a["src"] for tag, a in page.tags if tag == "img"] == [link]
     # The pictures beside a copy may belong to another run.
-    copy = write(tmp_path / "copy.json", _content())
+    copy = write(tmp_path / "copy.json", segmentation_content())
     assert not any(tag == "img" for tag, _ in page_of(tmp_path / "copied", copy).tags)
 
 
@@ -108,8 +70,8 @@ def test_pictures_of_the_same_run_are_on_the_page(tmp_path):
     ],
 )
 def test_a_damaged_result_is_refused(change, reason, tmp_path):
-    file = write(tmp_path / "s.json", {**_content(), **change})
+    file = write(tmp_path / "s.json", {**segmentation_content(), **change})
     with pytest.raises(tp.FileError, match=f"of the kind 'segmentation', but {reason}"):
         read_results([file])
-    file.write_text(json.dumps(_content()))  # The remedy is a complete file.
+    file.write_text(json.dumps(segmentation_content()))  # The remedy is a complete file.
     assert read_results([file]).of("segmentation")
