@@ -73,8 +73,21 @@ def test_untrained_weights_are_not_measured_silently(command: str, tmp_path: Pat
 
 
 def test_convert_warns_of_untrained_weights(tmp_path: Path) -> None:
-    result = ok("convert", "digits_cnn", *DIGITS, *SMALL, "-o", tmp_path / "o", "--seed", "3")
+    folder = tmp_path / "o"
+    result = ok("convert", "digits_cnn", *DIGITS, *SMALL, "-o", folder, "--seed", "3")
     assert WARNING in result.stderr
+    file = tmp_path / "r.json"
+    result = ok("evaluate", folder, *DIGITS, "--timesteps", "2", "--limit", "8", "--json", file)
+    assert "are untrained (random, seed 3)" in result.stderr
+    assert "Convert the model again with trained weights." in result.stderr
+    assert result.stdout.startswith("untrained weights (random, seed 3)\n")
+    assert json.loads(file.read_text())["untrained"] is True
+
+
+def test_a_folder_of_trained_weights_is_not_warned_of(weights: Path, tmp_path: Path) -> None:
+    ok("convert", "digits_cnn", *DIGITS, *SMALL, "--weights", weights, "-o", tmp_path / "o")
+    result = ok("evaluate", tmp_path / "o", *DIGITS, "--timesteps", "2", "--limit", "8")
+    assert result.stderr == "" and "untrained" not in result.stdout
 
 
 def test_the_remedy_for_untrained_weights(weights: Path, tmp_path: Path) -> None:

@@ -118,6 +118,6 @@ def convert(
         "sites": sites,
         "neurons": snn.network.neurons,
         "settings": plain(dict(snn.settings)),
-        **run.record(model, snn.network),
+        **run.record(model, snn),
     }
     write_json(json_file, content)

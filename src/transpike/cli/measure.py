@@ -104,7 +104,7 @@ def evaluate(
             memory_budget=simulation.memory_budget,
             progress=progress,
         )
-    typer.echo(f"{run.heading(model)}{result}")
+    typer.echo(f"{run.heading(model, snn)}{result}")
     content = {
         **result.to_dict(),
         "limit": part.limit,
@@ -113,7 +113,7 @@ def evaluate(
     if metric is not None:
         content["mask_agreement"] = against_ann(result)
         typer.echo(f"\n{mask_table(result, content['mask_agreement'])}")
-    record = run.record(model, snn.network)
+    record = run.record(model, snn)
     write_json(json_file, {**content, **record})
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -182,6 +182,6 @@ def _tell(
     run: Run, model: str, snn: tp.SpikingNetwork, result: Any, limit: int, json_file: Path | None
 ) -> None:
     """Print a result, and write it where the user wants it."""
-    typer.echo(f"{run.heading(model)}{result}")
-    record = run.record(model, snn.network)
+    typer.echo(f"{run.heading(model, snn)}{result}")
+    record = run.record(model, snn)
     write_json(json_file, {**plain(result.to_dict()), "limit": limit, **record})

@@ -94,7 +94,7 @@ def tune(
     closely the spiking network follows the analog network on held-out training images. No labels
     are needed.
     """
-    from transpike.cli.run import is_untrained, open_run
+    from transpike.cli.run import open_run
 
     run = open_run(source, machine)
     network, images = run.captured(model)
@@ -118,7 +118,7 @@ def tune(
     )
     content = {
         "model": model,
-        "untrained": is_untrained(model, source),
+        "untrained": run.untrained(model) is not None,
         "data": source.data,
         **result.to_dict(),
         **provenance(machine.seed),

@@ -34,6 +34,7 @@ _TOGETHER = 128  # images in a batch
 _CALIBRATION_TILES = 64
 _CALIBRATION_SIDE = 256  # pixels of a tile of a training slice, at most
 _KNOWN = frozenset(name.rstrip(":") for name in MODELS)
+_UNTRAINED = "untrained_seed"  # setting of a network that was converted with random weights
 _HAVE_WEIGHTS = ("torchvision", "timm")
 _PIXELS_TOGETHER = 2**20  # in a batch of tiles or slices
 
@@ -92,11 +93,7 @@ class Run:
     def model(self, name: str) -> nn.Module:
         """Builds the model `name`, on the device; warns where its weights are untrained."""
         if is_untrained(name, self.source):
-            typer.echo(
-                f"warning: the weights of {name} are untrained (random, seed {self.seed}), and "
-                f"these results say nothing about a trained network. {_trained_weights(name)}",
-                err=True,
-            )
+            _warn(name, self.seed, _trained_weights(name))
         source = self.source
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
@@ -105,9 +102,15 @@ class Run:
             )
         return model.to(self.device)
 
-    def heading(self, name: str) -> str:
+    def untrained(self, name: str, snn: tp.SpikingNetwork | None = None) -> int | None:
+        """The seed of untrained weights; None for other weights."""
+        if snn is not None:
+            return untrained_seed(snn)
+        return self.seed if is_untrained(name, self.source) else None
+
+    def heading(self, name: str, snn: tp.SpikingNetwork | None = None) -> str:
         """What stands above the results; empty where there is nothing to say."""
-        return heading(name, self.source, self.seed)
+        return heading(self.untrained(name, snn))
 
     def convert(
         self, name: str, conversion: Conversion, timesteps: int | None
@@ -131,6 +134,8 @@ class Run:
             passes=recipe.passes,
             batches=inputs,
         )
+        if is_untrained(name, self.source):
+            snn = snn.changed(settings={**snn.settings, _UNTRAINED: self.seed})
         return snn, model
 
     def captured(self, name: str) -> tuple[tp.Network, list[Tensor]]:
@@ -236,13 +241,15 @@ class Run:
         images = self.batches(self.calibration_images())
         return tp.fit_early_stopping(snn, images, timesteps, rule=rule)
 
-    def record(self, model: str, network: tp.Network) -> dict[str, Any]:
+    def record(self, model: str, made: tp.SpikingNetwork | tp.Network) -> dict[str, Any]:
         """What a result needs to be repeated.
 
         Args:
             model: what the user named; a saved network keeps its own calibration.
-            network: the captured network.
+            made: the spiking network, or the captured network where there are several.
         """
+        snn = made if isinstance(made, tp.SpikingNetwork) else None
+        network = made.network if isinstance(made, tp.SpikingNetwork) else made
         data = self.source.data
         calibration: dict[str, Any] | None = None
         if not is_saved(model):
@@ -255,7 +262,7 @@ class Run:
             volumes = {"split": self.part, "tile": list(network.input_shape[1:])}
         return {
             "model": model,
-            "untrained": is_untrained(model, self.source),
+            "untrained": self.untrained(model, snn) is not None,
             "data": data,
             **volumes,
             "normalization": self.normalization.to_dict(),
@@ -363,9 +370,15 @@ def is_untrained(model: str, source: Source) -> bool:
     return known and source.weights is None and not source.pretrained
 
 
-def heading(model: str, source: Source, seed: int) -> str:
-    """The line above results of untrained weights; empty for other weights."""
-    return f"untrained weights (random, seed {seed})\n" if is_untrained(model, source) else ""
+def untrained_seed(snn: tp.SpikingNetwork) -> int | None:
+    """The seed of the weights that a network was converted with; None if they are not random."""
+    seed: int | None = snn.settings.get(_UNTRAINED)
+    return seed
+
+
+def heading(untrained: int | None) -> str:
+    """The line above results of untrained weights, with their seed; empty for other weights."""
+    return "" if untrained is None else f"untrained weights (random, seed {untrained})\n"
 
 
 def load_saved(
@@ -391,7 +404,11 @@ def load_saved(
             f"{folder!r} is a converted network: {', '.join(given)} cannot change it. "
             "Leave these options out, or convert again."
         )
-    return tp.load(folder).to(device)
+    snn = tp.load(folder).to(device)
+    seed = untrained_seed(snn)
+    if seed is not None:
+        _warn(folder, seed, "Convert the model again with trained weights.")
+    return snn
 
 
 def recipe_of(conversion: Conversion, timesteps: int | None) -> tp.Recipe:
@@ -447,6 +464,15 @@ def _check_classes(network: tp.Network, classes: int) -> None:
     raise tp.ArgumentError(
         f"cannot measure an accuracy: the data set has {classes} classes, and the network has "
         f"{outputs}. Give --num-classes {classes} and weights for them, or other data."
+    )
+
+
+def _warn(name: str, seed: int, remedy: str) -> None:
+    """Say on stderr that a network is untrained."""
+    typer.echo(
+        f"warning: the weights of {name} are untrained (random, seed {seed}), and these results "
+        f"say nothing about a trained network. {remedy}",
+        err=True,
     )
 
 

@@ -137,7 +137,7 @@ def segment(
 ) -> None:
     """Segment your own slices with the spiking and the analog network, and compare their masks."""
     from transpike.cli.mask_files import check_output
-    from transpike.cli.run import heading, is_untrained, run_length
+    from transpike.cli.run import heading, run_length, untrained_seed
     from transpike.cli.slices import open_network, open_slices
     from transpike.data import Normalization
     from transpike.report.figures import blank_figure
@@ -158,7 +158,7 @@ def segment(
         "masks": "masks.tif" if wanted.tiff else "masks",
         "interrupted": tally.interrupted,
         "model": model,
-        "untrained": is_untrained(model, source),
+        "untrained": untrained_seed(snn) is not None,
         "calibration": calibration,
         "normalization": normalization.to_dict(),
         "timesteps": timesteps,
@@ -171,7 +171,7 @@ def segment(
     _draw(tally, output, f"{volume}: T = {timesteps}, K = {snn.max_count}")
     write_json(output / "segment.json", content)
     write_json(json_file, content)
-    typer.echo(f"{heading(model, source, machine.seed)}{tally.text()}\nwritten: {output}")
+    typer.echo(f"{heading(untrained_seed(snn))}{tally.text()}\nwritten: {output}")
     if tally.interrupted:
         done = f"{len(tally.slices)} of {len(opened.chosen)} slices"
         interrupted(f"after {done}; {output} holds those that were finished.")
