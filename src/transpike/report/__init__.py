@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from transpike.errors import FileError, missing_package
-from transpike.report import charts, segmentation, text
-from transpike.report.charts import Chart
+from transpike.report import curve_charts, segmentation, site_charts, text
+from transpike.report.chart_parts import Chart, finite
 from transpike.report.mask_scores import mask_scores
 from transpike.report.png import data_link, png_link
 from transpike.report.read import Found, Results
@@ -100,8 +100,8 @@ def _sections(results: Results) -> dict[str, Any]:
     return {
         "summaries": text.summaries(evaluations),
         "methods": text.methods_table(evaluations) if len(evaluations) > 1 else None,
-        "accuracy": charts.accuracy_chart(evaluations) if evaluations else None,
-        "metric": charts.metric_chart(evaluations),
+        "accuracy": curve_charts.accuracy_chart(evaluations) if evaluations else None,
+        "metric": curve_charts.metric_chart(evaluations),
         "curves": [text.curve_table(one) for one in evaluations],
         "diagnoses": [_diagnosis(k, found) for k, found in enumerate(results.of("diagnosis"))],
         "costs": [_cost(k, found) for k, found in enumerate(results.of("cost"))],
@@ -124,8 +124,8 @@ def _diagnosis(number: int, found: Found) -> dict[str, Any]:
         "findings": content["findings"],
         "verdict": text.diagnosis_verdict(content),
         "advice": str(content["advice"]).splitlines(),
-        "errors": charts.error_chart(f"errors-{number}", content),
-        "rates": charts.rates_chart(f"rates-{number}", content),
+        "errors": site_charts.error_chart(f"errors-{number}", content),
+        "rates": site_charts.rates_chart(f"rates-{number}", content),
         "table": text.diagnosis_table(content),
         "rates_table": text.rates_table(content),
     }
@@ -136,7 +136,7 @@ def _cost(number: int, found: Found) -> dict[str, Any]:
     return {
         "name": found.stem,
         "sentence": text.cost_sentence(content),
-        "chart": charts.energy_chart(f"energy-{number}", content),
+        "chart": site_charts.energy_chart(f"energy-{number}", content),
         "energy": text.energy_table(content),
         "operations": text.operations_table(content),
         "assumptions": text.assumptions(content),
@@ -186,7 +186,7 @@ def _masks(number: int, name: str, samples: Samples) -> dict[str, Any]:
         "height": height,
         "timesteps": list(samples.timesteps),
         "found": samples.classes[1],
-        "chart": charts.mask_chart(f"f1-{number}", samples, scores),
+        "chart": curve_charts.mask_chart(f"f1-{number}", samples, scores),
         "table": text.mask_table(samples, scores),
         "images": images,
     }
@@ -261,7 +261,7 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
-    return charts.finite(value) if isinstance(value, float) else value
+    return finite(value) if isinstance(value, float) else value
 
 
 def _download(found: Found) -> dict[str, str]:

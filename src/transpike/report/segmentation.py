@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transpike.report.charts import INK, Chart, f1_chart, line, series, time_axis
+from transpike.report.chart_parts import INK, Chart, line, series, time_axis
+from transpike.report.curve_charts import f1_chart
 from transpike.report.text import Table, number, percent
 
 PICTURES: Mapping[str, str] = {

@@ -7,7 +7,7 @@ import pytest
 from report_page import T, page_of, write
 
 from transpike.report import read_results
-from transpike.report.charts import accuracy_chart
+from transpike.report.curve_charts import accuracy_chart
 from transpike.report.mask_scores import FEWEST_IMAGES, f1_interval
 
 
