@@ -79,8 +79,8 @@ __all__ = [*_MODULE_OF]
 
 
 def __dir__() -> list[str]:
-    """The public names, and what Python finds in the module."""
-    return sorted({*__all__, *globals()})
+    """The public names, and the names that every module has."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
 
 
 if TYPE_CHECKING:

@@ -76,7 +76,7 @@ def evaluate(
     json_file: JsonOption = None,
 ) -> None:
     """Measure the accuracy at every timestep, of a model converted now or of a saved network."""
-    from transpike.cli.masks import MaskScores, against_ann, mask_table
+    from transpike.cli.mask_scores import MaskScores, against_ann, mask_table
     from transpike.cli.run import open_run, run_length
     from transpike.cli.samples import write_samples
     from transpike.data import VolumeSplit

@@ -60,8 +60,8 @@ class Budget:
         bool,
         typer.Option(
             "--refining",
-            help="Also try signed neurons whose spikes count less from timestep to timestep. If T "
-            "is larger than the depth of the network, also try layers that fire one after the "
+            help="Also try signed neurons whose spikes are worth less from timestep to timestep. "
+            "If T is larger than the depth of the network, also try layers that fire one after the "
             "other.",
         ),
     ] = False

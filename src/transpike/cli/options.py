@@ -24,6 +24,9 @@ from transpike.cli.completion import (
     complete_model,
 )
 
+CALIBRATION_TILE, SEGMENT_TILE = 256, 512
+"""Largest side in pixels of the tiles that slices are cut into, where the user gives none."""
+
 SeedOption = Annotated[
     int,
     typer.Option(
@@ -82,7 +85,8 @@ class Source:
             "--tile",
             min=1,
             help="Side in pixels of the tiles that slices of volumes are cut into. The default "
-            "is 256 for calibration and 512 for segment; evaluate takes whole slices.",
+            f"is {CALIBRATION_TILE} for calibration and {SEGMENT_TILE} for segment; evaluate takes "
+            "whole slices.",
         ),
     ] = None
     calibration_size: Annotated[
@@ -224,8 +228,8 @@ class Simulation:
         typer.Option(
             "--precision",
             autocompletion=complete_from(("exact", "fast", "split")),
-            help="Arithmetic of the products: exact, fast (in bfloat16) or split (on CUDA: each "
-            "weight as a sum of bfloat16 parts).",
+            help="Arithmetic of the products: exact; fast, which uses bfloat16; or split, which "
+            "restores float32 from TF32 products on CUDA.",
         ),
     ] = "exact"
     memory: Annotated[

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import transpike as tp
 from transpike.cli.completion import DATA, MODELS
-from transpike.cli.options import Conversion, Machine, Part, Source, option_names
+from transpike.cli.options import CALIBRATION_TILE, Conversion, Machine, Part, Source, option_names
 from transpike.cli.output import progress_bar, provenance
 from transpike.conversion.specs import (
     parse_early_stopping,
@@ -32,7 +32,6 @@ _CONFIG_FILE = "config.json"  # what a saved network is recognized by
 _TIMESTEPS = 32  # of a run where neither the user nor a recipe says
 _TOGETHER = 128  # images in a batch
 _CALIBRATION_TILES = 64
-_CALIBRATION_SIDE = 256  # pixels of a tile of a training slice, at most
 _KNOWN = frozenset(name.rstrip(":") for name in MODELS)
 _UNTRAINED = "untrained_seed"  # setting of a network that was converted with random weights
 _HAVE_WEIGHTS = ("torchvision", "timm")
@@ -483,8 +482,8 @@ def _trained_weights(name: str) -> str:
 
 
 def _default_side(shape: tuple[int, int]) -> int:
-    """The largest power of two that fits, at most 256: many networks halve the size repeatedly."""
-    side = min(_CALIBRATION_SIDE, *shape)
+    """The largest power of two up to CALIBRATION_TILE that fits; many networks halve the size."""
+    side = min(CALIBRATION_TILE, *shape)
     return 1 << (side.bit_length() - 1)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import transpike as tp
-from transpike.cli.options import Conversion, Machine, Source
+from transpike.cli.options import SEGMENT_TILE, Conversion, Machine, Source
 from transpike.cli.run import is_saved, is_volumes, load_saved, open_device, open_run
 from transpike.cli.segment import Slices
 from transpike.data import Normalization
@@ -18,7 +18,6 @@ from transpike.data.volumes import Volume, open_stack
 from transpike.data.voxel_size import VoxelSize
 from transpike.segment import fitting_tile, resized
 
-_TILE = 512  # pixels
 _MOST_SHOWN = 4  # slices in the overview
 
 
@@ -61,7 +60,7 @@ def open_network(
         )
     run = open_run(replace(source, tile=None), machine, normalization=normalization)
     snn, built = run.convert(model, conversion, timesteps)
-    sides = fitting_tile(snn.network, size, source.tile or _TILE, overlap)
+    sides = fitting_tile(snn.network, size, source.tile or SEGMENT_TILE, overlap)
     if sides != snn.network.input_shape[1:]:
         snn = snn.at(sides) if snn.network.sizes.vary else resized(snn, built, sides)
     return snn, run.record(model, snn.network)["calibration"]
@@ -83,7 +82,7 @@ def _saved(
     snn = load_saved(folder, source, conversion, open_device(machine.device))
     shape, tile = snn.network.input_shape, source.tile
     if snn.network.sizes.vary:
-        return snn.at(fitting_tile(snn.network, size, tile or _TILE, overlap))
+        return snn.at(fitting_tile(snn.network, size, tile or SEGMENT_TILE, overlap))
     if tile is not None and shape[1:] != (tile, tile):
         raise tp.ArgumentError(
             f"--tile {tile}: the saved network takes inputs of {shape}. Leave the option out, "

@@ -53,7 +53,7 @@ from transpike.measure.element_rows import (
     mask,
     sums,
 )
-from transpike.measure.windows import window_sums
+from transpike.measure.pooling_windows import window_sums
 from transpike.simulation.readout import frontier
 
 

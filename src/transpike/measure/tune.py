@@ -46,8 +46,8 @@ class Tuning:
         trials: every recipe as last measured, best first. Recipes that were dropped early were
             measured on fewer inputs (`Trial.n`). Recipes that cannot keep the budget are left out,
             and so are delayed readouts and distillations that changed nothing.
-        pareto: trials of the last round that no other one beats: none is at least as good in
-            divergence and in spikes, and better in one.
+        pareto: trials of the last round that no other trial beats. A trial beats another if it is
+            at least as good in divergence and in spikes, and better in one of them.
         lead: how far the best recipe is ahead of the runner-up; None where there is only one.
         interrupted: the user stopped it from the keyboard. Then everything is as of the last
             complete round, or of the first round as far as it came.

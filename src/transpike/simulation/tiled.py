@@ -60,19 +60,19 @@ class TiledSimulation:
     """Result of a tiled simulation.
 
     Attributes:
-        output: mean readout over timesteps 1..T, (C, ...) or (N, C, ...), the array that was
-            given or a new one; with `output_at` one for each of its timesteps, (P, C, ...) or
-            (P, N, C, ...).
+        output: the mean output over the timesteps 1..T, (C, ...) or (N, C, ...). With `output_at`
+            it has a first axis for its P timesteps, (P, C, ...) or (P, N, C, ...). It is the array
+            that was given, or a new one.
         timesteps: T.
-        tiles: number of tiles simulated, over all samples.
-        tile: size of a tile per spatial axis, pixels.
-        overlap: smallest overlap of neighboring tiles per axis, pixels; 0 where one tile covers
-            the axis.
+        tiles: number of tiles that were simulated, over all samples.
+        tile: size of a tile along every spatial axis, in pixels.
+        overlap: smallest overlap of neighboring tiles along every axis, in pixels. It is 0 if one
+            tile covers the axis.
         field: receptive field of the network.
-        exact: whether the result equals the simulation of the whole image: the overlap is at
-            least the receptive field, and every tile stands on a multiple of the alignment.
-        spikes_per_neuron: |count| summed over the timesteps, mean over the neurons of all tiles;
-            what tiles share is counted in each.
+        exact: whether the result equals the simulation of the whole image. This needs an overlap
+            of at least the receptive field and tiles that begin at multiples of the alignment.
+        spikes_per_neuron: |count| summed over the timesteps, averaged over the neurons of all
+            tiles. Neurons in an overlap are counted in each tile.
         precision: arithmetic used.
     """
 
@@ -119,17 +119,18 @@ def simulate_tiled(
 
     Args:
         snn: the converted network.
-        image: (C, ...) or (N, C, ...), at least as large as a tile; tiles are read one at a time.
-        timesteps: T >= 1, every synchronous pass counted.
-        tiling: how the image is cut; by default so that the result equals that of the whole image.
-        output_at: P timesteps whose readout to keep, which the output has in ascending order, each
-            once; None: that of T alone, without an axis for them.
-        output: float32 or float64 array of the shape of the result to write into, such as a
-            memmap; a new array where None.
-        channels: whether the image has a channel axis; False for (...) or (N, ...) images of one
-            channel. The output has one in any case.
-        prepare: turns what was read of one tile into the network's input (C, ...), such as
-            scaling bytes to the range of the training data; None where it already is that.
+        image: (C, ...) or (N, C, ...), at least as large as a tile. Tiles are read one at a time.
+        timesteps: T >= 1; every synchronous pass is counted.
+        tiling: how the image is cut. By default the result equals that of the whole image.
+        output_at: P timesteps at which the output is kept, in ascending order and each once. By
+            default only T is kept, and the output has no axis for timesteps.
+        output: a float32 or float64 array to write into, such as a memmap, with the shape of the
+            result. By default a new array is made.
+        channels: whether the image has a channel axis. Use False for images (...) or (N, ...) of
+            one channel. The output has a channel axis in any case.
+        prepare: a function that turns what was read of one tile into the network's input (C, ...).
+            For example, it scales bytes to the range of the training data. By default the image
+            has to be the input already.
         precision: see `simulate`.
         progress: called with (tiles done, tiles in all).
 
