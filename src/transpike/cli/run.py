@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import typer
 from torch import Tensor, nn
 
 import transpike as tp
-from transpike.cli.completion import DATA, MODELS
+from transpike.cli.completion import DATA
 from transpike.cli.options import CALIBRATION_TILE, Conversion, Machine, Part, Source, option_names
 from transpike.cli.output import progress_bar, provenance
+from transpike.cli.untrained import (
+    UNTRAINED,
+    heading,
+    is_saved,
+    is_untrained,
+    trained_weights,
+    untrained_seed,
+    warn_untrained,
+)
 from transpike.conversion.specs import (
     parse_early_stopping,
     parse_neuron,
@@ -28,13 +36,9 @@ from transpike.segment import resized
 from transpike.zoo.demo import CALIBRATION_SIZE
 from transpike.zoo.models import build_model
 
-_CONFIG_FILE = "config.json"  # what a saved network is recognized by
 _TIMESTEPS = 32  # of a run where neither the user nor a recipe says
 _TOGETHER = 128  # images in a batch
 _CALIBRATION_TILES = 64
-_KNOWN = frozenset(name.rstrip(":") for name in MODELS)
-_UNTRAINED = "untrained_seed"  # setting of a network that was converted with random weights
-_HAVE_WEIGHTS = ("torchvision", "timm")
 _PIXELS_TOGETHER = 2**20  # in a batch of tiles or slices
 
 
@@ -92,7 +96,7 @@ class Run:
     def model(self, name: str) -> nn.Module:
         """Builds the model `name`, on the device; warns where its weights are untrained."""
         if is_untrained(name, self.source):
-            _warn(name, self.seed, _trained_weights(name))
+            warn_untrained(name, self.seed, trained_weights(name))
         source = self.source
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
@@ -134,7 +138,7 @@ class Run:
             batches=inputs,
         )
         if is_untrained(name, self.source):
-            snn = snn.changed(settings={**snn.settings, _UNTRAINED: self.seed})
+            snn = snn.changed(settings={**snn.settings, UNTRAINED: self.seed})
         return snn, model
 
     def captured(self, name: str) -> tuple[tp.Network, list[Tensor]]:
@@ -358,28 +362,6 @@ def is_volumes(data: str) -> bool:
     return data.partition(":")[0] == "lucchi"
 
 
-def is_saved(model: str) -> bool:
-    """Whether this is a folder that holds a converted network."""
-    return (Path(model) / _CONFIG_FILE).is_file()
-
-
-def is_untrained(model: str, source: Source) -> bool:
-    """Whether the weights of this model are random; unknown for a factory, which may load some."""
-    known = model.partition(":")[0] in _KNOWN and not is_saved(model)
-    return known and source.weights is None and not source.pretrained
-
-
-def untrained_seed(snn: tp.SpikingNetwork) -> int | None:
-    """The seed of the weights that a network was converted with; None if they are not random."""
-    seed: int | None = snn.settings.get(_UNTRAINED)
-    return seed
-
-
-def heading(untrained: int | None) -> str:
-    """The line above results of untrained weights, with their seed; empty for other weights."""
-    return "" if untrained is None else f"untrained weights (random, seed {untrained})\n"
-
-
 def load_saved(
     folder: str, source: Source, conversion: Conversion, device: torch.device
 ) -> tp.SpikingNetwork:
@@ -406,7 +388,7 @@ def load_saved(
     snn = tp.load(folder).to(device)
     seed = untrained_seed(snn)
     if seed is not None:
-        _warn(folder, seed, "Convert the model again with trained weights.")
+        warn_untrained(folder, seed, "Convert the model again with trained weights.")
     return snn
 
 
@@ -464,21 +446,6 @@ def _check_classes(network: tp.Network, classes: int) -> None:
         f"cannot measure an accuracy: the data set has {classes} classes, and the network has "
         f"{outputs}. Give --num-classes {classes} and weights for them, or other data."
     )
-
-
-def _warn(name: str, seed: int, remedy: str) -> None:
-    """Say on stderr that a network is untrained."""
-    typer.echo(
-        f"warning: the weights of {name} are untrained (random, seed {seed}), and these results "
-        f"say nothing about a trained network. {remedy}",
-        err=True,
-    )
-
-
-def _trained_weights(name: str) -> str:
-    """How to get trained weights for this model."""
-    downloaded = " or --pretrained" if name.partition(":")[0] in _HAVE_WEIGHTS else ""
-    return f"Give --weights FILE{downloaded}."
 
 
 def _default_side(shape: tuple[int, int]) -> int:

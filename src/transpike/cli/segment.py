@@ -34,6 +34,7 @@ from transpike.cli.output import (
 if TYPE_CHECKING:
     from transpike.cli.slices import Opened
     from transpike.cli.tally import Tally
+    from transpike.cli.untrained import heading, untrained_seed
     from transpike.data import Normalization
     from transpike.segment import Mask, Segmented
     from transpike.spiking.spiking_network import SpikingNetwork
@@ -137,7 +138,7 @@ def segment(
 ) -> None:
     """Segment your own slices with the spiking and the analog network, and compare their masks."""
     from transpike.cli.mask_files import check_output
-    from transpike.cli.run import heading, run_length, untrained_seed
+    from transpike.cli.run import run_length
     from transpike.cli.slices import open_network, open_slices
     from transpike.data import Normalization
     from transpike.report.figures import blank_figure

@@ -11,8 +11,9 @@ import numpy as np
 
 import transpike as tp
 from transpike.cli.options import SEGMENT_TILE, Conversion, Machine, Source
-from transpike.cli.run import is_saved, is_volumes, load_saved, open_device, open_run
+from transpike.cli.run import is_volumes, load_saved, open_device, open_run
 from transpike.cli.segment import Slices
+from transpike.cli.untrained import is_saved
 from transpike.data import Normalization
 from transpike.data.volumes import Volume, open_stack
 from transpike.data.voxel_size import VoxelSize
