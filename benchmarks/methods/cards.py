@@ -70,8 +70,10 @@ def rows_table(card: str, found: dict[str, list[dict[str, str]]]) -> str:
         "ResNet-20 on 10,000 CIFAR-10 test images. The loss is in percentage points, the mean "
         'over calibration seeds; "-" marks rows with one seed.'
     )
-    if any(row["under"] == "Parts" for _, row in rows):
-        before += " The neuron is signed at T = 8 and unsigned at T = 32."
+    at = {row["T"] for _, row in rows if row["under"] == "Parts"}
+    kinds = [f"{kind} at T = {t}" for t, kind in (("8", "signed"), ("32", "unsigned")) if t in at]
+    if kinds:
+        before += f' In the rows of "Parts" the neuron is {" and ".join(kinds)}.'
     return "\n".join([before, "", *lines, ""])
 
 
