@@ -34,7 +34,6 @@ from transpike.cli.output import (
 if TYPE_CHECKING:
     from transpike.cli.slices import Opened
     from transpike.cli.tally import Tally
-    from transpike.cli.untrained import heading, untrained_seed
     from transpike.data import Normalization
     from transpike.segment import Mask, Segmented
     from transpike.spiking.spiking_network import SpikingNetwork
@@ -140,6 +139,7 @@ def segment(
     from transpike.cli.mask_files import check_output
     from transpike.cli.run import run_length
     from transpike.cli.slices import open_network, open_slices
+    from transpike.cli.untrained import heading, untrained_seed
     from transpike.data import Normalization
     from transpike.report.figures import blank_figure
 
