@@ -96,7 +96,7 @@ class Forced(_Stepwise):
     """A float32 run in which every site sends the counts of the float64 reference."""
 
     def __init__(self, snn, reference):
-        super().__init__(snn, tuple(reference))
+        super().__init__(snn, tp.Record(sites=tuple(reference)))
         self.reference = reference
 
     def population(self, name, current, t):
