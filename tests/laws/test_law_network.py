@@ -61,7 +61,7 @@ def test_engine_equals_reference(neuron, kind, timesteps, chunk, time_axis, seed
     shape = (timesteps, 3, 2, 8, 8) if time_axis else (3, 2, 8, 8)
     x = nets.dyadic_input(*shape)
     names = [s.name for s in snn.network.sites]
-    kw = {"time_axis": time_axis, "record": names}
+    kw = {"time_axis": time_axis, "record": tp.Record(sites=names)}
     slow = tp.simulate_reference(snn, x, timesteps, **kw)
     fast = tp.simulate(snn, x, timesteps, chunk=chunk, **kw)
     nets.same_counts(slow, fast)
