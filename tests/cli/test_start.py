@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -40,5 +41,7 @@ def test_runs_as_a_module() -> None:
 
 def test_shells_can_complete() -> None:
     command = [sys.executable, "-m", "transpike", "--show-completion", "bash"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Without this, Typer looks for a shell among the parents of the process.
+    named = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=named)
     assert "_TRANSPIKE_COMPLETE" in done.stdout
