@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from volume_cases import MODEL, SHAPE, SMALL, ok
+from volume_cases import MODEL, SHAPE, SMALL
+
+from commands import ok
 
 
 @pytest.fixture(scope="module")

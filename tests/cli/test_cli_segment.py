@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from volume_cases import MODEL, SHAPE, SMALL, loaded, make_older, ok, overlap_scores, refused, run
+from volume_cases import MODEL, SHAPE, SMALL, loaded, make_older, overlap_scores
 
 import transpike as tp
+from commands import ok, run
+from commands import refused_line as refused
 from transpike.cli.mask_files import mask_writer
 from transpike.data.volumes import ArrayVolume, open_stack, read_mask
 from transpike.data.voxel_size import VoxelSize

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from volume_cases import MODEL, SHAPE, SMALL, dense, loaded, make_older, ok, overlap_scores, refused
+from volume_cases import MODEL, SHAPE, SMALL, dense, loaded, make_older, overlap_scores
 
 import transpike as tp
+from commands import ok
+from commands import refused_line as refused
 from transpike.data import open_volumes
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner, Result
 
-from transpike.cli import app
+from commands import ok, run
+from commands import refused_line as refused
 from transpike.cli.completion import (
     DATA,
     MODELS,
@@ -29,22 +29,6 @@ from transpike.zoo.models import build_model
 DIGITS = ["--data", "digits"]
 SMALL = ["--calibration-size", "32", "--batch-size", "32", "--timesteps", "2"]
 WARNING = "warning: the weights of digits_cnn are untrained (random, seed 3)"
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def ok(*arguments: str | Path) -> Result:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.stderr
-    return result
-
-
-def refused(*arguments: str | Path) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 2, (result.exit_code, result.output)
-    return " ".join(result.stderr.split())
 
 
 @pytest.fixture

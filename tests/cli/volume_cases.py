@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from typer.testing import CliRunner, Result
-
-from transpike.cli import app
 
 SHAPE = (8, 32, 48)
 MODEL = "volume_cases:dense"
@@ -35,23 +31,6 @@ def dense() -> nn.Module:
         with torch.no_grad():
             model[-1].bias -= model(2 * torch.rand(2, 1, 32, 32) - 1).median()
         return model
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def ok(*arguments: str | Path) -> Result:
-    result = run(*arguments)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result
-
-
-def refused(*arguments: str | Path) -> str:
-    """Return the error message of a command that must end with code 2."""
-    result = run(*arguments)
-    assert result.exit_code == 2, (result.exit_code, result.output, result.exception)
-    return re.sub(r"[\s│]+", " ", result.stderr)
 
 
 def loaded(file: Path) -> dict[str, Any]:

@@ -9,32 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
 import transpike as tp
-from transpike.cli import app
+from commands import ok, refused
 from transpike.zoo.models import build_model
 
 DIGITS = ["--data", "digits"]
 SMALL = ["--calibration-size", "32", "--batch-size", "32"]
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def ok(*arguments: str | Path) -> Result:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.stderr
-    return result
-
-
-def refused(*arguments: str | Path) -> str:
-    """Return the error message of a command that must end with code 2."""
-    result = run(*arguments)
-    assert result.exit_code == 2, (result.exit_code, result.output)
-    assert "Traceback" not in result.stderr
-    return result.stderr
 
 
 @pytest.fixture
