@@ -45,7 +45,11 @@ class Source:
 
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", help="File of trained weights: .safetensors, .pt, .pth or .th."),
+        typer.Option(
+            "--weights",
+            help="File of trained weights: .safetensors, .pt, .pth, .th, .ckpt, .bin or .pth.tar. "
+            "FILE?part=NAME chooses one of several sets of weights in it.",
+        ),
     ] = None
     pretrained: Annotated[
         bool | None,
