@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils import _pytree as pytree
 
 import nets
 import transpike as tp
@@ -36,7 +35,7 @@ def test_loss_is_the_distance_of_the_simulated_output(name, neuron):
     loss = student.loss(x, targets).item()
     assert loss == pytest.approx(student.distance(snn, x, targets), rel=1e-6)
     run = tp.simulate_reference(snn, x, 6)
-    found = [leaf[-1] for leaf in pytree.tree_leaves(run.output)]
+    found = [leaf[-1] for leaf in nets.leaves(run.output)]
     wanted = sum(_by_hand(a, b, len(found) == 1) for a, b in zip(targets, found, strict=True))
     assert loss == pytest.approx(wanted, rel=1e-6)
 

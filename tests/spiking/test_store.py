@@ -136,7 +136,7 @@ def test_other_schema_version(tmp_path):
     (key,) = [k for k in config if "schema" in k]
     config[key] = 999
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(tp.FileError, match="needed schema 2 or 3, got 999"):
+    with pytest.raises(tp.FileError, match="needed schema 2, 3 or 4, got 999"):
         tp.load(folder)
 
 

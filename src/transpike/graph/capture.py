@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.utils import _pytree as pytree
 
 from transpike.errors import DataError, Refusal, UnsupportedError
 from transpike.graph import ops
@@ -25,6 +24,7 @@ from transpike.graph.export import Draft, normalize
 from transpike.graph.fold import FoldCount, fold_affine
 from transpike.graph.network import Network, Node, Site, Value, Weight, leaves, tail_of
 from transpike.graph.size_rules import with_sizes
+from transpike.graph.structure import Structure, flat_values
 
 _CHECKED_BATCHES = (1, 2, 3, 5)
 # Folding BatchNorm changes float32 outputs by up to 1e-4 of their scale (measured). Another batch
@@ -40,7 +40,7 @@ class Captured:
     tensors: dict[str, Tensor]
     sites: tuple[Site, ...]
     outputs: tuple[Any, ...]
-    output_spec: str
+    output_spec: Structure
     input_shape: tuple[int, ...]
     refusals: tuple[Refusal, ...]
     batch_norms: FoldCount
@@ -420,7 +420,7 @@ def verify(network: Network, eager: nn.Module, example: Tensor) -> None:
 
 
 def _tensors(output: Any) -> list[Any]:
-    return list(pytree.tree_leaves(output))
+    return flat_values(output)
 
 
 def _compare(got: Tensor, expected: Tensor, tolerance: float, size: int) -> None:

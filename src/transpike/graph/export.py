@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.utils import _pytree as pytree
 
-from transpike.errors import Refusal
+from transpike.errors import DataError, Refusal
 from transpike.graph import ops
 from transpike.graph.fold import batch_norm_affine
 from transpike.graph.network import INPUT, Batch, Kind, Node, Value, Weight, leaves, map_leaves
 from transpike.graph.sizes import Size
+from transpike.graph.structure import Structure, structure_of
 from transpike.graph.symbols import Symbols
 
 # Operations that do nothing in evaluation mode, and operations that never do anything.
@@ -55,7 +55,7 @@ class Draft:
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     outputs: tuple[Any, ...] = ()
-    output_spec: str = ""
+    output_spec: Structure = field(default_factory=Structure)
     site_names: dict[str, str] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
 
@@ -102,13 +102,15 @@ class _Walk:
                 self.bound[node] = Weight(spec.target)
 
     def _output(self, node: fx.Node, program: ExportedProgram) -> None:
-        flat = []
+        flat, marks = [], []
         for arg, spec in zip(
             leaves(self._argument(node.args[0])), program.graph_signature.output_specs, strict=True
         ):
             if spec.kind is OutputKind.USER_OUTPUT:
-                flat.append(arg)
-                if not isinstance(arg, Value):
+                marks.append(None if arg is None else _Mark())
+                if arg is not None:
+                    flat.append(arg)
+                if not isinstance(arg, Value | None):
                     self._refuse(f"output {arg!r}", "", *ops.OUTPUT)
             elif spec.kind is not OutputKind.USER_INPUT_MUTATION:  # x.relu_() on the input
                 self._refuse(
@@ -118,11 +120,10 @@ class _Walk:
                     "Remove the update from forward().",
                 )
         self.draft.outputs = tuple(flat)
-        spec = program.call_spec.out_spec
-        assert spec is not None
+        structure: Any = program.call_spec.out_spec
         try:
-            self.draft.output_spec = pytree.treespec_dumps(spec)
-        except NotImplementedError:
+            self.draft.output_spec = structure_of(structure.unflatten(marks), _Mark)
+        except (DataError, TypeError, ValueError):
             self._refuse("output structure", "", *ops.OUTPUT)
 
     def _refuse(self, op: str, place: str, reason: str, remedy: str) -> None:
@@ -322,6 +323,10 @@ class _Walk:
         self.draft.nodes.append(Node(node.name, op, args, kwargs, "cumulative", place, shape))
         self.signals.add(node.name)
         self.bound[node] = (Value(node.name),)
+
+
+class _Mark:
+    """It stands for a tensor in the output of the model."""
 
 
 _DROPPED = frozenset({"device", "layout", "pin_memory", "non_blocking"})

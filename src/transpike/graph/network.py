@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError, DataError
 from transpike.graph.ambient import isolated
 from transpike.graph.sizes import Shapes, Size, Sizes
+from transpike.graph.structure import Structure
 
 Kind = Literal["linear", "site", "cumulative", "readout", "constant"]
 INPUT = "input"
@@ -173,7 +173,7 @@ class Network:
         tensors: the constant tensors (folded weights and biases) by name.
         sites: the calls of activations in execution order.
         outputs: the outputs as a flat tuple of Value.
-        output_spec: the structure of the model's output, as a serialized pytree specification.
+        output_spec: the structure of the model's output.
         input_shape: the shape of one sample, (C, ...). The shapes of all nodes belong to it.
         input_dtype: the floating-point type of the input, for networks without weights.
         sizes: the other sizes of the input that the network takes, see `at`.
@@ -183,7 +183,7 @@ class Network:
     tensors: Mapping[str, Tensor] = field(repr=False)
     sites: tuple[Site, ...]
     outputs: tuple[Argument, ...]
-    output_spec: str
+    output_spec: Structure
     input_shape: tuple[int, ...]
     input_dtype: torch.dtype = torch.float32
     sizes: Sizes = field(default_factory=Sizes)
@@ -406,8 +406,8 @@ class Network:
         return leaf
 
     def structured(self, flat: list[Any]) -> Any:
-        """Arrange flat outputs as the model does, in dicts, tuples or a single tensor."""
-        return pytree.tree_unflatten(flat, pytree.treespec_loads(self.output_spec))
+        """Arrange flat outputs as the model does. Named tuples and dataclasses become `Fields`."""
+        return self.output_spec.arrange(flat)
 
     def check_input(self, x: Tensor, *, time_axis: bool = False) -> None:
         """Refuse input of another shape, type or device, or with NaN or infinite values.

@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from transpike.errors import DataError, UnsupportedError
 from transpike.graph.network import Network, Node, Value, Weight, concrete, leaves, map_leaves
 from transpike.graph.ops import packet
 from transpike.graph.sizes import Size, Sizes, axis_names
+from transpike.graph.structure import flat_values
 
 # The differences between two sizes that are tried, in pixels.
 _STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 28, 32, 36, 40, 48, 56, 64)
@@ -169,7 +169,7 @@ class _Search:
             expected, why = self.model_output(x)
             if expected is None:
                 return "refused", why
-            got = pytree.tree_leaves(network.at(size)(x))
+            got = flat_values(network.at(size)(x))
             pairs = list(zip(got, expected, strict=False))
             details = [self.compare(*pair) for pair in pairs if isinstance(pair[0], Tensor)]
             if len(got) != len(expected) or any(details):
@@ -231,7 +231,7 @@ class _Search:
         """Return the outputs of the model, or None and the reason if it refuses x."""
         try:
             with torch.no_grad():
-                return list(pytree.tree_leaves(self.eager(x.clone()))), ""
+                return flat_values(self.eager(x.clone())), ""
         except Exception as error:  # The user's forward() may raise any error.
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             names = ", ".join(axis_names(len(self.own)))

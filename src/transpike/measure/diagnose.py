@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError, DataError
 from transpike.graph.ambient import isolated
@@ -22,6 +21,7 @@ from transpike.graph.batches import Batches
 from transpike.graph.capture import capture
 from transpike.graph.network import Network, Site, check_timesteps
 from transpike.graph.outputs import cut_of, prediction
+from transpike.graph.structure import flat_values
 from transpike.measure.findings import (
     Finding,
     OutputDiagnosis,
@@ -254,7 +254,7 @@ class _Tally:
         return quantized(neuron, drive, self.timesteps, start, bound) * (step / self.scale)
 
     def _compare_output(self, run: Simulation, expected: Any, through: Any) -> None:
-        leaves = [pytree.tree_leaves(value) for value in (run.output, expected, through)]
+        leaves = [flat_values(value) for value in (run.output, expected, through)]
         for spiking, analog, forced in zip(*leaves, strict=True):
             if not analog.is_floating_point():
                 continue  # class indices have no error

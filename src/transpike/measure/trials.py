@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from transpike.conversion.calibrate import Calibration, calibrate
 from transpike.conversion.passes import AllocateCounts, DelayedReadout, apply_pass
@@ -18,6 +17,7 @@ from transpike.conversion.thresholds import ThresholdRule
 from transpike.errors import ArgumentError
 from transpike.graph.network import Network
 from transpike.graph.outputs import Reading, cut_of, divergence, prediction
+from transpike.graph.structure import flat_values
 from transpike.measure.intervals import Z95, Interval, wilson_interval
 from transpike.simulation.fidelity import relative, squared_distance
 from transpike.simulation.record import Record
@@ -264,7 +264,7 @@ def judge(
         run = simulate(snn, part, timesteps, record=Record(output_at=[timesteps]))
         with torch.inference_mode():
             analog = _checked(snn.network(part), reading)
-        (found,) = pytree.tree_leaves(run.output)
+        (found,) = flat_values(run.output)
         spiking = found[0]
         if reading == "scores":
             equal = prediction(analog, cut) == prediction(spiking, cut)

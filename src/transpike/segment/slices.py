@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from transpike.data.images import Normalization
 from transpike.data.volumes import Volume, normalized
@@ -22,6 +21,7 @@ from transpike.graph.network import Network
 # `evaluate` uses the same rule to predict.
 from transpike.graph.outputs import cut_of, prediction
 from transpike.graph.receptive_field import receptive_field
+from transpike.graph.structure import flat_values
 from transpike.measure.evaluate import curve_points
 from transpike.segment.scores import Mask
 
@@ -236,7 +236,7 @@ class _Task:
         for where, weight in places_of(self.axes(pixels.shape)):
             x = self._prepared(pixels[where])[None].to(network.device)
             with torch.inference_mode():
-                (result,) = pytree.tree_leaves(network(x))
+                (result,) = flat_values(network(x))
             part = result[0].cpu().numpy() * weight
             index = (slice(None), *where)
             output[index] += part.astype(np.float32, copy=False)

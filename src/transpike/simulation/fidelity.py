@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from transpike.graph.structure import flat_values
 from transpike.simulation.record import Record
 from transpike.simulation.simulate import simulate
 from transpike.spiking.spiking_network import SpikingNetwork
@@ -52,8 +52,8 @@ def output_distance(snn: SpikingNetwork, images: Tensor, timesteps: int) -> tupl
     """
     run = simulate(snn, images, timesteps, record=Record(output_at=[timesteps]))
     with torch.inference_mode():
-        analog = pytree.tree_leaves(snn.network(images))
-    found = [leaf[0] for leaf in pytree.tree_leaves(run.output)]
+        analog = flat_values(snn.network(images))
+    found = [leaf[0] for leaf in flat_values(run.output)]
     gap = size = 0.0
     for spiking, wanted in zip(found, analog, strict=True):
         one_gap, one_size = squared_distance(spiking, wanted, torch.float64)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError
 from transpike.graph.ambient import isolated
+from transpike.graph.structure import flat_values
 from transpike.simulation.early_stopping import EarlyStopping
 from transpike.simulation.engine.prepared import prepared
 from transpike.simulation.engine.request import Request
@@ -134,8 +134,7 @@ def _in_one_pass(
     with torch.inference_mode():
         means = [x[:t].mean(dim=0) if time_axis else x for t in wanted]
         flat = [
-            pytree.tree_leaves(quantized_ann(snn, mean, t))
-            for mean, t in zip(means, wanted, strict=True)
+            flat_values(quantized_ann(snn, mean, t)) for mean, t in zip(means, wanted, strict=True)
         ]
     network = snn.network
     return Simulation(

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError, DataError
 from transpike.graph.ambient import isolated
 from transpike.graph.receptive_field import ReceptiveField, receptive_field
+from transpike.graph.structure import flat_values
 from transpike.simulation.record import Record
 from transpike.simulation.result import readout_timesteps
 from transpike.simulation.simulate import simulate
@@ -171,7 +171,7 @@ def simulate_tiled(
                 memory_budget=tiling.memory_budget,
                 precision=precision,
             )
-            (result,) = pytree.tree_leaves(run.output)
+            (result,) = flat_values(run.output)
             index = (*every, *sample, slice(None), *where)
             part = (result[:, 0] if kept else result[0, 0]).cpu().numpy() * weight
             output[index] = output[index] + part.astype(output.dtype, copy=False)

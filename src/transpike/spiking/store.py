@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError, FileError
 from transpike.graph import ops
@@ -30,11 +29,21 @@ from transpike.graph.network import (
     leaves,
 )
 from transpike.graph.sizes import Size, Sizes
+from transpike.graph.structure import Structure
+from transpike.spiking.entries import Entry
 from transpike.spiking.neuron import Neuron
 from transpike.spiking.spiking_network import SpikingNetwork
+from transpike.spiking.stored_structure import (
+    structure_from_earlier,
+    structure_from_json,
+    structure_to_json,
+)
 
-SCHEMA = 3
-_OLDER = (2,)  # older schemas that are still read; 2 does not store the possible input sizes
+SCHEMA = 4
+# Older schemas that are still read. 2 does not store the possible input sizes. 2 and 3 hold the
+# structure of the output in another form.
+_OLDER = (2, 3)
+_ONE_SIZE = 2
 FORMAT = "transpike"
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
@@ -70,7 +79,7 @@ def save(snn: SpikingNetwork, folder: str | Path) -> None:
         "nodes": [_node_to_json(node) for node in network.nodes],
         "sites": [asdict(site) for site in network.sites],
         "outputs": [_to_json(leaf) for leaf in network.outputs],
-        "output_spec": network.output_spec,
+        "output_spec": structure_to_json(network.output_spec),
         "sizes": _sizes_to_json(network.sizes),
         "neurons": {name: neuron.to_dict() for name, neuron in snn.neurons.items()},
         "settings": snn.settings,
@@ -113,11 +122,10 @@ def load(folder: str | Path) -> SpikingNetwork:
                 Site(**{**entry, "shape": tuple(entry["shape"])}) for entry in config["sites"]
             ),
             outputs=tuple(_from_json(leaf) for leaf in config["outputs"]),
-            output_spec=config["output_spec"],
+            output_spec=_structure(config),
             input_shape=tuple(config["input_shape"]),
             sizes=_sizes_from_json(config),
         )
-        pytree.treespec_loads(network.output_spec)
         neurons = {name: Neuron.from_dict(entry) for name, entry in config["neurons"].items()}
         per_site = {kind: _prefixed(tensors, f"{kind}.") for kind in _PER_SITE}
         _check_complete(network, neurons, per_site)
@@ -131,7 +139,14 @@ def load(folder: str | Path) -> SpikingNetwork:
         )
     except FileError as error:
         raise FileError(f"'{folder}' is damaged: {error} Convert the model again.") from error
-    except (KeyError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        NotImplementedError,
+        RecursionError,
+    ) as error:
         raise FileError(
             f"'{folder / CONFIG}' is damaged: {type(error).__name__}: {error}. "
             "Convert the model again."
@@ -153,11 +168,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise FileError(f'\'{path}\' was not written by transpike: needed "format": "{FORMAT}".')
     if config.get("schema") not in (SCHEMA, *_OLDER):
         raise FileError(
-            f"'{path}': needed schema {' or '.join(map(str, (*_OLDER, SCHEMA)))}, got "
+            f"'{path}': needed schema {', '.join(map(str, _OLDER))} or {SCHEMA}, got "
             f"{config.get('schema')!r}. Use the version of transpike that wrote it, or convert the "
             "model again."
         )
     return config
+
+
+def _structure(config: Mapping[str, Any]) -> Structure:
+    entry = Entry(config["output_spec"], "output_spec")
+    if config["schema"] == SCHEMA:
+        return structure_from_json(entry)
+    return structure_from_earlier(entry)
 
 
 def _digest(path: Path) -> str:
@@ -256,7 +278,7 @@ def _sizes_to_json(sizes: Sizes) -> dict[str, Any]:
 
 
 def _sizes_from_json(config: Mapping[str, Any]) -> Sizes:
-    if config["schema"] in _OLDER:
+    if config["schema"] == _ONE_SIZE:
         return Sizes(reason="the network was saved by an older version, which kept one size")
     entry = config["sizes"]
     return Sizes(

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError
 from transpike.graph.network import Network, Site
 from transpike.graph.outputs import Reading, check_reading, cut_of, divergence
+from transpike.graph.structure import flat_values
 from transpike.simulation.fidelity import squared_distance
 from transpike.simulation.record import Record
 from transpike.simulation.simulate import simulate
@@ -141,7 +141,7 @@ def _ordinary(snn: SpikingNetwork) -> SpikingNetwork:
 def _analog(network: Network, images: Tensor) -> list[Tensor]:
     """The outputs of the analog network, one tensor (B, ...) per leaf."""
     with torch.no_grad():
-        parts = [pytree.tree_leaves(network(x)) for x in torch.split(images, _batch_size(network))]
+        parts = [flat_values(network(x)) for x in torch.split(images, _batch_size(network))]
     return [torch.cat(leaves) for leaves in zip(*parts, strict=True)]
 
 
@@ -225,7 +225,7 @@ class _Student:
             for start in range(0, len(images), size):
                 part = slice(start, start + size)
                 run = simulate(snn, images[part], self.timesteps, record=Record(output_at=at))
-                found = [leaf[0] for leaf in pytree.tree_leaves(run.output)]
+                found = [leaf[0] for leaf in flat_values(run.output)]
                 sums.append(self._distance.sums([target[part] for target in targets], found))
             return float(self._distance.joined([one.double() for one in sums]))
 
@@ -257,7 +257,7 @@ class _Student:
             return count * (step / self.scale)
 
         found: Any = self.snn.network.run(x, send)
-        return self._distance.between(targets, pytree.tree_leaves(found))
+        return self._distance.between(targets, flat_values(found))
 
 
 __all__ = ["Distillation", "distilled"]

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from transpike.errors import ArgumentError
 from transpike.graph.network import INPUT, Network, Node, Site
+from transpike.graph.structure import flat_values, map_values
 from transpike.graph.without_constants import increments
 from transpike.simulation.engine.scan import Chunk, Constants, Population, scan
 from transpike.simulation.readout import pooled
@@ -214,7 +214,7 @@ class Sweep:
             )
             for t in range(length)
         ]
-        return pytree.tree_map(lambda *leaves: torch.stack(leaves), *series)
+        return map_values(lambda *leaves: torch.stack(leaves), *series)
 
     def by_input(self, node: Node) -> bool:
         """Whether parts of the batch can be computed separately.
@@ -235,7 +235,7 @@ class Sweep:
         network, wanted = self.network, node
         if self.differential and t:
             network, wanted = self.later, self.later_nodes[node.name]
-        read = {n: pytree.tree_map(now, self.constant(n, spiking)) for n in wanted.reads}
+        read = {n: map_values(now, self.constant(n, spiking)) for n in wanted.reads}
         return network.compute(wanted, read, high - low)
 
     def constant(self, name: str, spiking: dict[str, Any]) -> Any:
@@ -246,13 +246,13 @@ class Sweep:
 
 
 def _length(value: Any) -> int:
-    return max(len(leaf) for leaf in pytree.tree_leaves(value))
+    return max(len(leaf) for leaf in flat_values(value))
 
 
 def _joined(parts: list[Any]) -> Any:
     if len(parts) == 1:
         return parts[0]
-    return pytree.tree_map(lambda *leaves: torch.cat(leaves), *parts)
+    return map_values(lambda *leaves: torch.cat(leaves), *parts)
 
 
 def samples_of(site: Site, current: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
