@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from transpike.errors import ArgumentError, DataError, FileError
+from transpike.data.pixels import read_image
+from transpike.errors import ArgumentError, DataError
 
 _BYTE_MAXIMUM = 255.0
 
@@ -47,12 +48,12 @@ class Normalization:
 
 
 class ImageSource(Protocol):
-    """A source of images that can read some of them as bytes."""
+    """A source of images that can read some of them."""
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The chosen images, (B, C, H, W), uint8."""
+    def read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """The chosen images, (B, C, H, W), uint8, or float32 if they have more than 8 bits."""
         ...
 
 
@@ -91,9 +92,9 @@ class FileImages:
     def __len__(self) -> int:
         return len(self.files)
 
-    def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The chosen images, (B, C, H, W), uint8."""
-        images = [self._read_one(self.files[index]) for index in indices]
+    def read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """The chosen images, (B, C, H, W), uint8; float32 in 0..255 if a file has 16 bits."""
+        images = [read_image(self.files[index], self.channels, self.size) for index in indices]
         for index, image in zip(indices, images, strict=True):
             if image.shape != images[0].shape:
                 raise DataError(
@@ -101,20 +102,6 @@ class FileImages:
                     f"{images[0].shape[1:]}, got {image.shape[1:]}. Add ?size=N to the data name."
                 )
         return np.stack(images)
-
-    def _read_one(self, file: Path) -> NDArray[np.uint8]:
-        from PIL import Image, UnidentifiedImageError
-
-        try:
-            with Image.open(file) as opened:
-                image = opened.convert("L" if self.channels == 1 else "RGB")
-        except (UnidentifiedImageError, OSError) as error:
-            raise FileError(f"cannot read the image {str(file)!r}: {error}.") from error
-        if self.size is not None:
-            image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, self.channels)
-        channels_first: NDArray[np.uint8] = pixels.transpose(2, 0, 1)
-        return channels_first
 
 
 @dataclass(frozen=True, eq=False)
