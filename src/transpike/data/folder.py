@@ -8,6 +8,7 @@ import numpy as np
 
 from transpike.data.cifar10 import IMAGENET_NORMALIZATION
 from transpike.data.images import Dataset, FileImages, Normalization, Split
+from transpike.data.listing import entries
 from transpike.errors import ArgumentError, DataError, FileError, missing_package
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -22,6 +23,8 @@ def open_folder(
     normalization: Normalization | None = None,
 ) -> Dataset:
     """Open a folder of images. The files are read when they are needed.
+
+    Hidden files and folders are skipped, and those that operating systems add.
 
     Args:
         path: folder with `train` and `test`, each with one folder of images per class.
@@ -62,7 +65,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
         raise FileError(
             f"no folder {str(folder)!r}: needed PATH/train/CLASS and PATH/test/CLASS with images."
         )
-    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    classes = tuple(entry.name for entry in entries(folder))
     if not classes:
         raise DataError(f"{str(folder)!r}: needed one folder of images per class, got none.")
     return classes
@@ -78,7 +81,7 @@ def _split(
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(f for f in (folder / name).iterdir() if f.suffix.lower() in _SUFFIXES)
+        found = entries(folder / name, _SUFFIXES)
         if not found:
             raise DataError(
                 f"{str(folder / name)!r}: needed images ({', '.join(sorted(_SUFFIXES))}), got none."

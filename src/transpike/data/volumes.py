@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transpike.data.images import Normalization
+from transpike.data.listing import entries, numbered
 from transpike.data.voxel_size import (
     DESCRIPTION,
     RESOLUTION_UNIT,
@@ -202,8 +202,9 @@ def open_slices(folder: Path) -> FileVolume:
     """Open a folder of numbered slices. Only the headers of the files are read.
 
     Args:
-        folder: folder of grayscale `.png` or `.tif` files. The last number in a file name is the
-            number of the slice. The numbers rise in equal steps.
+        folder: folder of grayscale `.png` or `.tif` files. The number in a file name that differs
+            from file to file is the number of the slice. The numbers rise in equal steps. Hidden
+            files are skipped, and those that operating systems add.
 
     Raises:
         FileError: the folder does not exist, or a file is not an image.
@@ -212,13 +213,12 @@ def open_slices(folder: Path) -> FileVolume:
     """
     if not folder.is_dir():
         raise FileError(f"no folder {str(folder)!r}: needed a folder of .png or .tif slices.")
-    files = [file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES]
+    files = entries(folder, _SUFFIXES)
     if not files:
         raise DataError(f"{str(folder)!r}: needed .png or .tif slices, got none.")
-    numbered = sorted((_number(file), file) for file in files)
-    _check_numbers(folder, [number for number, _ in numbered])
-    headers, sizes = zip(*(_header(file) for _, file in numbered), strict=True)
-    for (_, file), header in zip(numbered, headers, strict=True):
+    files = [file for _, file in numbered(folder, files)]
+    headers, sizes = zip(*(_header(file) for file in files), strict=True)
+    for file, header in zip(files, headers, strict=True):
         if header != headers[0]:
             raise DataError(
                 f"{str(file)!r}: needed every slice like the first, (height, width, maximum) = "
@@ -228,7 +228,7 @@ def open_slices(folder: Path) -> FileVolume:
     # If the slices state different sizes, the size of a voxel is unknown.
     voxel_size = sizes[0] if len(set(sizes)) == 1 else None
     shape = (len(files), height, width)
-    return FileVolume(tuple(file for _, file in numbered), shape, maximum, voxel_size)
+    return FileVolume(tuple(files), shape, maximum, voxel_size)
 
 
 def open_tiff(file: Path) -> Volume:
@@ -361,31 +361,6 @@ def _check_array(name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
         raise DataError(
             f"{name!r}: needed unsigned integers, got {dtype}. Save it as 8 or 16 bit, so that the "
             "value that stands for 1 is known."
-        )
-
-
-def _number(file: Path) -> int:
-    found = re.findall(r"\d+", file.stem)
-    if not found:
-        raise DataError(f"{str(file)!r}: needed the slice's number in its name, as in 007.png.")
-    return int(found[-1])
-
-
-def _check_numbers(folder: Path, numbers: Sequence[int]) -> None:
-    """Refuse a missing slice: the step between two numbers is larger than the smallest step."""
-    steps = np.diff(numbers)
-    if not len(steps):
-        return
-    if steps.min() == 0:
-        twice = numbers[int(steps.argmin())]
-        raise DataError(f"{str(folder)!r}: needed each slice once, got number {twice} twice.")
-    gaps = np.flatnonzero(steps != steps.min())
-    if len(gaps):
-        before = numbers[int(gaps[0])]
-        raise DataError(
-            f"{str(folder)!r}: slice {before + int(steps.min())} is missing between {before} and "
-            f"{numbers[int(gaps[0]) + 1]}: needed numbers in equal steps. Add it, or renumber the "
-            "slices if it does not exist."
         )
 
 
