@@ -114,7 +114,8 @@ def segment(
         typer.Argument(
             metavar="VOLUME",
             help="Grayscale slices with 8 or 16 bits: a .png or .tif image, a .tif with many "
-            "pages, a folder of slices, or a .zarr array.",
+            "pages, a folder of slices, or a .zarr array. Where a .tif or .zarr holds several "
+            "stacks, choose one as in 'stack.tif?channel=1' (channel, time, z, series, level).",
         ),
     ],
     model: Annotated[

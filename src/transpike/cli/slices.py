@@ -147,7 +147,7 @@ def _labels(place: Path | None, stack: Volume) -> Volume | None:
     """Opens the true masks of `--labels`, one for every slice."""
     if place is None:
         return None
-    truth = open_stack(place)
+    truth = open_stack(place, masks=True)
     if truth.shape != stack.shape:
         raise tp.DataError(
             f"--labels {str(place)!r}: needed one mask for every slice, of the size of the "

@@ -272,12 +272,13 @@ def check_tile(tile: int | None, shape: Sequence[int]) -> None:
 def _open_part(root: Path, part: str) -> tuple[Volume, Volume]:
     """Images and masks."""
     if root.suffix == ".zarr":
-        return open_zarr(root, f"{part}/images"), open_zarr(root, f"{part}/labels")
+        return open_zarr(root, f"{part}/images"), open_zarr(root, f"{part}/labels", masks=True)
     if (root / part).is_dir():
         return open_slices(root / part / "images"), open_slices(root / part / "labels")
     name = f"{part}ing"  # training.tif, testing.tif
     if (root / f"{name}.tif").is_file():
-        return open_tiff(root / f"{name}.tif"), open_tiff(root / f"{name}_groundtruth.tif")
+        masks = open_tiff(root / f"{name}_groundtruth.tif", masks=True)
+        return open_tiff(root / f"{name}.tif"), masks
     raise FileError(
         f"{str(root)!r} has no {part} part: needed folders {part}/images and {part}/labels, or "
         f"files {name}.tif and {name}_groundtruth.tif, or a Zarr group whose name ends in .zarr."
