@@ -17,7 +17,7 @@ REPOSITORY = "https://github.com/transpike/transpike/blob/main/"  # for files ou
 CARDS = {card.stem: card.read_text() for card in FOLDER.glob("*.md") if card.stem != "README"}
 PRESETS = (
     *(tp.IF, tp.Burst, tp.Signed, tp.MultiThreshold),
-    *(tp.Differential, tp.Refining, tp.Staggered, tp.Telescoped),
+    *(tp.Differential, tp.Refining, tp.Cyclic, tp.Staggered, tp.Telescoped),
 )
 METHODS = [one.__name__ for one in (*PRESETS, *get_args(ThresholdRule), *get_args(CalibrationPass))]
 SECTIONS = ["When", "Equation", "Source", "Cost", "Needs", "Measured"]
@@ -52,7 +52,7 @@ def test_links_lead_somewhere(stem):
 def test_forms_of_the_command_line_are_understood(stem):
     (forms,) = re.findall(r"On the command line: `([^`]+)`", CARDS[stem])
     words = {"ITERATIONS": "10", "LEVELS": "6", "SPIKES": "1.5", "BITS": "3", "K": "4"}
-    words |= {"RATIO": "2", "PERIOD": "3", "WINDOW": "4", "LAG": "1"}
+    words |= {"RATIO": "2", "PERIOD": "3", "WINDOW": "4", "LAG": "1", "DIVISORS": "1-4"}
     for form in forms.split(", "):
         text = ":".join(words.get(part, part) for part in form.split(":"))
         understood = 0

@@ -20,6 +20,7 @@ NAMES = [
     "CheckpointError",
     "Comparison",
     "Cost",
+    "Cyclic",
     "DataError",
     "DelayedReadout",
     "Diagnosis",

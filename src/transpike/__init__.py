@@ -62,6 +62,7 @@ _MODULE_OF = {
     "Neuron": "spiking.neuron",
     "IF": "spiking.presets",
     "Burst": "spiking.presets",
+    "Cyclic": "spiking.presets",
     "Differential": "spiking.presets",
     "MultiThreshold": "spiking.presets",
     "Refining": "spiking.presets",
@@ -133,6 +134,7 @@ if TYPE_CHECKING:
     from transpike.spiking.neuron import Neuron as Neuron
     from transpike.spiking.presets import IF as IF
     from transpike.spiking.presets import Burst as Burst
+    from transpike.spiking.presets import Cyclic as Cyclic
     from transpike.spiking.presets import Differential as Differential
     from transpike.spiking.presets import MultiThreshold as MultiThreshold
     from transpike.spiking.presets import Refining as Refining

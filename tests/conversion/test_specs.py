@@ -23,6 +23,7 @@ from transpike.spiking.neuron import Neuron
 from transpike.spiking.presets import (
     IF,
     Burst,
+    Cyclic,
     Differential,
     MultiThreshold,
     Refining,
@@ -54,6 +55,12 @@ from transpike.spiking.presets import (
         ("refining:2:2:4:3", Refining(2, 2, levels=4, period=3)),
         ("refining:1:2:2", Refining(1, 2, levels=2)),
         ("refining:8", Refining(8, 4, levels=10)),
+        ("cyclic", Cyclic(8, (1, 4), levels=10)),
+        ("cyclic:4", Cyclic(4, (1, 2), levels=6)),
+        ("cyclic:8:1-4-16", Cyclic(8, (1, 4, 16), levels=10)),
+        ("cyclic:8:1:8", Cyclic(8, (1,), levels=8)),
+        ("cyclic:2:auto:4", Cyclic(2, (1, 2), levels=4)),
+        ("cyclic:K=8,divisors=1-1-4", Cyclic(8, (1, 1, 4))),
         ("staggered", Staggered(2)),
         ("staggered:4:4", Staggered(4, 4)),
         ("staggered:2:2:5:3:2", Staggered(2, 2, window=5, lag=3, levels=2)),
@@ -185,6 +192,7 @@ def test_bad_shape(text: str) -> None:
         ("multi:signed=no", "multi:2"),
         ("differential:K=2, levels=6", "differential:6:2"),
         ("refining:period=3,K=2", None),
+        ("cyclic:divisors=1-2-4,K=2", "cyclic:2:1-2-4"),
         ("staggered:K=2,window=4,lag=1", "staggered:2:2:4:1"),
         ("staggered:levels=2,window=5", "staggered:2:2:5:1:2"),
     ],
@@ -207,6 +215,8 @@ def test_names_of_thresholds() -> None:
         ("staggered:K=2,K=3", "K is given twice"),
         ("staggered:K=2,3", "got '3'. Possible names: K, ratio"),
         ("staggered:K=", "got 'K='. Possible names"),
+        ("cyclic:divisors=1-two", "needed a whole number, got 'two'"),
+        ("cyclic:divisors=1-3", r"divisors: needed a tuple of powers of two, got \(1, 3\)"),
         ("staggered:K=two", "needed a whole number, got 'two'"),
         ("multi:signed=maybe", "signed: needed yes or no, got 'maybe'"),
         ("if:K=2", "'if' takes no names"),
@@ -217,7 +227,9 @@ def test_wrong_names_are_refused_with_the_possible_ones(text: str, message: str)
         parse_neuron(text)
 
 
-@pytest.mark.parametrize("text", ["refining:4:", "refining:4::6", "staggered:2:2:4:1:"])
+@pytest.mark.parametrize(
+    "text", ["refining:4:", "refining:4::6", "cyclic:8:1-", "cyclic:8:", "staggered:2:2:4:1:"]
+)
 def test_an_empty_setting_is_refused(text: str) -> None:
     with pytest.raises(ArgumentError, match="needed a whole number, got ''"):
         parse_neuron(text)

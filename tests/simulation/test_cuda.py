@@ -23,6 +23,7 @@ NEURONS = {
     "telescoped": tp.Telescoped(2),
     "differential": tp.Differential(8, 2),
     "refining": tp.Refining(3, 2, period=2),
+    "cyclic": tp.Cyclic(3, (1, 4, 2), initial_membrane=0.25),
     "staggered": tp.Staggered(3, window=3),
     "bits": tp.MultiThreshold(3),
     "signed bits": tp.MultiThreshold(3, signed=True),

@@ -47,8 +47,9 @@ def test_round_trip_is_bit_equal(tmp_path, name):
         tp.Telescoped(max_count=2),
         tp.Refining(2, period=2),
         tp.Staggered(2, lag=2),
+        tp.Cyclic(4, (1, 2, 4)),
     ],
-    ids=["if", "range", "resolution", "telescoped", "refining", "staggered"],
+    ids=["if", "range", "resolution", "telescoped", "refining", "staggered", "cyclic"],
 )
 def test_round_trip_of_every_neuron(tmp_path, neuron):
     snn, folder = _saved(tmp_path, neuron=neuron, dtype=torch.float64)

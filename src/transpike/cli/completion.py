@@ -22,6 +22,7 @@ NEURONS = (
     "multi:3",
     "differential:8",
     "refining:4",
+    "cyclic:8",
     "staggered:2",
     "telescoped:8",
 )

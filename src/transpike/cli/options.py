@@ -126,8 +126,9 @@ class Conversion:
             autocompletion=complete_from(NEURONS),
             help="Kind of spiking neuron. K is the largest number of spikes that a neuron sends "
             "in one timestep. Possible values are: if (default), signed:K, burst:K, "
-            "burst:K:resolution, multi:BITS, differential:LEVELS:K, refining:K, staggered:K and "
-            "telescoped:K. Further settings have names, as in staggered:K=2,window=4,lag=1.",
+            "burst:K:resolution, multi:BITS, differential:LEVELS:K, refining:K, cyclic:K, "
+            "staggered:K and telescoped:K. Further settings have names, as in "
+            "staggered:K=2,window=4,lag=1.",
         ),
     ] = None
     threshold: Annotated[

@@ -30,6 +30,7 @@ from transpike.spiking.neuron import Neuron
 from transpike.spiking.presets import (
     IF,
     Burst,
+    Cyclic,
     Differential,
     MultiThreshold,
     Refining,
@@ -40,7 +41,7 @@ from transpike.spiking.presets import (
 
 NEURON_FORMS = (
     "if, burst:5, burst:8:resolution, signed:1, multi:3, multi:3:signed, differential:8:1, "
-    "refining:4, refining:4:2:6:1, staggered:2, staggered:2:2:4:1:3, "
+    "refining:4, refining:4:2:6:1, cyclic:8, cyclic:8:1-4:10, staggered:2, staggered:2:2:4:1:3, "
     "staggered:K=2,window=4,lag=1, telescoped:8"
 )
 EARLY_STOPPING_FORMS = "margin, margin:0.9, entropy, entropy:0.1"
@@ -59,14 +60,15 @@ class _Setting:
 
     Attributes:
         parameter: the parameter that takes it.
-        kind: "whole": a whole number; "auto": a whole number, or "auto" for None; "percent": a
-            number in percent; "choice": one of `choices`.
+        kind: "whole": a whole number; "auto": a whole number, or "auto" for None; "list": whole
+            numbers joined by "-", or "auto" for None; "percent": a number in percent; "choice":
+            one of `choices`.
         choices: the words that may stand at the position of the setting, with their values.
         named: the words that may stand after `name=`; None: those of `choices`.
     """
 
     parameter: str
-    kind: Literal["whole", "auto", "percent", "choice"] = "whole"
+    kind: Literal["whole", "auto", "list", "percent", "choice"] = "whole"
     choices: Mapping[str, Any] = field(default_factory=dict)
     named: Mapping[str, Any] | None = None
 
@@ -107,6 +109,7 @@ _NEURONS = {
             "period": _Setting("period"),
         },
     ),
+    "cyclic": _Form(Cyclic, {"K": _K, "divisors": _Setting("divisors", "list"), "levels": _LEVELS}),
     "staggered": _Form(
         Staggered,
         {
@@ -137,7 +140,8 @@ def parse_neuron(text: str, initial_membrane: float = _USUAL_MEMBRANE) -> Neuron
         text: one of these forms, where K is the largest count per timestep:
             `if`, `burst:K`, `burst:K:range`, `burst:K:resolution`, `signed:K`, `telescoped:K`,
             `multi:BITS` or `multi:BITS:signed` (K = 2^BITS - 1), `differential:LEVELS:K`,
-            `refining:K:RATIO:LEVELS:PERIOD`, `staggered:K:RATIO:WINDOW:LAG:LEVELS`.
+            `refining:K:RATIO:LEVELS:PERIOD`, `cyclic:K:DIVISORS:LEVELS` with divisors such as
+            `1-4-16`, `staggered:K:RATIO:WINDOW:LAG:LEVELS`.
         initial_membrane: membrane before the first timestep, as a fraction of the step. The
             initial membrane of a staggered neuron follows from its hysteresis.
 
@@ -319,7 +323,11 @@ def _read(text: str, setting: _Setting, words: Mapping[str, Any], value: str) ->
         return words[value]
     if setting.kind == "percent":
         return _number(text, value, "a number in percent")
-    return None if setting.kind == "auto" and value == "auto" else _whole_number(text, value)
+    if setting.kind in ("auto", "list") and value == "auto":
+        return None
+    if setting.kind == "list":
+        return tuple(_whole_number(text, part) for part in value.split("-"))
+    return _whole_number(text, value)
 
 
 def _whole_number(text: str, number: str) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -67,24 +68,26 @@ class ActivityTally:
         with torch.inference_mode():
             for name, node in self._pools.items():
                 reached = follow(self.network, node, sums)
-                steps = reached.reshape(self.timesteps, -1, *reached.shape[1:])
-                change = torch.diff(steps, dim=0, prepend=torch.zeros_like(steps[:1])).abs()
-                change = change * self._finer(sources(self.snn, node)[0], change)
-                unit = change.double().sum(dim=(0, 1)).cpu()
-                binary = bits_set(change).double().sum(dim=(0, 1)).cpu()
+                series = reached.reshape(self.timesteps, -1, *reached.shape[1:])
+                change = torch.diff(series, dim=0, prepend=torch.zeros_like(series[:1])).abs()
                 neuron = self.snn.neurons[sources(self.snn, node)[0]]
+                change = change * self._at_each(neuron.finer_at, change)
+                # As many whole steps of the timestep as possible, and smaller ones for the rest.
+                steps = self._at_each(neuron.unit_at, change)
+                whole = torch.floor(change / steps)
+                unit = (whole + change - whole * steps).double().sum(dim=(0, 1)).cpu()
+                binary = bits_set(change).double().sum(dim=(0, 1)).cpu()
                 self._sum(self._changes, name, unit, binary, neuron)
 
     def _sent(self, name: str, run: Simulation) -> Tensor:
         """Counts of a site at every timestep (T, B, ...), in units of its first step."""
         counts = run.records[name].counts
-        return counts / self._finer(name, counts)
+        return counts / self._at_each(self.snn.neurons[name].divisor_at, counts)
 
-    def _finer(self, name: str, like: Tensor) -> Tensor:
-        """The first step divided by the step at t, shaped to broadcast over (T, B, ...)."""
-        neuron = self.snn.neurons[name]
-        finer = [float(neuron.finer_at(t)) for t in range(1, self.timesteps + 1)]
-        return like.new_tensor(finer).reshape(-1, *[1] * (like.ndim - 1))
+    def _at_each(self, of: Callable[[int], int], like: Tensor) -> Tensor:
+        """A number for every timestep, shaped to broadcast over (T, B, ...)."""
+        values = [float(of(t)) for t in range(1, self.timesteps + 1)]
+        return like.new_tensor(values).reshape(-1, *[1] * (like.ndim - 1))
 
     def _sum(
         self, into: dict[str, Tensor], name: str, unit: Tensor, binary: Tensor, neuron: Neuron
@@ -160,10 +163,7 @@ def passes_counts(snn: SpikingNetwork, node: Node) -> bool:
     if not feeding:
         return False
     neurons = [snn.neurons[name] for name in feeding]
-    schedules = {
-        (n.schedule.ratio, n.schedule.period, n.levels, n.schedule.delay, n.schedule.window)
-        for n in neurons
-    }
+    schedules = {(n.levels, replace(n.schedule, lag=0)) for n in neurons}
     if len(schedules) > 1:
         return False  # their steps shrink at different times
     network = snn.network

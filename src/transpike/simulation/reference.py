@@ -147,9 +147,8 @@ class _Stepwise:
             self.states[name] = initial_state(neuron, bound is not None, current, start)
         state = self.states[name]
         refine(neuron, state, t)
-        finer, v0 = neuron.finer_at(t), neuron.initial_membrane
-        first, step = step, step / finer
-        drive = current / step
+        finer, divisor, v0 = neuron.finer_at(t), neuron.divisor_at(t), neuron.initial_membrane
+        drive = current / (step / finer)
         if offset is not None and (t == 1 or not self.differential):
             drive = drive + offset
         state.membrane = state.membrane + drive
@@ -158,10 +157,10 @@ class _Stepwise:
         self.counts[name].append(spikes.flatten(1).sum(dim=1, dtype=torch.float64))
         if name in self.recorded:
             membrane = state.membrane if finer == 1 else (state.membrane - v0) / finer + v0
-            self.recorded[name].append((count, membrane * first))
+            self.recorded[name].append((count, membrane * step))
         if self.totals is not None:
-            self.totals[name] = add_totals(self.totals.get(name), current, count, finer)
-        return count * step
+            self.totals[name] = add_totals(self.totals.get(name), current, count, divisor)
+        return count * (step / divisor)
 
     def cumulative(self, node: Node, values: dict[str, Any], t: int) -> Tensor:
         """Compute f(S_t) - f(S_{t-1}) for a positively homogeneous f; at t = 1 it is f(S_1)."""

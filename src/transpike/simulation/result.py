@@ -182,11 +182,11 @@ def check_request(
         raise ArgumentError(
             f"time_axis: needed an input of {timesteps} timesteps (T, B, ...), got {len(x)}."
         )
-    if time_axis and any(neuron.schedule.varies for neuron in snn.neurons.values()):
+    if time_axis and not all(neuron.schedule.follows for neuron in snn.neurons.values()):
         raise ArgumentError(
             "time_axis: a refining or staggered neuron sends what comes late with a small step or "
             "not at all, so its input has to stay as it is. Use Differential(levels, max_count) "
-            "for inputs that change."
+            "or Cyclic(max_count, divisors) for inputs that change."
         )
     if not isinstance(record, Record):
         raise ArgumentError(

@@ -38,8 +38,9 @@ class Neuron:
 
     With `levels` L (differential coding), n also satisfies N + n <= L. When the neuron has
     settled, N is clamp(floor(C/d + v0), 0, L), where C is its cumulative input. With a `schedule`
-    the step shrinks over time (`Refining`), or the neuron fires in some timesteps only
-    (`Staggered`).
+    the step shrinks over time (`Refining`), becomes smaller and larger in turn (`Cyclic`), or the
+    neuron fires in some timesteps only (`Staggered`). V and N are then in units of the smallest
+    step so far. A count n at a larger step of u units is worth n u of them, so nothing is rounded.
 
     Attributes:
         max_count: K, largest count per timestep, >= 1.
@@ -53,7 +54,7 @@ class Neuron:
             counts are signed, and K does not limit them in a single timestep.
         levels: L, number of levels up to the threshold in differential coding. None means rate
             coding, which has K T levels after T timesteps.
-        schedule: how the step shrinks, and in which timesteps the neuron fires. Any schedule but
+        schedule: how the step changes, and in which timesteps the neuron fires. Any schedule but
             the default needs `levels`.
         hysteresis: h, the number of steps that the membrane must be below 0 before a count is
             taken back, in [0, 1). Where V < 0, min(0, floor(V/d + h)) replaces floor(V/d).
@@ -98,6 +99,11 @@ class Neuron:
 
     def _check_without_levels(self) -> None:
         if self.schedule.shrinks:
+            if self.schedule.divisors is not None:
+                raise ArgumentError(
+                    "divisors: a step that changes needs levels, got levels=None. Use "
+                    "Cyclic(max_count, divisors)."
+                )
             raise ArgumentError(
                 "ratio: a step that shrinks needs levels, got levels=None. Use "
                 "Refining(max_count, ratio)."
@@ -124,10 +130,17 @@ class Neuron:
         most = schedule.reachable(self.max_count)
         if most is not None and levels > most:
             within = "" if schedule.window is None else f" in a window of {schedule.window}"
+            steps = f"ratio {schedule.ratio} and period {schedule.period}"
+            if schedule.divisors is not None:
+                steps = f"divisors {schedule.divisors}"
             raise ArgumentError(
-                f"levels: needed at most {most}, got {levels}. With ratio {schedule.ratio} and "
-                f"period {schedule.period}, {self.max_count} counts per timestep reach no more"
-                f"{within}. Use fewer levels."
+                f"levels: needed at most {most}, got {levels}. With {steps}, {self.max_count} "
+                f"counts per timestep reach no more{within}. Use fewer levels."
+            )
+        if schedule.divisors is not None and levels * max(schedule.divisors) > 2**MOST_BITS:
+            raise ArgumentError(
+                f"divisors: needed levels * divisor <= 2^{MOST_BITS}, got {levels} levels and "
+                f"divisor {max(schedule.divisors)}. Use fewer levels or smaller divisors."
             )
         if schedule.shrinks and levels * schedule.ratio > 2**MOST_BITS:
             raise ArgumentError(
@@ -138,8 +151,8 @@ class Neuron:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values. The values of the schedule stand beside the others."""
         values = asdict(self)
-        values.update(values.pop("schedule"))
-        return values
+        del values["schedule"]
+        return values | self.schedule.to_dict()
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Neuron:
@@ -151,11 +164,16 @@ class Neuron:
         """
         own = dict(content)
         timed = {one.name: own.pop(one.name) for one in fields(Schedule) if one.name in own}
-        return cls(**own, schedule=Schedule(**timed))
+        return cls(**own, schedule=Schedule.from_dict(timed))
 
     @property
     def name(self) -> str:
         """Name of this neuron in tables."""
+        if self.schedule.divisors is not None and self.levels is not None:
+            kind = "cyclic" if self.schedule.cyclic else "stepped"
+            divisors = "-".join(map(str, self.schedule.divisors))
+            rest = f", L={self.levels}" if self.levels != self.max_count else ""
+            return f"{kind} K={self.max_count}, divisors={divisors}{rest}{self._when}"
         if self.schedule.shrinks:
             rest = f", L={self.levels}" if self.levels != self.max_count else ""
             rest += f", period={self.schedule.period}" if self.schedule.period > 1 else ""
@@ -198,7 +216,7 @@ class Neuron:
         return threshold / (self.max_count if self.levels is None else self.levels)
 
     def levels_at(self, t: int) -> int:
-        """Largest total after t timesteps, in units of the step at t.
+        """Largest total after t timesteps, in units of the smallest step so far.
 
         It is K t in rate coding. In differential coding it is L times `finer_at(t)`.
         """
@@ -209,14 +227,27 @@ class Neuron:
         return self.max_count * t if self.levels is None else self.levels
 
     def finer_at(self, t: int) -> int:
-        """The first step divided by the step at timestep t (1-based).
+        """The first step divided by the smallest step of the timesteps 1 to t.
 
-        A spike at t is worth step / finer_at(t). The result grows as long as L times the result
+        The state is in units of this smallest step. The result grows as long as L times the result
         fits in 16 bits. It does not change before or after the window.
         """
         if self.levels is None:
             return 1
+        return self.schedule.finest_at(t, 2**MOST_BITS // self.levels)
+
+    def divisor_at(self, t: int) -> int:
+        """The first step divided by the step at timestep t (1-based).
+
+        A spike at t is worth step / divisor_at(t).
+        """
+        if self.levels is None:
+            return 1
         return self.schedule.divisor_at(t, 2**MOST_BITS // self.levels)
+
+    def unit_at(self, t: int) -> int:
+        """The step at timestep t, in units of the smallest step so far: a power of two."""
+        return self.finer_at(t) // self.divisor_at(t)
 
 
 def check_hysteresis(value: float) -> None:
@@ -232,7 +263,7 @@ def check_hysteresis(value: float) -> None:
 
 @dataclass
 class State:
-    """State of one population, in units of the step. Every call creates a new state.
+    """State of one population, in units of the smallest step so far. Every call makes a new one.
 
     Attributes:
         membrane: (B, ...). Of a telescoped neuron it is the initial membrane plus the cumulative
@@ -266,7 +297,7 @@ def initial_state(
 def level_limit(
     neuron: Neuron, t: int, bound: Tensor | None, start: Tensor | None = None
 ) -> Tensor | float:
-    """Largest total after t timesteps, in units of the step at t.
+    """Largest total after t timesteps, in units of the smallest step so far.
 
     Without a bound it is `levels_at(t)`. A bound lowers it to max(0, floor(bound t + start)) in
     rate coding, and to max(0, floor(bound r + start)) with r = `finer_at(t)` in differential
@@ -294,20 +325,20 @@ def level_limit(
 
 
 def refined_start(neuron: Neuron, start: Tensor, t: int) -> Tensor:
-    """The initial membrane in units of the step at t.
+    """The initial membrane in units of the smallest step of the timesteps 1 to t.
 
     The initial membrane v0 of the neuron stays the same fraction of the step. The difference
-    between `start` and v0 is converted from first steps to steps at t.
+    between `start` and v0 is converted from first steps to that step.
     """
     finer, v0 = neuron.finer_at(t), neuron.initial_membrane
     return start if finer == 1 else (start - v0) * finer + v0
 
 
 def refine(neuron: Neuron, state: State, t: int) -> None:
-    """Convert the state before timestep t (1-based) to units of the step at t, in place.
+    """Convert the state before timestep t (1-based) if its step is the smallest so far, in place.
 
     The initial membrane v0 of the neuron sets how counts are rounded. It stays the same fraction
-    of the step.
+    of the step. A step that becomes larger again changes nothing here, so nothing is rounded.
     """
     if t == 1 or neuron.finer_at(t) == neuron.finer_at(t - 1):
         return
@@ -315,6 +346,21 @@ def refine(neuron: Neuron, state: State, t: int) -> None:
     state.membrane = state.membrane * factor - neuron.initial_membrane * (factor - 1)
     if state.total is not None:
         state.total = state.total * factor
+
+
+def in_steps(neuron: Neuron, membrane: Tensor, unit: int) -> Tensor:
+    """A membrane V as (V - v0) / unit + v0: in steps of `unit` units, with the same v0.
+
+    The division is exact, because `unit` is a power of two.
+    """
+    if unit == 1:
+        return membrane
+    return (membrane + neuron.initial_membrane * (unit - 1)) / unit
+
+
+def whole_steps(total: Tensor, unit: int) -> Tensor:
+    """The number of whole steps of `unit` units in a whole total >= 0."""
+    return total if unit == 1 else torch.floor(total / unit)
 
 
 def level_of(neuron: Neuron, membrane: Tensor) -> Tensor:
@@ -328,7 +374,11 @@ def level_of(neuron: Neuron, membrane: Tensor) -> Tensor:
 def fire(
     neuron: Neuron, state: State, t: int, bound: Tensor | None, start: Tensor | None = None
 ) -> Tensor:
-    """Counts of timestep t, (B, ...). The state is updated in place.
+    """Counts of timestep t, (B, ...), in units of the step at t. The state is updated in place.
+
+    The state is in units of the smallest step so far, and the step at t is u of them. With the rest
+    V - v0, the count is floor((V - v0) / u + v0) before it is limited. With v0 = 1/2, a rest below
+    half of the step at t thus gives no count.
 
     Args:
         neuron: settings.
@@ -340,7 +390,8 @@ def fire(
     """
     if not neuron.schedule.fires_at(t):
         return torch.zeros_like(state.membrane)
-    level = level_of(neuron, state.membrane)
+    unit = neuron.unit_at(t)
+    level = level_of(neuron, in_steps(neuron, state.membrane, unit))
     if neuron.telescoped:
         assert state.total is not None
         limit = torch.as_tensor(level_limit(neuron, t, bound, start))
@@ -351,13 +402,13 @@ def fire(
     count = level.clamp_(min=-neuron.max_count if neuron.signed else 0, max=neuron.max_count)
     if state.total is not None:
         if neuron.signed:
-            count = torch.maximum(count, -state.total)
+            count = torch.maximum(count, -whole_steps(state.total, unit))
         if bound is not None or neuron.levels is not None:
             # A bound c of the activation gives N <= floor(c t / d + v0). Levels give N <= L.
             limit = torch.as_tensor(level_limit(neuron, t, bound, start))
-            count = torch.minimum(count, limit - state.total)
-        state.total = state.total + count
-    state.membrane = state.membrane - count
+            count = torch.minimum(count, whole_steps(limit - state.total, unit))
+        state.total = state.total + count * unit
+    state.membrane = state.membrane - count * unit
     return count
 
 
@@ -365,9 +416,9 @@ def quantized(neuron: Neuron, drive: Tensor, t: int, start: Tensor, bound: Tenso
     """Total output of a population after t timesteps that has its whole input from the start.
 
     The total is floor(C/d + start), limited to the range from 0 to the number of levels, where d
-    is the step at t. It ignores the limit of K counts per timestep. With a window or hysteresis
-    the total depends on earlier counts, so the timesteps are simulated one by one, with that
-    limit.
+    is the smallest step of the timesteps 1 to t. It ignores the limit of K counts per timestep.
+    With a window or hysteresis the total depends on earlier counts, so the timesteps are simulated
+    one by one, with that limit.
 
     Args:
         neuron: settings.
@@ -394,7 +445,7 @@ def quantized(neuron: Neuron, drive: Tensor, t: int, start: Tensor, bound: Tenso
 def _gone_through(
     neuron: Neuron, drive: Tensor, t: int, start: Tensor, bound: Tensor | None
 ) -> Tensor:
-    """Total after t timesteps, in units of the step at t. All current comes before the first."""
+    """Total after t timesteps, in units of the smallest step, with all current before the first."""
     state = initial_state(neuron, bound is not None, drive, start)
     state.membrane = state.membrane + drive
     last = (

@@ -150,7 +150,9 @@ def Refining(
     ratio <= 2 K. If its first timesteps reach C, its output after t timesteps is
     d_t clamp(floor(C/d_t + v0), 0, L d/d_t). In a network, earlier populations also send
     corrections later, and these must be sent with the smaller step. Leave room for them with
-    ratio <= K / 2, or with a longer period if K is small.
+    ratio <= K / 2, or with a longer period if K is small. A correction that does not fit is never
+    made up for, so the output need not reach that of the quantized network. The step of `Cyclic`
+    returns, and its output always reaches it.
 
     Hardware can keep the step, the spikes and the weights constant. It then multiplies membranes,
     pools and the readout by the ratio between timesteps, which is a bit shift.
@@ -184,6 +186,59 @@ def Refining(
         initial_membrane=initial_membrane,
         levels=levels,
         schedule=Schedule(ratio=2 if ratio is None else ratio, period=period),
+    )
+
+
+def Cyclic(
+    max_count: int = 8,
+    divisors: tuple[int, ...] | None = None,
+    *,
+    levels: int | None = None,
+    initial_membrane: float = 0.5,
+) -> Neuron:
+    """Signed neuron for differential coding whose step becomes smaller and then large again.
+
+    At timestep t the step is d / divisors[(t - 1) mod P], with P divisors and d = threshold /
+    levels. The first cycle sends a rough value and then the rest of it. When earlier populations
+    correct later what they have sent, the large step passes on a large correction at once. Where
+    the rest is less than half of the large step, the large step sends nothing.
+
+    With a static input every population comes to rest, one after the other along the network. The
+    output then equals that of the quantized network with L max(divisors) levels, and it stays. The
+    step of `Refining` does not return, so `Refining` has no such law.
+
+    Hardware needs spikes of P weights, which are powers of two times the weight of a synapse. The
+    membranes and the totals stay as they are.
+
+    Args:
+        max_count: K, largest count per timestep, >= 1.
+        divisors: the divisors of the step in one cycle, powers of two. Default: (1, 4) if K >= 8,
+            else (1, 2). A longer cycle such as (1, 4, 16) has more levels and needs more timesteps.
+        levels: L, number of steps d up to the threshold. Default: the sum of floor(K / divisor)
+            over the cycle, which is what the first cycle reaches.
+        initial_membrane: membrane before the first timestep, as a fraction of the step, in [0, 1).
+
+    Raises:
+        ArgumentError: a setting is out of range.
+
+    Source: this library, after Kim et al. 2018 (weighted spikes with a phase that repeats), You et
+    al. 2024 (signed neuron for differential coding) and the canonic signed spike coding of
+    arXiv 2408.17245, where the weights of spikes of +-1 double over time and later spikes correct
+    what earlier ones sent too much; differs: counts up to K, a step that returns, and the law.
+    """
+    whole = isinstance(max_count, int) and not isinstance(max_count, bool) and max_count >= 1
+    if divisors is None:
+        divisors = (1, 4) if whole and max_count >= _COUNT_OF_RATIO_4 else (1, 2)
+    schedule = Schedule(divisors=divisors, cyclic=True)
+    if levels is None and whole and schedule.divisors is not None:
+        levels = max(1, sum(max_count // divisor for divisor in schedule.divisors))
+    return Neuron(
+        max_count=max_count,
+        signed=True,
+        step="fraction",
+        initial_membrane=initial_membrane,
+        levels=levels,
+        schedule=schedule,
     )
 
 

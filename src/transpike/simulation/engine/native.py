@@ -45,6 +45,8 @@ class Scan(ctypes.Structure):
         ("max_count", ctypes.c_float),
         ("levels", ctypes.c_float),
         ("hysteresis", ctypes.c_float),
+        ("unit", ctypes.c_float),
+        ("shift", ctypes.c_float),
         *((name, ctypes.c_int32) for name in _SWITCHES),
     ]
 

@@ -298,8 +298,8 @@ class _Portion:
         length = len(chunk.out)
         d = site.along_channels(self.engine.steps[site.name])
         neuron = self.engine.neurons[site.name]
-        finer = [neuron.finer_at(chunk.first + index + 1) for index in range(length)]
-        steps = torch.stack([d / fine for fine in finer])
+        divisors = [neuron.divisor_at(chunk.first + index + 1) for index in range(length)]
+        steps = torch.stack([d / divisor for divisor in divisors])
         counts = torch.round(_split_time(out, length).to(d.dtype) / steps)
         if membranes is not None:
             parts = self.recorded.setdefault(site.name, [])
@@ -311,7 +311,7 @@ class _Portion:
             current = _split_time(current, length)
             before = self.site_totals.get(site.name)
             for index in range(length):
-                before = add_totals(before, current[index], counts[index], finer[index])
+                before = add_totals(before, current[index], counts[index], divisors[index])
             assert before is not None
             self.site_totals[site.name] = before
 

@@ -34,6 +34,8 @@ typedef struct {
   float max_count;
   float levels;         /* of differential coding, or 0 */
   float hysteresis;     /* steps below 0 before a count is taken back; with levels only */
+  float unit;           /* step of these timesteps in units of the state, a power of two */
+  float shift;          /* (unit - 1) v0, so that a larger step is rounded around v0, too */
   int32_t kind, binary; /* binary: a count is sent as the bits set in it */
   int32_t half_current, half_other, half_out; /* bfloat16 instead of float */
   int32_t threads;
@@ -72,6 +74,7 @@ static inline __attribute__((always_inline)) int32_t update(
     const float *offset, const float *bound, const float *start, float *v, float *so_far,
     float *out, const int kind, const int has_other, const int has_offset, const int has_limit) {
   const float k = s->max_count, h = s->hysteresis;
+  const float unit = s->unit, shift = s->shift, per_unit = 1.0f / unit;
   const float most = s->levels > 0 ? s->levels : k * t, scale = s->levels > 0 ? 1.0f : t;
   const int binary = has_limit && s->binary, with_total = kind != UNSIGNED || has_limit;
   int32_t sum = 0;
@@ -84,20 +87,22 @@ static inline __attribute__((always_inline)) int32_t update(
     float membrane = v[j] + drive;
     float count = floorf(membrane), limit = most, before = 0.0f;
     if (has_limit) limit = smaller(larger(floorf(bound[j] * scale + start[j]), 0.0f), most);
-    if (kind == SIGNED && has_limit)
-      count = floorf(larger(membrane, 0.0f)) + smaller(floorf(membrane + h), 0.0f);
+    if (kind == SIGNED && has_limit) {
+      const float steps = (membrane + shift) * per_unit;
+      count = floorf(larger(steps, 0.0f)) + smaller(floorf(steps + h), 0.0f);
+    }
     if (with_total) before = so_far[j];
     if (kind == TELESCOPED) {
       count = smaller(larger(count, 0.0f), limit) - before;
     } else {
       count = smaller(larger(count, kind == SIGNED ? -k : 0.0f), k);
-      if (kind == SIGNED) count = larger(count, -before);
-      if (has_limit) count = smaller(count, limit - before);
-      membrane = membrane - count;
+      if (kind == SIGNED) count = larger(count, has_limit ? -floorf(before * per_unit) : -before);
+      if (has_limit) count = smaller(count, floorf((limit - before) * per_unit));
+      membrane = membrane - count * unit;
     }
-    if (with_total) so_far[j] = before + count;
+    if (with_total) so_far[j] = before + count * unit;
     v[j] = membrane;
-    out[j] = count * step[j];
+    out[j] = count * unit * step[j];
     const int32_t magnitude = (int32_t)fabsf(count);
     sum += binary ? bits_set(magnitude) : magnitude;
   }

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from transpike.simulation.engine import native
-from transpike.spiking.neuron import Neuron, level_of
+from transpike.spiking.neuron import Neuron, in_steps, level_of, whole_steps
 from transpike.spiking.schedule import Schedule
 
 # Values per block of the eager update: its buffers of float32 fit a 512 KiB second-level cache.
@@ -34,8 +34,9 @@ class Constants:
         start: initial membrane, (N,), in units of the step.
         offset: extra current per timestep, (N,), in units of the step, or None.
         bound: c/d of a bounded activation, (N,), or None.
-        later: constants for the smaller steps of a schedule that shrinks, by the factor by which
-            the first step is larger.
+        unit: the step of a timestep in units of `step`, a power of two.
+        later: constants for the other steps of a schedule whose step changes, by the factor by
+            which the first step is larger than the smallest one so far, and by the unit.
     """
 
     neuron: Neuron
@@ -43,23 +44,25 @@ class Constants:
     start: Tensor
     offset: Tensor | None
     bound: Tensor | None
-    later: dict[int, Constants] = field(default_factory=dict, repr=False)
+    unit: int = 1
+    later: dict[tuple[int, int], Constants] = field(default_factory=dict, repr=False)
 
     def at(self, t: int) -> Constants:
         """The constants at timestep t (from 1), as those of a neuron with a constant step."""
         neuron = self.neuron
-        finer = neuron.finer_at(t)
-        if finer not in self.later:
+        finer, unit = neuron.finer_at(t), neuron.unit_at(t)
+        if (finer, unit) not in self.later:
             bounded = self.bound is not None
-            self.later[finer] = Constants(
+            self.later[finer, unit] = Constants(
                 replace(neuron, levels=neuron.levels_at(t), schedule=Schedule()),
                 self.step if finer == 1 else self.step / finer,
                 # It is read for the bound only, and a calibrated start does not move the bound.
                 torch.full_like(self.start, neuron.initial_membrane) if bounded else self.start,
                 self.offset,
                 None if self.bound is None else self.bound * finer,
+                unit,
             )
-        return self.later[finer]
+        return self.later[finer, unit]
 
     @property
     def needs_total(self) -> bool:
@@ -134,7 +137,7 @@ def _alike(constants: Constants, chunk: Chunk) -> Iterator[Chunk]:
     """Split a chunk into parts of equal step that lie wholly inside or outside of the window."""
     neuron, length = constants.neuron, len(chunk.out)
     times = range(chunk.first + 1, chunk.first + length + 1)
-    kinds = [(neuron.finer_at(t), neuron.schedule.fires_at(t)) for t in times]
+    kinds = [(neuron.finer_at(t), neuron.divisor_at(t), neuron.schedule.fires_at(t)) for t in times]
     cuts = [i for i in range(1, length) if kinds[i] != kinds[i - 1]]
     for low, high in pairwise([0, *cuts, length]):
         membranes = None if chunk.membranes is None else chunk.membranes[low:high]
@@ -232,6 +235,8 @@ def _native(constants: Constants, population: Population, chunk: Chunk) -> Tenso
             max_count=neuron.max_count,
             levels=neuron.levels or 0,
             hysteresis=neuron.hysteresis,
+            unit=constants.unit,
+            shift=neuron.initial_membrane * (constants.unit - 1),
             kind=_kind(neuron),
             binary=binary,
             half_current=current.dtype == half,
@@ -271,12 +276,12 @@ def _eager_block(
         membrane += drive
         count, reached = _fired(part, membrane, total, chunk.first + index + 1)
         if not constants.neuron.telescoped:
-            membrane -= count
+            membrane -= count * part.unit
         if total is not None and reached is not None:
             total.copy_(reached)
         if chunk.membranes is not None:
             chunk.membranes[index, here, columns] = membrane
-        chunk.out[index, here, columns] = count * part.step
+        chunk.out[index, here, columns] = count * part.unit * part.step
         counts[index, here] += spikes(constants.neuron, count).sum(dim=1, dtype=torch.float64)
 
 
@@ -285,7 +290,8 @@ def _part(constants: Constants, columns: slice) -> Constants:
         return None if values is None else values[columns]
 
     step, start = constants.step[columns], constants.start[columns]
-    return Constants(constants.neuron, step, start, cut(constants.offset), cut(constants.bound))
+    offset, bound = cut(constants.offset), cut(constants.bound)
+    return Constants(constants.neuron, step, start, offset, bound, constants.unit)
 
 
 def _drive(constants: Constants, chunk: Chunk, index: int, block: tuple[slice, ...] = ()) -> Tensor:
@@ -305,8 +311,8 @@ def _fired(
     constants: Constants, membrane: Tensor, total: Tensor | None, t: int | Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Counts of timestep t and the new total, as in `neuron.fire` but not in place."""
-    neuron = constants.neuron
-    level = level_of(neuron, membrane)
+    neuron, unit = constants.neuron, constants.unit
+    level = level_of(neuron, in_steps(neuron, membrane, unit))
     if neuron.telescoped:
         assert total is not None
         reached = torch.minimum(level.clamp(min=0), _limit(constants, level, t))
@@ -315,10 +321,11 @@ def _fired(
     if total is None:
         return count, None
     if neuron.signed:
-        count = torch.maximum(count, -total)
+        count = torch.maximum(count, -whole_steps(total, unit))
     if constants.bound is not None or neuron.levels is not None:
-        count = torch.minimum(count, _limit(constants, level, t) - total)
-    return count, total + count
+        left = _limit(constants, level, t) - total
+        count = torch.minimum(count, whole_steps(left, unit))
+    return count, total + count * unit
 
 
 def _limit(constants: Constants, like: Tensor, t: int | Tensor) -> Tensor:
@@ -367,6 +374,8 @@ def _on_cuda(constants: Constants, population: Population, chunk: Chunk) -> Tens
         max_count=neuron.max_count,
         levels=neuron.levels or 0,
         hysteresis=neuron.hysteresis,
+        unit=constants.unit,
+        shift=neuron.initial_membrane * (constants.unit - 1),
         kind=_kind(neuron),
         binary=neuron.code == "binary",
         limited=population.total is not None

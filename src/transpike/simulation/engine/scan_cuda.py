@@ -34,6 +34,8 @@ def run(
     max_count: int,
     levels: int,
     hysteresis: float,
+    unit: int,
+    shift: float,
     kind: int,
     binary: bool,
     limited: bool,
@@ -55,6 +57,8 @@ def run(
         max_count: K.
         levels: number of levels in differential coding, or 0.
         hysteresis: steps below 0 before a count is taken back.
+        unit: step of these timesteps in units of the state, a power of two.
+        shift: (unit - 1) v0, so that a larger step is rounded around v0, too.
         kind: 0 unsigned, 1 signed, 2 telescoped.
         binary: whether a count is sent as the bits set in it.
         limited: whether the running total has a limit. That of a telescoped neuron always has one.
@@ -88,6 +92,8 @@ def run(
             max_count,
             levels,
             hysteresis=float(hysteresis),
+            unit=unit,
+            shift=float(shift),
             kind=kind,
             binary=binary,
             limited=limited,
@@ -144,6 +150,8 @@ def _kernel(  # type: ignore[no-untyped-def]
     max_count,
     levels,
     hysteresis: tl.constexpr,
+    unit: tl.constexpr,
+    shift: tl.constexpr,
     kind: tl.constexpr,
     binary: tl.constexpr,
     limited: tl.constexpr,
@@ -183,10 +191,13 @@ def _kernel(  # type: ignore[no-untyped-def]
         if offset_at is not None:
             drive = drive + offset
         v = v + drive
-        count = tl.floor(v)
+        steps = v
+        if unit > 1:
+            steps = (v + shift) / unit
+        count = tl.floor(steps)
         if hysteresis > 0:
-            negative = _minimum(tl.floor(v + hysteresis), 0.0)
-            count = tl.floor(_maximum(v, 0.0)) + negative
+            negative = _minimum(tl.floor(steps + hysteresis), 0.0)
+            count = tl.floor(_maximum(steps, 0.0)) + negative
         if limited or kind == 2:
             if levels > 0:
                 limit = levels.to(dtype)
@@ -205,16 +216,16 @@ def _kernel(  # type: ignore[no-untyped-def]
         else:
             count = _minimum(count, most_per_step)
             if kind == 1:
-                count = _maximum(_maximum(count, -most_per_step), -total)
+                count = _maximum(_maximum(count, -most_per_step), -tl.floor(total / unit))
             else:
                 count = _maximum(count, 0.0)
             if limited:
-                count = _minimum(count, most - total)
-            v = v - count
+                count = _minimum(count, tl.floor((most - total) / unit))
+            v = v - count * unit
             if kind != 0 or limited:
-                total = total + count
+                total = total + count * unit
         to = out_at + index * volume + at
-        tl.store(to, (count * step).to(out_at.dtype.element_ty), mask=here)
+        tl.store(to, (count * unit * step).to(out_at.dtype.element_ty), mask=here)
         if membranes_at is not None:
             tl.store(membranes_at + index * volume + at, v, mask=here)
         sent = tl.where(here, tl.abs(count), 0.0).to(tl.int32)
