@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,18 @@ from transpike.zoo.train.muon import Muon, orthogonal
 
 pytest.importorskip("lightning")
 
+from transpike.zoo.train.backbones import BackboneSettings, BackboneTask, train_backbone
+from transpike.zoo.train.cifar import accuracy, translate
 from transpike.zoo.train.unet_lucchi import (
     UNetSettings,
     balanced_loss,
     crops,
     train_unet_lucchi,
 )
-from transpike.zoo.train.vgg_cifar import (
-    VGGSettings,
-    VGGTask,
-    accuracy,
-    train_vgg_cifar,
-    translate,
-    whiten,
-)
+from transpike.zoo.train.vgg_cifar import VGGSettings, VGGTask, train_vgg_cifar, whiten
 
 VGG = VGGSettings(epochs=3, batch_size=32, validation=32, widths=(4, 6, 8))
+BACKBONE = BackboneSettings(epochs=3, batch_size=32, validation=32)
 UNET = UNetSettings(epochs=3, steps=4, batch_size=4, crop=32, width=2)
 
 
@@ -97,6 +94,7 @@ def _stop_at(step: int) -> Any:
     [
         (train_vgg_cifar, _images, VGG, 6, "vgg-cifar"),
         (train_unet_lucchi, _volume, UNET, 6, "unet-lucchi-w2"),
+        (partial(train_backbone, "resnet18:8"), _images, BACKBONE, 6, "resnet18-w8-s0"),
     ],
 )
 def test_a_resumed_run_gives_the_weights_of_one_that_was_not_interrupted(
@@ -137,6 +135,27 @@ def test_vgg_learns_and_the_written_weights_have_the_quoted_accuracy(tmp_path: P
     card = (tmp_path / "vgg-cifar.md").read_text()
     assert f"{result['test_accuracy']:.2%}, n = 64" in card and "n = 32" in card
     assert "Apache-2.0" in card
+
+
+def test_a_network_of_the_study_learns_and_its_card_builds_it(tmp_path: Path) -> None:
+    network = "plainnet18:8"
+    data = _images(320)
+    settings = replace(BACKBONE, epochs=4, seed=3)
+    result = train_backbone(network, data, tmp_path, settings)
+    name = f"{network.replace(':', '-w')}-s3"
+    assert result["test_accuracy"] > 0.9
+    model = build_model(network, tmp_path / f"{name}.safetensors", num_classes=3)
+    assert accuracy(model, data.test.batches(16)) == result["test_accuracy"]
+    card = (tmp_path / f"{name}.md").read_text()
+    assert f"`transpike train {network} --epochs 4 --seed 3`" in card
+    assert f"{result['test_accuracy']:.2%}, n = 64" in card and "minutes of training" in card
+
+
+def test_few_channels_are_trained_without_channels_last() -> None:
+    """The backward pass of torch writes past its memory for 1x1 convolutions of few channels."""
+    formats = [BackboneTask(f"resnet18:{w}", _images(), BACKBONE).memory for w in (2, 4, 8, 12, 16)]
+    plain, last = torch.contiguous_format, torch.channels_last
+    assert formats == [plain, plain, last, plain, last]
 
 
 def test_unet_learns_and_takes_the_best_epoch_of_the_validation_slices(tmp_path: Path) -> None:
@@ -357,7 +376,7 @@ def test_batches_can_be_gone_through_again() -> None:
 
 def test_recipes_by_name(tmp_path: Path) -> None:
     with pytest.raises(
-        ArgumentError, match="unknown recipe 'vgg': needed vgg-cifar or unet-lucchi"
+        ArgumentError, match="unknown recipe 'vgg': needed vgg-cifar, unet-lucchi, or a network"
     ):
         run("vgg", "digits", tmp_path, {})
     with pytest.raises(ArgumentError, match="vgg-cifar has no setting width: leave it out"):

@@ -8,6 +8,12 @@ from pathlib import Path
 MODELS = (
     "resnet20",
     "vgg-cifar",
+    "resnet18:",
+    "plainnet18:",
+    "resnet50:",
+    "resnet101-basic:",
+    "resnet101:",
+    "vgg18:",
     "unet:",
     "unet-sigmoid:",
     "digits_cnn",

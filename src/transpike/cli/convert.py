@@ -23,6 +23,9 @@ from transpike.cli.output import plain, write_json
 _DEFAULT_SHAPES: Mapping[str, tuple[int, ...]] = {
     "resnet20": (3, 32, 32),
     "vgg-cifar": (3, 32, 32),
+    **dict.fromkeys(
+        ("resnet18", "plainnet18", "resnet50", "resnet101", "resnet101-basic", "vgg18"), (3, 32, 32)
+    ),
     "unet": (1, 256, 256),
     "unet-sigmoid": (1, 256, 256),
     "digits_cnn": (1, 8, 8),

@@ -48,8 +48,11 @@ def train(
         str,
         typer.Argument(
             metavar="RECIPE",
-            autocompletion=complete_from(("vgg-cifar", "unet-lucchi")),
-            help="What to train: vgg-cifar or unet-lucchi.",
+            autocompletion=complete_from(
+                ("vgg-cifar", "unet-lucchi", "resnet18:16", "plainnet18:16", "vgg18:16")
+            ),
+            help="What to train: vgg-cifar, unet-lucchi, or a network with its width, as "
+            "resnet18:16.",
         ),
     ],
     data: Annotated[

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from transpike.errors import ArgumentError, missing_package
+from transpike.zoo.models.backbones import backbone, is_backbone
 from transpike.zoo.models.digits_cnn import digits_cnn
 from transpike.zoo.models.pretrained import pretrained_model, similar
 from transpike.zoo.models.resnet_cifar import resnet20
@@ -19,7 +20,9 @@ from transpike.zoo.models.vgg_cifar import vgg_cifar
 from transpike.zoo.models.weights import load_state_dict, load_weights
 
 _POSSIBLE = (
-    "resnet20, vgg-cifar, unet:WIDTH, unet-sigmoid:WIDTH, digits_cnn, "
+    "resnet20, vgg-cifar, resnet18:WIDTH, plainnet18:WIDTH, resnet50:WIDTH, "
+    "resnet101-basic:WIDTH, resnet101:WIDTH, vgg18:WIDTH, unet:WIDTH, unet-sigmoid:WIDTH, "
+    "digits_cnn, "
     "torchvision:NAME (as torchvision:resnet18), "
     "timm:NAME (as timm:resnet10t) or package.module:factory"
 )
@@ -35,8 +38,9 @@ def build_model(
     """Build a model by name. Nothing is downloaded unless `pretrained` is set.
 
     Args:
-        name: `resnet20`, `vgg-cifar`, `unet:WIDTH`, `unet-sigmoid:WIDTH` (the default width is 64),
-            `digits_cnn`, `torchvision:NAME`, `timm:NAME`, or `package.module:factory`. A factory is
+        name: `resnet20`, `vgg-cifar`, a network of the study such as `resnet18:WIDTH` (see
+            `backbone`), `unet:WIDTH`, `unet-sigmoid:WIDTH` (the default width is 64), `digits_cnn`,
+            `torchvision:NAME`, `timm:NAME`, or `package.module:factory`. A factory is
             a callable that returns an `nn.Module`.
         weights: file of weights, see `load_state_dict`. None means untrained weights.
         num_classes: size of the output; None means the default of the model.
@@ -68,6 +72,8 @@ def _fresh_model(name: str, options: dict[str, Any]) -> nn.Module:
         return vgg_cifar(**options)
     if name == "digits_cnn":
         return digits_cnn(**options)
+    if is_backbone(name):
+        return backbone(name, **options)
     source, _, rest = name.partition(":")
     if source in ("unet", "unet-sigmoid"):
         return _unet(name, source == "unet-sigmoid", rest, options)
@@ -145,6 +151,7 @@ def _factory_model(module_name: str, attribute: str, options: dict[str, Any]) ->
 
 
 __all__ = [
+    "backbone",
     "build_model",
     "digits_cnn",
     "load_state_dict",

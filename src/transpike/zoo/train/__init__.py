@@ -1,7 +1,7 @@
 """Training recipes for the networks of the zoo and of the demo. This is no training framework.
 
-The recipes `vgg_cifar` and `unet_lucchi` need lightning, the extra `train`. They are imported when
-they are used.
+The recipes need lightning, the extra `train`. They are imported when they are used. The recipe of
+the study's networks takes the name of the network, as in `resnet18:16`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from transpike.data import open_data, open_volumes
 from transpike.errors import ArgumentError, missing_package
+from transpike.zoo.models.backbones import is_backbone
 from transpike.zoo.train.classifier import train_classifier
 
 
@@ -28,7 +29,8 @@ def run(
     """Run a recipe by name.
 
     Args:
-        recipe: `vgg-cifar` or `unet-lucchi`.
+        recipe: `vgg-cifar`, `unet-lucchi`, or a network of the study with its width, such as
+            `resnet18:16`.
         data: name of the data set, see `open_data` and `open_volumes`.
         folder: folder for checkpoints, weights, the card and the result.
         settings: settings of the recipe by name; all others keep their defaults.
@@ -64,7 +66,18 @@ def run(
         return train_unet_lucchi(
             volumes, folder, chosen, resume=resume, progress=progress, report=report
         )
-    raise ArgumentError(f"unknown recipe {recipe!r}: needed vgg-cifar or unet-lucchi.")
+    if is_backbone(recipe):
+        from transpike.zoo.train.backbones import BackboneSettings, train_backbone
+
+        chosen = _settings(recipe, BackboneSettings, settings)
+        images = open_data(data)
+        return train_backbone(
+            recipe, images, folder, chosen, resume=resume, progress=progress, report=report
+        )
+    raise ArgumentError(
+        f"unknown recipe {recipe!r}: needed vgg-cifar, unet-lucchi, or a network with its width, "
+        "as resnet18:16."
+    )
 
 
 def _settings(recipe: str, kind: type[Any], given: dict[str, Any]) -> Any:
