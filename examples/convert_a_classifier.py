@@ -24,7 +24,7 @@ snn = tp.convert(model, calibration.batches(64), neuron=tp.Signed(1))
 print(tp.evaluate(snn, digits.test.batches(100), timesteps=16))
 
 with tempfile.TemporaryDirectory() as folder:
-    tp.save(snn, folder)  # config.json and model.safetensors
+    tp.save(snn, folder)  # config.json and a file of tensors
     loaded = tp.load(folder)
     x, labels = next(digits.test.batches(5))
     run = tp.simulate(loaded, x, timesteps=16)

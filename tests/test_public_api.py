@@ -77,6 +77,7 @@ NAMES = [
 
 ORDER = [
     "errors",
+    "files",
     "graph",
     "spiking",
     "simulation",

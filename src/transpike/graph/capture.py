@@ -187,7 +187,7 @@ def draft_network(eager: nn.Module, example: Tensor, *, any_size: bool = False) 
     )
     nodes = _without_dead(nodes, outputs)
     sites = tuple(_sites(nodes, draft))
-    refusals = [*draft.refusals, *_misplaced(tuple(nodes))]
+    refusals = [*draft.refusals, *misplaced(tuple(nodes))]
     if not sites and not refusals:
         refusals.append(
             Refusal(
@@ -320,25 +320,30 @@ def _sites(nodes: list[Node], draft: Draft) -> Iterator[Site]:
     for node in nodes:
         if node.kind != "site":
             continue
-        assert node.shape is not None
-        axis = _channel_axis(node, by_name)
         base = draft.site_names[node.name]
         name, repeat = base, 0
         while name in taken or (repeat and name in bases):
             repeat += 1
             name = f"{base}_{repeat}"
         taken.add(name)
-        yield Site(
-            name=name,
-            node=node.name,
-            shape=node.shape[1:],
-            channel_axis=axis,
-            channels=node.shape[axis] if axis < len(node.shape) else 1,
-            upper_bound=node.kwargs["upper_bound"],
-        )
+        yield site_at(node, name, by_name)
 
 
-def _channel_axis(node: Node, by_name: dict[str, Node]) -> int:
+def site_at(node: Node, name: str, by_name: Mapping[str, Node]) -> Site:
+    """Return the site of a node. All of it but its name follows from the graph."""
+    assert node.shape is not None
+    axis = _channel_axis(node, by_name)
+    return Site(
+        name=name,
+        node=node.name,
+        shape=node.shape[1:],
+        channel_axis=axis,
+        channels=node.shape[axis] if axis < len(node.shape) else 1,
+        upper_bound=node.kwargs["upper_bound"],
+    )
+
+
+def _channel_axis(node: Node, by_name: Mapping[str, Node]) -> int:
     """Return the axis of the channels: the last axis after a linear layer, otherwise axis 1."""
     rank = len(node.shape or ())
     current: Node | None = node
@@ -355,7 +360,7 @@ def _channel_axis(node: Node, by_name: dict[str, Node]) -> int:
     return 1
 
 
-def _misplaced(nodes: tuple[Node, ...]) -> Iterator[Refusal]:
+def misplaced(nodes: tuple[Node, ...]) -> Iterator[Refusal]:
     """Refuse readout operations inside the network, and nonlinear operations after them."""
     tail = tail_of(nodes)
     behind: set[str] = set()

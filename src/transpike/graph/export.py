@@ -301,7 +301,7 @@ class _Walk:
             leaf for leaf in args if isinstance(leaf, Value) and leaf.name in self.signals
         )
         upper = None if bounds[1] is None or math.isinf(bounds[1]) else float(bounds[1])
-        self._emit(node, "relu", (source,), {"upper_bound": upper}, "site", place)
+        self._emit(node, ops.RELU, (source,), {"upper_bound": upper}, "site", place)
         self.draft.site_names[node.name] = _site_name(node, place, ops.packet(op))
         return True
 

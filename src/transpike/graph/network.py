@@ -334,13 +334,13 @@ class Network:
         shapes: dict[str, Sequence[int]] = {INPUT: shape}
         nodes, sites = [], []
         for node in self.nodes:
-            if node.name in self.sizes.arguments:
-                args, kwargs = concrete(self.sizes.arguments[node.name], size, shapes)
-                node = replace(node, args=args, kwargs=kwargs)
             site = self.site_of.get(node.name)
             try:
+                if node.name in self.sizes.arguments:
+                    args, kwargs = concrete(self.sizes.arguments[node.name], size, shapes)
+                    node = replace(node, args=args, kwargs=kwargs)
                 value = values[node.reads[0]] if site else bare.compute(node, values, _ROWS)
-            except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            except (RuntimeError, LookupError, ValueError, TypeError, ArithmeticError) as error:
                 raise DataError(_cannot_take(node, str(error))) from error
             values[node.name] = value
             node = replace(node, shape=_shape_like(node, value))

@@ -68,6 +68,7 @@ def _all(names: str, operation: Operation) -> dict[str, Operation]:
     return {f"aten.{name}": operation for name in names.split()}
 
 
+RELU = "relu"  # the one form of every activation in a captured graph
 _LAYER = Operation("linear", "layer", weight_at=1, bias_at=2, output_axis=0)
 _TRANSPOSED = Operation("linear", "layer", weight_at=1, bias_at=2, groups_at=6, output_axis=1)
 _ACTIVATION = Operation("site")
@@ -130,7 +131,7 @@ OPERATIONS: dict[str, Operation] = {
         "threshold.default maximum.default",
         _ACTIVATION,
     ),
-    "relu": _ACTIVATION,
+    RELU: _ACTIVATION,
     # All of them are positively homogeneous of degree one: t f(S / t) = f(S).
     **_all(
         "max_pool1d.default max_pool2d.default max_pool3d.default amax.default",

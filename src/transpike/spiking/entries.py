@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from transpike.errors import FileError
@@ -20,7 +20,7 @@ class Entry:
 
     Attributes:
         value: the value as the parser gave it.
-        place: where it stands, such as "nodes[3].shape".
+        place: where it stands, such as "nodes[3].shape". It is empty for the whole document.
     """
 
     value: Any
@@ -41,7 +41,8 @@ class Entry:
         """The values of an object by their keys."""
         if not isinstance(self.value, dict):
             self.refuse("an object")
-        return {key: Entry(part, f"{self.place}.{key}") for key, part in self.value.items()}
+        lead = f"{self.place}." if self.place else ""
+        return {key: Entry(part, f"{lead}{key}") for key, part in self.value.items()}
 
     def listed(self) -> list[Entry]:
         """The values of a list."""
@@ -56,7 +57,8 @@ class Entry:
         wrong += [key for key in parts if key not in (*needed, *optional)]
         if wrong:
             raise FileError(
-                f"{self.place}: needed the keys {', '.join(needed)}, got {', '.join(parts)}."
+                f"{self.place or 'the document'}: needed the keys {', '.join(needed)}, got "
+                f"{', '.join(parts)}."
             )
         return parts
 
@@ -96,7 +98,12 @@ class Entry:
         return self.value
 
     def typed(self, hint: Any) -> Any:
-        """A value of a type: bool, int, float, str, a Literal, a tuple of one type, or a union."""
+        """A value of a type.
+
+        Args:
+            hint: bool, int, float, str, a Literal, a tuple of one type, a dataclass, or one of
+                them and None.
+        """
         origin, inner = get_origin(hint), get_args(hint)
         if origin in (Union, types.UnionType):
             if self.value is None and type(None) in inner:
@@ -107,24 +114,28 @@ class Entry:
             return self.choice(inner)
         if origin is tuple:
             return tuple(part.typed(inner[0]) for part in self.listed())
+        if is_dataclass(hint) and isinstance(hint, type):
+            return hint(**self.fields_of(hint))
         if hint is bool:
             return self.flag()
         if hint is int:
             return self.whole()
         return self.number() if hint is float else self.text()
 
-    def fields_of(self, kind: type, without: Sequence[str] = ()) -> dict[str, Any]:
+    def fields_of(
+        self, kind: type, *, without: Sequence[str] = (), earlier: bool = False
+    ) -> dict[str, Any]:
         """The values for the fields of a dataclass, each of its type.
-
-        A field with a default may be missing. So a file that was written before the field was
-        added can still be read.
 
         Args:
             kind: the dataclass. Its fields have the types that `typed` reads.
             without: names of fields that do not stand here.
+            earlier: whether fields with a default may be missing, because the file was written
+                before they were added.
         """
         own = [one for one in fields(kind) if one.name not in without]
         free = [one.name for one in own if (one.default, one.default_factory) != (MISSING, MISSING)]
+        free = free if earlier else []
         parts = self.exactly([one.name for one in own if one.name not in free], free)
         hints = get_type_hints(kind)
         return {name: part.typed(hints[name]) for name, part in parts.items()}
