@@ -19,6 +19,7 @@ from transpike.cli.options import (
     with_groups,
 )
 from transpike.cli.output import plain, write_json
+from transpike.cli.overwriting import NETWORK_FILES, check_outputs, reads_of
 
 _DEFAULT_SHAPES: Mapping[str, tuple[int, ...]] = {
     "resnet20": (3, 32, 32),
@@ -53,6 +54,7 @@ def inspect(
     from transpike.conversion.specs import parse_shape
     from transpike.zoo.models import build_model
 
+    check_outputs({"--json": json_file}, reads_of(model, source))
     if source.tile is not None and (source.data is None or input_shape is not None):
         raise tp.ArgumentError("--tile: for volumes only. Give it with --data lucchi:PATH alone.")
     if input_shape is not None:
@@ -100,6 +102,11 @@ def convert(
             f"-o {str(output)!r}: needed a folder that does not exist yet, and it does. Choose "
             "another one, or give --force to overwrite it."
         )
+    check_outputs(
+        {"--json": json_file},
+        reads_of(model, source, conversion),
+        {"-o": (output, NETWORK_FILES)},
+    )
     run = open_run(source, machine)
     snn, _ = run.convert(model, conversion, timesteps)
     tp.save(snn, output)

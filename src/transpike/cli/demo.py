@@ -10,6 +10,7 @@ import typer
 import transpike as tp
 from transpike.cli.options import FolderOption, JsonOption, SeedOption, TimestepsOption
 from transpike.cli.output import progress_bar, provenance, write_json
+from transpike.cli.overwriting import check_outputs
 
 
 def demo(
@@ -21,6 +22,7 @@ def demo(
     """Train a small network on digits, convert it, and show its accuracy at every timestep."""
     from transpike.zoo import demo as demonstration
 
+    check_outputs({"--json": json_file}, [], {"-o": (output, ("accuracy.png",))})
     with progress_bar("train", None) as progress:
         model, data = demonstration.train(seed, progress)
     results: dict[str, tp.Evaluation] = {}

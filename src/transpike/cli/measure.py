@@ -23,6 +23,7 @@ from transpike.cli.options import (
     with_groups,
 )
 from transpike.cli.output import INTERRUPTED, plain, progress_bar, write_figure, write_json
+from transpike.cli.overwriting import check_outputs, reads_of
 
 if TYPE_CHECKING:
     from transpike.cli.run import Run
@@ -62,6 +63,14 @@ class Extra:
         ),
     ] = None
 
+    def check(self) -> None:
+        """Refuses options that do not go together."""
+        if self.samples is not None and self.early_stopping is not None:
+            raise tp.ArgumentError(
+                "--samples: needed runs of full length, and --early-stopping shortens them. Leave "
+                "one of them out."
+            )
+
 
 @with_groups()
 def evaluate(
@@ -81,11 +90,9 @@ def evaluate(
     from transpike.cli.samples import write_samples
     from transpike.data import VolumeSplit
 
-    if extra.samples is not None and extra.early_stopping is not None:
-        raise tp.ArgumentError(
-            "--samples: needed runs of full length, and --early-stopping shortens them. Leave one "
-            "of them out."
-        )
+    extra.check()
+    written = {"--samples": (extra.samples, ("samples.npz", "samples.json"))}
+    check_outputs({"--json": json_file}, reads_of(model, source, conversion), written)
     run = open_run(source, machine, part)
     timesteps = run_length(timesteps, conversion.recipe)
     snn, _ = run.loaded_or_converted(model, conversion, timesteps, whole=True)
@@ -140,6 +147,7 @@ def diagnose(
     from transpike.cli.run import open_run
     from transpike.report.figures import diagnosis_figure
 
+    check_outputs({"-o": figure, "--json": json_file}, reads_of(model, source, conversion))
     run = open_run(source, machine, part, together=_TOGETHER)
     snn, built = run.loaded_or_converted(model, conversion, timesteps)
     images = run.test_images(snn.network, _few(part))
@@ -164,6 +172,7 @@ def cost(
     from transpike.cli.run import open_run
     from transpike.report.figures import cost_figure
 
+    check_outputs({"-o": figure, "--json": json_file}, reads_of(model, source, conversion))
     run = open_run(source, machine, part, together=_TOGETHER)
     snn, _ = run.loaded_or_converted(model, conversion, timesteps)
     images = run.test_images(snn.network, _few(part))

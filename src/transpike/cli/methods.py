@@ -21,6 +21,7 @@ from transpike.cli.options import (
     with_groups,
 )
 from transpike.cli.output import interrupted, plain, progress_bar, provenance, write_json
+from transpike.cli.overwriting import check_outputs, reads_of
 
 if TYPE_CHECKING:
     from transpike.graph.outputs import Reading
@@ -96,6 +97,7 @@ def tune(
     """
     from transpike.cli.run import open_run
 
+    check_outputs({"-o": output, "--json": json_file}, reads_of(model, source))
     run = open_run(source, machine)
     network, images = run.captured(model)
     with progress_bar("tune", None) as progress:
@@ -149,6 +151,7 @@ def compare(
     """
     from transpike.cli.run import open_run
 
+    check_outputs({"--json": json_file}, [*reads_of(model, source), *(recipe or [])])
     run = open_run(source, machine, part)
     network, images = run.captured(model)
     recipes = tp.methods(timesteps, max_count, max(network.depth.values()))

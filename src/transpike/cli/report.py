@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from transpike.cli.overwriting import check_outputs
+
 
 def report(
     results: Annotated[
@@ -28,7 +30,10 @@ def report(
     """
     from transpike.report import read_results, write_report
 
+    inside = (f for folder in results if folder.is_dir() for f in folder.iterdir())
+    files = [*results, *(file for file in inside if file.suffix.lower() != ".html")]
+    check_outputs({"-o": output}, files)
     found = read_results(results)
     write_report(found, output, title=title)
-    files = len(found.files)
-    typer.echo(f"written: {output}, from {files} file{'' if files == 1 else 's'}")
+    count = len(found.files)
+    typer.echo(f"written: {output}, from {count} file{'' if count == 1 else 's'}")

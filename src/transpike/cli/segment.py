@@ -30,6 +30,9 @@ from transpike.cli.output import (
     write_figure,
     write_json,
 )
+from transpike.cli.overwriting import check_outputs, reads_of
+
+_WRITTEN = ("overview.png", "timesteps.png")  # beside segment.json, which --json may repeat
 
 if TYPE_CHECKING:
     from transpike.cli.slices import Opened
@@ -144,6 +147,11 @@ def segment(
     from transpike.data import Normalization
     from transpike.report.figures import blank_figure
 
+    check_outputs(
+        {"--json": json_file},
+        [volume, wanted.labels, *reads_of(model, source, conversion)],
+        {"-o": (output, _WRITTEN)},
+    )
     timesteps = run_length(timesteps, conversion.recipe)
     opened = open_slices(volume, wanted)
     check_output(output)

@@ -10,6 +10,7 @@ import typer
 from transpike.cli.completion import complete_data, complete_from
 from transpike.cli.options import FolderOption, JsonOption, SeedOption, with_groups
 from transpike.cli.output import interrupted, progress_bar, provenance, write_json
+from transpike.cli.overwriting import check_outputs
 
 _CHECKPOINT = "last.ckpt"  # written after every epoch
 
@@ -75,6 +76,7 @@ def train(
     """
     from transpike.zoo.train import run
 
+    check_outputs({"--json": json_file}, [data], {"-o": (output, ())})
     given = {name: value for name, value in vars(settings).items() if value is not None}
     try:
         with progress_bar(f"train {recipe}", None) as progress:
