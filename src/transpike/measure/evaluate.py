@@ -20,7 +20,7 @@ from transpike.measure.intervals import (
     paired_interval,
     wilson_interval,
 )
-from transpike.measure.targets import target_problem, without_channel
+from transpike.measure.targets import as_indices, target_problem, without_channel
 from transpike.simulation.early_stopping import EarlyStopping
 from transpike.simulation.engine.engine import Engine
 from transpike.simulation.engine.prepared import prepared
@@ -171,16 +171,18 @@ def evaluate(
     """Evaluate a whole accuracy-against-timesteps curve in one run.
 
     The prediction is the largest output along axis 1. With one channel, it is whether the output is
-    > 0 (logits) or, behind a sigmoid, > 0.5. Targets are class indices of the shape that remains.
-    Outputs are counted as they are computed, so the memory does not grow with T. If the run is
-    interrupted from the keyboard, the result holds for the batches that were finished.
+    > 0 (logits) or, behind a sigmoid, > 0.5. Targets are class indices of the shape that remains,
+    or boolean masks. Outputs are counted as they are computed, so the memory does not grow with T.
+    If the run is interrupted from the keyboard, the result holds for the batches that were
+    finished.
 
     Args:
         snn: the converted network; its output must be one tensor.
         batches: (input, target) pairs, such as a DataLoader of test data.
         timesteps: T.
         metric: a torchmetrics-style metric. Copies of it receive (output, target) at every t, and
-            those of the analog network. A batch may arrive in several portions.
+            those of the analog network. A batch may arrive in several portions. Boolean targets
+            arrive as int64.
         precision: see `simulate`.
         compare_exact: also run precision "exact" and report how many predictions agree.
         early_stopping: when to stop a sample; its last output is held until T.
@@ -288,7 +290,7 @@ class _Tally:
         self.snn.network.check_input(x)
         ann = self._analog(x)
         ann_guess = prediction(ann, self.cut)
-        target = without_channel(target, ann)
+        target = as_indices(without_channel(target, ann))
         problem = target_problem(target, ann)
         if problem is not None:
             raise DataError(problem)

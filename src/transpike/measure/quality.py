@@ -10,7 +10,7 @@ from torch import Tensor
 
 from transpike.graph.network import Network
 from transpike.graph.outputs import cut_of, prediction
-from transpike.measure.targets import target_problem, without_channel
+from transpike.measure.targets import as_indices, target_problem, without_channel
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class QualityTally:
             return
         spiking = output[0]
         if isinstance(labels, Tensor):
-            labels = without_channel(labels.to(spiking.device), spiking)
+            labels = as_indices(without_channel(labels.to(spiking.device), spiking))
         problem = target_problem(labels, spiking)
         if problem is not None and spiking.shape[1] == 1:
             self.classifies = False

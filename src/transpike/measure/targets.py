@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
+
+# Operators of torch and torchmetrics do not take these, though they hold class indices.
+_AS_INT64 = frozenset({torch.bool, torch.uint16, torch.uint32, torch.uint64})
+
+
+def as_indices(target: Tensor) -> Tensor:
+    """Class indices in a type that torch computes with: boolean masks become 0 and 1."""
+    return target.to(torch.int64) if target.dtype in _AS_INT64 else target
 
 
 def without_channel(target: Tensor, output: Tensor) -> Tensor:
@@ -44,4 +53,4 @@ def target_problem(target: Any, output: Tensor) -> str | None:
     return None
 
 
-__all__ = ["target_problem", "without_channel"]
+__all__ = ["as_indices", "target_problem", "without_channel"]

@@ -35,6 +35,7 @@ from transpike.errors import ArgumentError, DataError, FileError
 from transpike.graph.ambient import isolated
 from transpike.graph.outputs import cut_of, prediction
 from transpike.measure.evaluate import curve_points
+from transpike.measure.targets import as_indices
 from transpike.simulation.record import Record
 from transpike.simulation.simulate import simulate
 from transpike.spiking.spiking_network import SpikingNetwork
@@ -332,6 +333,7 @@ def _labels(target: Tensor, guess: Tensor, classes: int) -> Tensor:
             "record_samples: needed one label per sample or per pixel of an image, got targets "
             f"{tuple(target.shape)}. Take single slices of volumes."
         )
+    target = as_indices(target)
     if not bool(((target >= 0) & (target < classes) & (target == target.floor())).all()):
         raise DataError(
             f"record_samples: needed class indices 0..{classes - 1}, got values from "
