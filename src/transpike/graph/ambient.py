@@ -34,3 +34,10 @@ def isolated() -> Iterator[None]:
             stack.callback(torch.set_float32_matmul_precision, products)
             torch.set_float32_matmul_precision("highest")
         yield
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run functions and modules that torch.compile has wrapped as they were written."""
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -6,9 +6,8 @@ the model itself stays unchanged.
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +17,12 @@ from torch.export import Dim, ExportedProgram
 
 from transpike.errors import DataError, Refusal, UnsupportedError
 from transpike.graph import ops
-from transpike.graph.ambient import isolated
-from transpike.graph.batches import ONE_INPUT
-from transpike.graph.export import Draft, normalize
+from transpike.graph.ambient import isolated, uncompiled
+from transpike.graph.example import does_not_run, first_line, prepared
+from transpike.graph.export import MODEL, Draft, normalize
 from transpike.graph.fold import FoldCount, fold_affine
 from transpike.graph.network import Network, Node, Site, Value, Weight, leaves, tail_of
+from transpike.graph.readings import Readings, read
 from transpike.graph.size_rules import with_sizes
 from transpike.graph.structure import Structure, flat_values
 
@@ -47,6 +47,7 @@ class Captured:
 
 
 @isolated()
+@uncompiled()
 def capture(model: nn.Module, example_input: Tensor) -> Network:
     """Capture a model as one normalized graph and check the graph against the model.
 
@@ -99,79 +100,6 @@ def accepted(draft: Captured, eager: nn.Module, example: Tensor) -> Network:
     )
 
 
-def prepared(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor]:
-    """Return a copy of the model in evaluation mode, and an example of at least two samples."""
-    if not isinstance(model, nn.Module):
-        raise DataError(f"model: needed a torch.nn.Module, got {type(model).__name__}.")
-    if not isinstance(example_input, Tensor):
-        raise DataError(_wrong_example(example_input))
-    if example_input.ndim < 2 or 0 in example_input.shape:
-        raise DataError(
-            "example_input: needed shape (B, ...) with at least one sample, got "
-            f"{tuple(example_input.shape)}."
-        )
-    if not example_input.is_floating_point():
-        raise DataError(
-            f"example_input: needed floating-point values, got {example_input.dtype}. "
-            "Convert and normalize the data as in training."
-        )
-    if example_input.dtype not in _TOLERANCE:
-        raise DataError(
-            f"example_input: needed float32 or float64, got {example_input.dtype}. Capture "
-            "model.float() with x.float()."
-        )
-    if not bool(torch.isfinite(example_input).all()):
-        raise DataError("example_input holds NaN or infinite values; clean the data first.")
-    _check_weights(model, example_input)
-    try:
-        eager = copy.deepcopy(model).eval()
-    except RuntimeError as error:
-        raise DataError(
-            "the model cannot be copied (deepcopy failed), and transpike does not touch the "
-            "original. Remove weight_norm and the like with torch.nn.utils first."
-        ) from error
-    if len(example_input) < 2:
-        example_input = torch.cat([example_input, example_input])
-    return eager, example_input.detach().clone()
-
-
-def _wrong_example(example_input: Any) -> str:
-    """Why this is no example, and what to give in its place."""
-    needed = f"example_input: needed a tensor, got {type(example_input).__name__}."
-    if isinstance(example_input, Mapping) and example_input:
-        keys = [str(key) for key in example_input]
-        return (
-            f"{needed} Give the tensor of one key, such as example_input[{keys[0]!r}], and wrap "
-            "the model in a module that takes this tensor."
-        )
-    return f"{needed} {ONE_INPUT}"
-
-
-def _check_weights(model: nn.Module, example: Tensor) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if nn.parameter.is_lazy(tensor):
-            raise DataError(f"weights: '{name}' is not initialized; run the model once first.")
-        if not tensor.is_floating_point():
-            continue
-        if not bool(torch.isfinite(tensor).all()):
-            raise DataError(f"weights: '{name}' holds NaN or infinite values.")
-        if tensor.dtype not in _TOLERANCE:
-            raise DataError(
-                f"dtype: needed weights in float32 or float64, and '{name}' is {tensor.dtype}. "
-                "Convert the model with model.float(), and give it float32 inputs."
-            )
-        if tensor.dtype != example.dtype:
-            raise DataError(
-                f"dtype: '{name}' is {tensor.dtype} but the input is {example.dtype}. "
-                f"Convert the input with x.to({tensor.dtype})."
-            )
-        if tensor.device != example.device:
-            raise DataError(
-                f"device: '{name}' is on {tensor.device} but the input is on {example.device}. "
-                f"Move the input with x.to('{tensor.device}')."
-            )
-
-
 def draft_network(eager: nn.Module, example: Tensor, *, any_size: bool = False) -> Captured:
     """Export the model, normalize and fold the graph, and collect refusals.
 
@@ -180,6 +108,7 @@ def draft_network(eager: nn.Module, example: Tensor, *, any_size: bool = False) 
     """
     with torch.no_grad():
         draft = normalize(_export(eager, example, any_size), example.shape)
+        _check_read(draft)
         nodes, alias, count = fold_affine(draft.nodes, draft.tensors, draft.outputs)
     outputs = tuple(
         Value(alias[leaf.name]) if isinstance(leaf, Value) and leaf.name in alias else leaf
@@ -209,7 +138,24 @@ def draft_network(eager: nn.Module, example: Tensor, *, any_size: bool = False) 
     )
 
 
+class _OneInput(nn.Module):
+    """Hands one tensor to the model, whatever the signature of its forward() is."""
+
+    def __init__(self, model: nn.Module, readings: Readings) -> None:
+        super().__init__()
+        self.add_module(MODEL, model)
+        self.readings = readings
+
+    def forward(self, x: Tensor) -> Any:
+        with self.readings.replayed():
+            return self.get_submodule(MODEL)(x)
+
+
 def _export(eager: nn.Module, example: Tensor, any_size: bool) -> ExportedProgram:
+    try:
+        readings = read(eager, example)
+    except Exception as failure:  # The user's forward() may raise any error.
+        raise does_not_run(eager, example, failure) from failure
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -219,31 +165,15 @@ def _export(eager: nn.Module, example: Tensor, any_size: bool) -> ExportedProgra
             if any_size:
                 free |= dict.fromkeys(range(2, example.ndim), Dim.AUTO)
             program: ExportedProgram = torch.export.export(
-                eager, (example.clone(),), strict=False, dynamic_shapes=(free,)
+                _OneInput(eager, readings),
+                (example.clone(),),
+                strict=False,
+                dynamic_shapes=(free,),
             )
             decomposed: ExportedProgram = program.run_decompositions({})
             return decomposed
-    except Exception as error:
-        # torch.export raises many types of errors. First check whether the model runs at all.
-        try:
-            eager(example.clone())
-        except Exception as failure:
-            raise DataError(
-                f"the model does not accept the example input of shape {tuple(example.shape)}: "
-                f"{_first_line(failure)}{_remedy(failure)}"
-            ) from failure
+    except Exception as error:  # torch.export raises many types of errors.
         raise UnsupportedError([_export_refusal(error)]) from error
-
-
-def _remedy(failure: Exception) -> str:
-    """What to do about a model that does not run on one tensor; empty where that is unknown."""
-    missing = isinstance(failure, TypeError) and "missing" in str(failure)
-    return f". {ONE_INPUT}" if missing else ""
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"
 
 
 def _export_refusal(error: Exception) -> Refusal:
@@ -267,7 +197,7 @@ def _export_refusal(error: Exception) -> Refusal:
     return Refusal(
         "torch.export",
         place,
-        f"the model cannot be captured: {_first_line(error)}",
+        f"the model cannot be captured: {first_line(error)}",
         "Make forward() a pure function of one tensor, without data-dependent Python.",
     )
 
@@ -285,7 +215,7 @@ def _user_line(error: BaseException) -> str:
     return place
 
 
-def _without_dead(nodes: list[Node], outputs: tuple[Any, ...]) -> list[Node]:
+def _without_dead(nodes: Sequence[Node], outputs: tuple[Any, ...]) -> list[Node]:
     """Drop the nodes that no output depends on. They cost time and would count as neurons."""
     needed = {leaf.name for leaf in leaves(outputs) if isinstance(leaf, Value)}
     kept: list[Node] = []
@@ -296,16 +226,42 @@ def _without_dead(nodes: list[Node], outputs: tuple[Any, ...]) -> list[Node]:
     return kept[::-1]
 
 
-def _kept(nodes: list[Node], tensors: dict[str, Tensor], example: Tensor) -> dict[str, Tensor]:
-    """Copy the tensors that are still in use, in the floating-point type of the network."""
-    used = [
+def _check_read(draft: Draft) -> None:
+    """Refuse NaN and infinite values in the tensors that the outputs depend on.
+
+    A buffer that nothing reads may hold anything, and so may one whose values are only compared.
+    """
+    live = _without_dead(draft.nodes, draft.outputs)
+    names = _weights(live)
+    norms = _weights([node for node in live if node.op == "affine"])
+    names += [source for name in norms for source in draft.sources[name]]
+    for name in dict.fromkeys(names):
+        if not draft.tensors[name].isfinite().all():
+            while wrong := [
+                source
+                for source in draft.sources.get(name, ())
+                if not draft.tensors[source].isfinite().all()
+            ]:
+                name = wrong[0]
+            what = f"'{name}'"
+            if name in draft.sources:
+                what = f"a constant that is computed from {list(draft.sources[name])}"
+            raise DataError(f"weights: {what} holds NaN or infinite values.")
+
+
+def _weights(nodes: Sequence[Node]) -> list[str]:
+    return [
         leaf.name
         for node in nodes
         for leaf in leaves((node.args, node.kwargs))
         if isinstance(leaf, Weight)
     ]
+
+
+def _kept(nodes: list[Node], tensors: dict[str, Tensor], example: Tensor) -> dict[str, Tensor]:
+    """Copy the tensors that are still in use, in the floating-point type of the network."""
     result = {}
-    for name in dict.fromkeys(used):
+    for name in dict.fromkeys(_weights(nodes)):
         tensor = tensors[name].detach()
         dtype = example.dtype if tensor.is_floating_point() else tensor.dtype
         result[name] = tensor.to(dtype).clone().contiguous()

@@ -45,15 +45,22 @@ _LIKE = {
     "ones_like": ops.ONES,
     "new_ones": ops.ONES,
 }
+MODEL = "model"
+"""The name of the user's model in the module that is exported."""
 _BATCH_NORM = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
 
 
 @dataclass
 class Draft:
-    """Nodes under construction, and the operations that were refused."""
+    """Nodes under construction, and the operations that were refused.
+
+    Attributes:
+        sources: for each constant that was computed from others, the names of these.
+    """
 
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
     outputs: tuple[Any, ...] = ()
     output_spec: Structure = field(default_factory=Structure)
     site_names: dict[str, str] = field(default_factory=dict)
@@ -64,7 +71,7 @@ def normalize(program: ExportedProgram, example: Sequence[int]) -> Draft:
     """Walk the exported graph once and normalize every node.
 
     Args:
-        program: a model that takes one tensor.
+        program: a module that takes one tensor and hands it to the user's model, its `MODEL`.
         example: shape of the input it was exported with, (B, ...).
     """
     return _Walk(program, example).draft
@@ -97,9 +104,9 @@ class _Walk:
                 self.symbols = Symbols(node.meta["val"].shape, self.symbols.example)
             else:
                 assert spec.target is not None
-                tensor = state[spec.target]
-                self.draft.tensors[spec.target] = tensor.detach()
-                self.bound[node] = Weight(spec.target)
+                name = _own_path(spec.target)
+                self.draft.tensors[name] = state[spec.target].detach()
+                self.bound[node] = Weight(name)
 
     def _output(self, node: fx.Node, program: ExportedProgram) -> None:
         flat, marks = [], []
@@ -115,7 +122,7 @@ class _Walk:
             elif spec.kind is not OutputKind.USER_INPUT_MUTATION:  # x.relu_() on the input
                 self._refuse(
                     "state update",
-                    str(spec.target),
+                    _own_path(str(spec.target)),
                     "forward() changes a buffer of the model.",
                     "Remove the update from forward().",
                 )
@@ -144,7 +151,7 @@ class _Walk:
     def _call(self, node: fx.Node) -> None:
         value = node.meta.get("val")
         op = _op_name(node.target)
-        if isinstance(value, torch.SymInt | int) and not isinstance(value, bool):
+        if isinstance(value, torch.SymInt | int) and self.symbols.understands(value):
             self.bound[node] = self.symbols.number(value)
             return
         if value is None or isinstance(value, torch.SymBool):  # assertions and guards on sizes
@@ -175,13 +182,23 @@ class _Walk:
             return
         kwargs = {key: concrete(self._argument(value)) for key, value in node.kwargs.items()}
         result = function(*map_leaves(concrete, args), **kwargs)
+        self.symbols.learn(node.meta["val"], result)
         if isinstance(result, Tensor):
-            self.draft.tensors[f"{node.name}:constant"] = result.detach()
-            self.bound[node] = Weight(f"{node.name}:constant")
+            self.bound[node] = self._computed(f"{node.name}:constant", result.detach(), args)
+        elif isinstance(result, int | float | complex):
+            self.bound[node] = result
         else:
-            names = [f"{node.name}:{i}" for i in range(len(result))]
-            self.draft.tensors.update(zip(names, result, strict=True))
-            self.bound[node] = [Weight(name) for name in names]
+            self.bound[node] = [
+                self._computed(f"{node.name}:{i}", tensor, args) for i, tensor in enumerate(result)
+            ]
+
+    def _computed(self, name: str, tensor: Tensor, args: Any) -> Weight:
+        """Keep a constant that was computed from others."""
+        self.draft.tensors[name] = tensor
+        self.draft.sources[name] = tuple(
+            leaf.name for leaf in leaves(args) if isinstance(leaf, Weight)
+        )
+        return Weight(name)
 
     def _emit(
         self,
@@ -270,11 +287,12 @@ class _Walk:
         )
         assert mean is not None and var is not None
         scale, shift = batch_norm_affine(gamma, beta, mean, var, eps)
-        self.draft.tensors[f"{node.name}:scale"] = scale
-        self.draft.tensors[f"{node.name}:shift"] = shift
+        weights = (
+            self._computed(f"{node.name}:scale", scale, args[1:5]),
+            self._computed(f"{node.name}:shift", shift, args[1:5]),
+        )
         value = node.meta["val"]
         shape = self.symbols.shape(value if isinstance(value, Tensor) else value[0])
-        weights = (Weight(f"{node.name}:scale"), Weight(f"{node.name}:shift"))
         self.draft.nodes.append(
             Node(node.name, "affine", (args[0], *weights), {}, "linear", place, shape)
         )
@@ -348,9 +366,16 @@ def _op_name(target: Any) -> str:
     return str(target)
 
 
+def _own_path(path: str) -> str:
+    """The path in the user's model of a path in the module that is exported, which holds it."""
+    return path.removeprefix(f"{MODEL}.")
+
+
 def _stack(node: fx.Node) -> list[tuple[str, str]]:
-    entries = node.meta.get("nn_module_stack", {}).values()
-    return [(path, str(cls)) for path, cls in entries if not path.startswith("_empty")]
+    """The modules whose forward() calls an operation, outermost first, as (path, class)."""
+    entries = list(node.meta.get("nn_module_stack", {}).values())[1:]
+    named = [(path, str(cls)) for path, cls in entries if not path.startswith("_empty")]
+    return [("" if path == MODEL else _own_path(path), cls) for path, cls in named]
 
 
 def _place(node: fx.Node) -> str:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from transpike.errors import Refusal, UnsupportedError, grouped
 from transpike.graph import ops
-from transpike.graph.ambient import isolated
-from transpike.graph.capture import accepted, draft_network, prepared
+from transpike.graph.ambient import isolated, uncompiled
+from transpike.graph.capture import accepted, draft_network
+from transpike.graph.example import prepared
 from transpike.graph.macs import macs_of
 from transpike.graph.network import Node, tail_of
 
@@ -92,6 +93,7 @@ _BECOMES = {
 
 
 @isolated()
+@uncompiled()
 def inspect(model: nn.Module, example_input: Tensor) -> Preflight:
     """Report what a conversion would do. Refused operations are listed, not raised.
 

@@ -29,6 +29,9 @@ _OPERATIONS = {
 class Symbols:
     """The symbols of one exported program: the batch size and the free sizes of the input.
 
+    torch.export makes further symbols for numbers that are read from weights. They are known as
+    soon as `learn` is told their values.
+
     Args:
         shape: the shape of the exported input, (B, C, ...), with a symbol for each free size.
         example: the shape of the example input.
@@ -37,6 +40,8 @@ class Symbols:
     def __init__(self, shape: Sequence[Any], example: Sequence[int]) -> None:
         self.example = tuple(example)
         self.own = self.example[2:]
+        self.batch = {size.node.expr for size in shape[:1] if isinstance(size, torch.SymInt)}
+        self.known: dict[Any, int] = {}
         self.axes: dict[Any, int] = {}
         for axis, size in enumerate(shape[2:]):
             if isinstance(size, torch.SymInt):
@@ -50,13 +55,30 @@ class Symbols:
         """
         if not isinstance(size, torch.SymInt):
             return int(size)
-        expression = size.node.expr
+        if not _symbols(size):
+            return int(size.node.expr)
+        expression = size.node.expr.subs(self.known)
         symbols = expression.free_symbols
         if not symbols:
             return int(expression)
         if symbols <= self.axes.keys():
             return Size(self._formula(expression))
+        if symbols != self.batch:
+            raise _refused(expression, "the values of a tensor or several sizes")
         return _batch_multiple(expression)
+
+    def understands(self, size: torch.SymInt | int) -> bool:
+        """Whether a size consists of the batch size, sizes of the input and known numbers."""
+        return _symbols(size) <= self.axes.keys() | self.batch | self.known.keys()
+
+    def learn(self, meta: Any, value: Any) -> None:
+        """Take the symbols of a result from its computed value, a number or a tensor."""
+        sizes = [(meta, value)] if isinstance(value, int) else []
+        if isinstance(value, Tensor) and isinstance(meta, Tensor):
+            sizes = list(zip(meta.shape, value.shape, strict=True))
+        for size, number in sizes:
+            if _symbols(size) and size.node.expr.is_Symbol and not self.understands(size):
+                self.known[size.node.expr] = int(number)
 
     def shape(self, value: Any) -> tuple[int, ...] | None:
         """Return the shape of a value. Its entry is -k for k times the batch size."""
@@ -84,10 +106,16 @@ class Symbols:
         return reduce(lambda left, right: (_OPERATIONS[name], left, right), parts)
 
 
+def _symbols(size: Any) -> set[Any]:
+    if not isinstance(size, torch.SymInt):
+        return set()
+    return set(getattr(size.node.expr, "free_symbols", ()))
+
+
 def _batch_multiple(expression: Any) -> Batch:
-    symbols = list(expression.free_symbols)
-    one, two, three = (int(expression.subs(symbols[0], n)) for n in (6, 12, 18))
-    if len(symbols) > 1 or two != 2 * one or three != 3 * one or one % 6:
+    (symbol,) = expression.free_symbols
+    one, two, three = (int(expression.subs(symbol, n)) for n in (6, 12, 18))
+    if two != 2 * one or three != 3 * one or one % 6:
         raise _refused(expression, "the batch size")
     return Batch(one // 6)
 
