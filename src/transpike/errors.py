@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_LISTED = 3  # places named in the line of a group of equal refusals
+_LISTED = 3  # operations and places named in the line of a group of equal refusals
 
 
 class TranspikeError(Exception):
@@ -37,8 +37,8 @@ class Refusal:
 def grouped(refusals: Sequence[Refusal]) -> list[str]:
     """One line for each kind of refusal.
 
-    Refusals with the same operation, reason and remedy share a line. It gives their number, as
-    in "x12", and the first places.
+    Refusals with the same reason and remedy share a line. It gives the first operations, the number
+    of refusals, as in "x12", and the first places.
 
     Args:
         refusals: what was refused, in the order of execution.
@@ -46,9 +46,9 @@ def grouped(refusals: Sequence[Refusal]) -> list[str]:
     Returns:
         The lines, in the order in which each kind occurs first.
     """
-    groups: dict[tuple[str, str, str], list[Refusal]] = {}
+    groups: dict[tuple[str, str], list[Refusal]] = {}
     for refusal in refusals:
-        groups.setdefault((refusal.op, refusal.reason, refusal.remedy), []).append(refusal)
+        groups.setdefault((refusal.reason, refusal.remedy), []).append(refusal)
     return [_group_line(group) for group in groups.values()]
 
 
@@ -56,11 +56,18 @@ def _group_line(group: Sequence[Refusal]) -> str:
     first = group[0]
     if len(group) == 1:
         return str(first)
-    places = list(dict.fromkeys(f"'{refusal.place or '<model>'}'" for refusal in group))
-    listed = ", ".join(places[:_LISTED])
-    if len(places) > _LISTED:
-        listed += f" and {len(places) - _LISTED} more"
-    return f"{first.op} x{len(group)} at {listed}: {first.reason} {first.remedy}"
+    operations = _listed([refusal.op for refusal in group])
+    places = _listed([f"'{refusal.place or '<model>'}'" for refusal in group])
+    return f"{operations} x{len(group)} at {places}: {first.reason} {first.remedy}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first different names, and the number of the others."""
+    different = list(dict.fromkeys(names))
+    listed = ", ".join(different[:_LISTED])
+    if len(different) > _LISTED:
+        listed += f" and {len(different) - _LISTED} more"
+    return listed
 
 
 class UnsupportedError(TranspikeError):

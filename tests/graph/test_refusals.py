@@ -232,3 +232,59 @@ def test_equal_refusals_share_one_line_in_the_error_and_the_report():
         assert len(lines) == 2
         assert re.fullmatch(expected, lines[0])
         assert lines[1].startswith("  - aten.sigmoid.default at '13': ")
+
+
+def test_refusals_for_one_reason_share_a_line():
+    model = nn.Sequential(nn.GELU(), nn.SiLU(), nn.Tanh(), nn.ELU(), nn.SiLU(), nn.ReLU())
+    with pytest.raises(tp.UnsupportedError) as caught:
+        tp.capture(model, torch.randn(2, 4))
+    (line,) = str(caught.value).splitlines()[1:]
+    assert re.match(
+        r"  - aten\.gelu\.default, aten\.silu\.default, aten\.tanh\.default and 1 more x5 at "
+        r"'0', '1', '2' and 2 more: this activation",
+        line,
+    )
+
+
+class Lines(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Linear(3, 3)
+
+    def forward(self, x):
+        y = F.relu(self.c(x))
+        y = self.c(F.gelu(y))
+        return F.relu(y.flip(0))
+
+
+def test_the_place_is_a_line_of_code_where_no_module_has_a_name():
+    line = Lines.forward.__code__.co_firstlineno
+    with pytest.raises(tp.UnsupportedError) as caught:
+        tp.capture(Lines(), torch.randn(2, 3))
+    places = [refusal.place for refusal in caught.value.refusals]
+    assert places[0] == f"test_refusals.py:{line + 2} in forward"  # gelu
+    assert places[1] == f"test_refusals.py:{line + 3} in forward"  # flip
+    assert places[0] in str(caught.value)
+    with pytest.raises(tp.UnsupportedError) as caught:
+        tp.capture(nn.Sequential(Lines()), torch.randn(2, 3))
+    assert {refusal.place for refusal in caught.value.refusals} == {"0"}
+
+
+def test_the_remedy_for_batch_statistics_says_that_it_changes_the_network():
+    with pytest.raises(tp.UnsupportedError, match="this changes its outputs"):
+        tp.capture(_stack(nn.BatchNorm2d(4, track_running_stats=False)), torch.randn(2, 2, 8, 8))
+
+
+def test_attention_is_refused_in_few_lines():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            y = F.relu(self.a(x))
+            return F.relu(self.b(y, y, y, need_weights=False)[0])
+
+    with pytest.raises(tp.UnsupportedError) as caught:
+        tp.capture(Attention(), torch.randn(2, 5, 8))
+    assert len(str(caught.value).splitlines()) <= 6

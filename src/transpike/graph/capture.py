@@ -7,7 +7,7 @@ the model itself stays unchanged.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,18 +18,15 @@ from torch.export import Dim, ExportedProgram
 from transpike.errors import DataError, Refusal, UnsupportedError
 from transpike.graph import ops
 from transpike.graph.ambient import isolated, uncompiled
-from transpike.graph.example import does_not_run, first_line, prepared
+from transpike.graph.example import does_not_run, first_line, prepared, user_line
 from transpike.graph.export import MODEL, Draft, normalize
 from transpike.graph.fold import FoldCount, fold_affine
-from transpike.graph.network import Network, Node, Site, Value, Weight, leaves, tail_of
+from transpike.graph.network import INPUT, Network, Node, Site, Value, Weight, leaves, tail_of
 from transpike.graph.readings import Readings, read
 from transpike.graph.size_rules import with_sizes
-from transpike.graph.structure import Structure, flat_values
-
-_CHECKED_BATCHES = (1, 2, 3, 5)
-# Folding BatchNorm changes float32 outputs by up to 1e-4 of their scale (measured). Another batch
-# size changes the outputs of a randomly initialized fcn_resnet50 by 6e-5.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3}
+from transpike.graph.structure import Structure
+from transpike.graph.verify import difference, verify
+from transpike.graph.windows import has_empty_window
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def accepted(draft: Captured, eager: nn.Module, example: Tensor) -> Network:
         network,
         eager,
         example,
-        compare=lambda got, expected: _difference(got, expected, _TOLERANCE[example.dtype]),
+        compare=lambda got, expected: difference(got, expected, example.dtype),
         trace=lambda: draft_network(eager, example, any_size=True).nodes,
     )
 
@@ -116,7 +113,7 @@ def draft_network(eager: nn.Module, example: Tensor, *, any_size: bool = False) 
     )
     nodes = _without_dead(nodes, outputs)
     sites = tuple(_sites(nodes, draft))
-    refusals = [*draft.refusals, *misplaced(tuple(nodes))]
+    refusals = [*draft.refusals, *misplaced(tuple(nodes), example.shape, draft.lines)]
     if not sites and not refusals:
         refusals.append(
             Refusal(
@@ -178,7 +175,7 @@ def _export(eager: nn.Module, example: Tensor, any_size: bool) -> ExportedProgra
 
 def _export_refusal(error: Exception) -> Refusal:
     text = str(error)
-    place = _user_line(error)
+    place = user_line(error)
     lowered = text.lower()
     if "data-dependent" in lowered or "datadependent" in type(error).__name__.lower():
         return Refusal(
@@ -200,19 +197,6 @@ def _export_refusal(error: Exception) -> Refusal:
         f"the model cannot be captured: {first_line(error)}",
         "Make forward() a pure function of one tensor, without data-dependent Python.",
     )
-
-
-def _user_line(error: BaseException) -> str:
-    """Return the innermost line of user code in a traceback, such as 'name.py:12 in forward'."""
-    place = ""
-    trace = error.__traceback__
-    while trace is not None:
-        path = trace.tb_frame.f_code.co_filename.replace("\\", "/")
-        if not any(part in path for part in ("/torch/", "/transpike/", "<")):
-            function = trace.tb_frame.f_code.co_name
-            place = f"{path.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {function}"
-        trace = trace.tb_next
-    return place
 
 
 def _without_dead(nodes: Sequence[Node], outputs: tuple[Any, ...]) -> list[Node]:
@@ -316,21 +300,37 @@ def _channel_axis(node: Node, by_name: Mapping[str, Node]) -> int:
     return 1
 
 
-def misplaced(nodes: tuple[Node, ...]) -> Iterator[Refusal]:
-    """Refuse readout operations inside the network, and nonlinear operations after them."""
+def misplaced(
+    nodes: tuple[Node, ...], input_shape: Sequence[int], lines: Mapping[str, str]
+) -> Iterator[Refusal]:
+    """Refuse what every single operation may do, but not at its place in the graph.
+
+    Args:
+        nodes: the nodes of a graph in execution order.
+        input_shape: the shape of the input with the batch first.
+        lines: lines of the user's code by node name, where a node has no module path.
+    """
+
+    def place(node: Node) -> str:
+        return node.place or lines.get(node.name, "")
+
     tail = tail_of(nodes)
     behind: set[str] = set()
+    by_name = {node.name: node for node in nodes}
+    shapes = {INPUT: input_shape} | {node.name: node.shape or () for node in nodes}
     for node in nodes:
+        if has_empty_window(node, by_name, shapes):
+            yield Refusal(node.op, place(node), *ops.EMPTY_WINDOW)
         if node.kind == "site" and node.shape == (-1,):
-            yield Refusal(node.op, node.place, *ops.SCALAR_SITE)
+            yield Refusal(node.op, place(node), *ops.SCALAR_SITE)
         if _moves_batch(node):
-            yield Refusal(node.op, node.place, *ops.BATCH_AXIS)
+            yield Refusal(node.op, place(node), *ops.BATCH_AXIS)
         if node.kind == "readout" and node.name not in tail:
-            yield Refusal(node.op, node.place, *ops.READOUT_INSIDE)
+            yield Refusal(node.op, place(node), *ops.READOUT_INSIDE)
         if node.kind == "readout" or any(name in behind for name in node.reads):
             behind.add(node.name)
             if node.kind == "cumulative":
-                yield Refusal(node.op, node.place, *ops.AFTER_READOUT)
+                yield Refusal(node.op, place(node), *ops.AFTER_READOUT)
 
 
 def _moves_batch(node: Node) -> bool:
@@ -349,67 +349,3 @@ def _moves_batch(node: Node) -> bool:
     if packet == "index":
         return axes[0] is not None
     return packet == "index_select" and axes[0] in (0, -len(node.shape))
-
-
-def verify(network: Network, eager: nn.Module, example: Tensor) -> None:
-    """Compare the network with the model, sample by sample, at several batch sizes.
-
-    Raises:
-        UnsupportedError: the samples of a batch influence each other, or the outputs differ.
-    """
-    tolerance = _TOLERANCE[example.dtype]
-    generator = torch.Generator(device="cpu").manual_seed(0)
-    largest = max(_CHECKED_BATCHES)
-    picks = torch.randint(len(example), (largest,), generator=generator)
-    noise = torch.randn((largest, *example.shape[1:]), generator=generator, dtype=example.dtype)
-    spread = example.std().clamp(min=0.1)
-    samples = example[picks.to(example.device)] + 0.2 * spread * noise.to(example.device)
-    with torch.no_grad():
-        alone = [samples[i : i + 1].clone() for i in range(largest)]
-        singles = [_tensors(eager(sample.clone())) for sample in alone]
-        own = [_tensors(network(sample)) for sample in alone]
-        for size in _CHECKED_BATCHES:
-            flat = _tensors(network(samples[:size].clone()))
-            for position, got in enumerate(flat):
-                if not isinstance(got, Tensor):
-                    continue
-                expected = torch.cat([single[position] for single in singles[:size]])
-                _compare(got, expected, tolerance, size)
-                # Both sides are folded here, so only rounding is left.
-                expected = torch.cat([single[position] for single in own[:size]])
-                _compare(got, expected, tolerance / 4, size)
-
-
-def _tensors(output: Any) -> list[Any]:
-    return flat_values(output)
-
-
-def _compare(got: Tensor, expected: Tensor, tolerance: float, size: int) -> None:
-    detail = _difference(got, expected, tolerance)
-    if not detail:
-        return
-    raise UnsupportedError(
-        [
-            Refusal(
-                "batch dependence",
-                "",
-                f"a batch of {size} samples gives other outputs than the model does for each "
-                f"sample alone ({detail}).",
-                "Remove operations that mix samples (such as x - x.mean(0)) or that branch on "
-                "the batch size; each sample must be computed on its own, batch first.",
-            )
-        ]
-    )
-
-
-def _difference(got: Tensor, expected: Tensor, tolerance: float) -> str:
-    """Describe how two outputs differ. The text is empty if they are equal up to rounding."""
-    if got.shape != expected.shape:
-        return f"shapes {tuple(got.shape)} and {tuple(expected.shape)}"
-    if not got.is_floating_point():
-        wrong = int((got != expected).sum())
-        # An argmax may resolve a tie either way.
-        return f"{wrong} of {got.numel()} differ" if wrong > got.numel() // 100 else ""
-    scale = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
-    error = float((got - expected).abs().max() / scale)
-    return "" if error <= tolerance else f"relative difference {error:.2g}, allowed {tolerance:.0e}"

@@ -59,7 +59,7 @@ def check_network(network: Network) -> None:
     _check_sites(network)
     for rows in _BATCHES:
         _Shapes(network, rows).check()
-    for refusal in misplaced(network.nodes):
+    for refusal in misplaced(network.nodes, (-1, *network.input_shape), {}):
         raise DataError(str(refusal))
     _check_sizes(network)
 

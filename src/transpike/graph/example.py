@@ -107,6 +107,25 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[0] if text else ''}"
 
 
+def user_line(error: BaseException) -> str:
+    """Return the innermost line of user code in a traceback, such as 'name.py:12 in forward'."""
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        place = written_line(code.co_filename, trace.tb_lineno, code.co_name) or place
+        trace = trace.tb_next
+    return place
+
+
+def written_line(path: str, line: int | str, function: str) -> str:
+    """Write a line of code as 'name.py:12 in forward'. Empty for a file that is not the user's."""
+    path = path.replace("\\", "/")
+    if any(part in path for part in ("/torch/", "/transpike/", "<")):
+        return ""
+    return f"{path.rsplit('/', 1)[-1]}:{line} in {function}"
+
+
 def _wrong_example(example_input: Any) -> str:
     """Why this is no example, and what to give in its place."""
     needed = f"example_input: needed a tensor, got {type(example_input).__name__}."
@@ -195,4 +214,4 @@ def _uncopied(value: Any, path: str, memo: dict[int, Any]) -> str:
     return ""
 
 
-__all__ = ["does_not_run", "first_line", "prepared"]
+__all__ = ["does_not_run", "first_line", "prepared", "user_line", "written_line"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from transpike.errors import DataError, Refusal
 from transpike.graph import ops
+from transpike.graph.example import written_line
 from transpike.graph.fold import batch_norm_affine
 from transpike.graph.network import INPUT, Batch, Kind, Node, Value, Weight, leaves, map_leaves
 from transpike.graph.sizes import Size
@@ -47,6 +49,7 @@ _LIKE = {
 }
 MODEL = "model"
 """The name of the user's model in the module that is exported."""
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 _BATCH_NORM = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
 
 
@@ -56,11 +59,13 @@ class Draft:
 
     Attributes:
         sources: for each constant that was computed from others, the names of these.
+        lines: the lines of the user's code, for operations without a module path, by node name.
     """
 
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    lines: dict[str, str] = field(default_factory=dict)
     outputs: tuple[Any, ...] = ()
     output_spec: Structure = field(default_factory=Structure)
     site_names: dict[str, str] = field(default_factory=dict)
@@ -87,6 +92,7 @@ class _Walk:
         self.signals: set[str] = {INPUT}
         self.zeros: set[str] = set()
         self.dtype: torch.dtype | None = None
+        self.line = ""  # of the operation that is looked at, if it has no module path
         self._bind_inputs(program)
         for node in program.graph.nodes:
             if node.op == "call_function":
@@ -110,6 +116,7 @@ class _Walk:
 
     def _output(self, node: fx.Node, program: ExportedProgram) -> None:
         flat, marks = [], []
+        self.line = ""
         for arg, spec in zip(
             leaves(self._argument(node.args[0])), program.graph_signature.output_specs, strict=True
         ):
@@ -134,7 +141,7 @@ class _Walk:
             self._refuse("output structure", "", *ops.OUTPUT)
 
     def _refuse(self, op: str, place: str, reason: str, remedy: str) -> None:
-        self.draft.refusals.append(Refusal(op, place, reason, remedy))
+        self.draft.refusals.append(Refusal(op, place or self.line, reason, remedy))
 
     def _argument(self, arg: Any) -> Any:
         """Translate one argument of a graph node; folded constants become Weight."""
@@ -159,6 +166,7 @@ class _Walk:
         args = self._argument(node.args)
         kwargs = {k: self._argument(v) for k, v in node.kwargs.items() if k not in _DROPPED}
         place = _place(node)
+        self.line = self.draft.lines[node.name] = "" if place else _user_line(node)
         reads = [leaf.name for leaf in leaves((args, kwargs)) if isinstance(leaf, Value)]
         if any(name in self.signals for name in reads):
             self._signal(node, op, args, kwargs, place)
@@ -381,6 +389,13 @@ def _stack(node: fx.Node) -> list[tuple[str, str]]:
 def _place(node: fx.Node) -> str:
     stack = _stack(node)
     return stack[-1][0] if stack else ""
+
+
+def _user_line(node: fx.Node) -> str:
+    """The innermost line of the user's code that calls an operation, as torch.export records it."""
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    lines = [written_line(*frame) for frame in frames]
+    return next(filter(None, reversed(lines)), "")
 
 
 def _site_name(node: fx.Node, place: str, packet: str) -> str:

@@ -22,6 +22,7 @@ from transpike.errors import ArgumentError, DataError
 from transpike.graph.ambient import isolated
 from transpike.graph.sizes import Shapes, Size, Sizes
 from transpike.graph.structure import Structure
+from transpike.graph.windows import has_empty_window
 
 Kind = Literal["linear", "site", "cumulative", "readout", "constant"]
 INPUT = "input"
@@ -278,9 +279,6 @@ class Network:
         Args:
             size: the sizes of the axes after the channels, such as height and width, in pixels.
 
-        Returns:
-            The network with the shapes and arguments for this size.
-
         Raises:
             DataError: the network does not take this size. The error names the axis or the
                 operation.
@@ -320,9 +318,7 @@ class Network:
         return self.at(shape[skip + 1 :])
 
     def followed(self, size: tuple[int, ...]) -> Network:
-        """Return the graph for another size, without tensors.
-
-        It finds the shapes without computing values and does not check `sizes`.
+        """Return the graph for another size, without tensors, and do not check `sizes`.
 
         Raises:
             DataError: an operation cannot take this size. The error names it.
@@ -332,7 +328,8 @@ class Network:
         shape = (_ROWS, self.input_shape[0], *size)
         values: dict[str, Any] = {INPUT: torch.empty(shape, dtype=self.dtype, device=bare.device)}
         shapes: dict[str, Sequence[int]] = {INPUT: shape}
-        nodes, sites = [], []
+        nodes: dict[str, Node] = {}
+        sites = []
         for node in self.nodes:
             site = self.site_of.get(node.name)
             try:
@@ -344,13 +341,15 @@ class Network:
                 raise DataError(_cannot_take(node, str(error))) from error
             values[node.name] = value
             node = replace(node, shape=_shape_like(node, value))
-            nodes.append(node)
+            nodes[node.name] = node
             shapes[node.name] = node.shape or ()
+            if has_empty_window(node, nodes, shapes):
+                raise DataError(_cannot_take(node, "a window would hold padding only"))
             if site is not None:
                 sites.append(_site_like(site, node.shape or ()))
         return replace(
             self,
-            nodes=tuple(nodes),
+            nodes=tuple(nodes.values()),
             sites=tuple(sites),
             tensors={},
             input_shape=(self.input_shape[0], *size),

@@ -210,7 +210,8 @@ REFUSALS: dict[str, tuple[str, str]] = {
         ("_native_batch_norm_legit_functional", "_native_batch_norm_legit"),
         (
             "BatchNorm uses statistics of the batch.",
-            "Set track_running_stats=True, or replace it by an affine layer, before capture.",
+            "Set track_running_stats=True and fine-tune the network before capture; this changes "
+            "its outputs.",
         ),
     ),
 }
@@ -248,6 +249,14 @@ UNKNOWN = (
 INDICES = (
     "the indices of a max-pool are used.",
     "Use the pooled values only; replace nn.MaxUnpool by nn.Upsample before capture.",
+)
+EMPTY_WINDOW = (
+    "a window holds padding only, and its maximum of minus infinity cannot be sent as spikes.",
+    "Use a smaller dilation or padding, or a larger input.",
+)
+KEEP_BATCH = (
+    "Use flatten(1) or squeeze(1) in place of squeeze() in forward(), so that the batch stays the "
+    "first axis of every tensor for one sample too."
 )
 NOT_A_CLAMP = (
     "only clamps to [0, c] with c > 0, or to [0, inf), have a spiking form.",
