@@ -331,6 +331,20 @@ def captured(name, dtype=torch.float64, seed=0, tail=()):
     return network, tp.calibrate(network, [torch.randn(8, *shape, dtype=dtype)])
 
 
+@functools.cache
+def deep(seed=0):
+    """Return (network, calibration, inputs) of twelve random layers of ReLU6."""
+    torch.manual_seed(seed)
+    layers = []
+    for depth in range(12):
+        layers += [conv(2 if depth == 0 else 8, 8), nn.BatchNorm2d(8), nn.ReLU6()]
+    x = torch.randn(4, 2, 8, 8)
+    model = settle_batchnorm(nn.Sequential(*layers, nn.Conv2d(8, 4, 1)), x)
+    x = x.double()
+    network = tp.capture(model.double(), x)
+    return network, tp.calibrate(network, [x]), x
+
+
 def one_site(theta, activation=None, dtype=torch.float64):
     """Return (network, calibration) of one site whose maximum in each channel is theta."""
     theta = torch.as_tensor(theta, dtype=dtype)

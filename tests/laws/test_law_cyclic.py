@@ -179,22 +179,9 @@ def test_the_output_reaches_the_quantized_ann_and_stays(name):
             assert nets.error(reached, nets.leaves(tp.quantized_ann(snn, x, 48))) < 1e-9
 
 
-def _deep(seed):
-    """Return (network, calibration, inputs) of twelve random layers of ReLU6."""
-    torch.manual_seed(seed)
-    layers = []
-    for depth in range(12):
-        layers += [nets.conv(2 if depth == 0 else 8, 8), torch.nn.BatchNorm2d(8), torch.nn.ReLU6()]
-    x = torch.randn(4, 2, 8, 8)
-    model = nets.settle_batchnorm(torch.nn.Sequential(*layers, torch.nn.Conv2d(8, 4, 1)), x)
-    x = x.double()
-    network = tp.capture(model.double(), x)
-    return network, tp.calibrate(network, [x]), x
-
-
 @pytest.mark.parametrize("seed", range(2))
 def test_deep_random_networks_come_to_rest_where_refining_is_stuck(seed):
-    network, calibration, x = _deep(seed)
+    network, calibration, x = nets.deep(seed)
     gaps = {}
     for code in (tp.Cyclic(4), tp.Cyclic(8), tp.Cyclic(1), tp.Differential(8, 1), tp.Refining(4)):
         snn = tp.convert(network, calibration, neuron=code, threshold=tp.MaxAbs())

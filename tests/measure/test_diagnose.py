@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import faults
 import transpike as tp
-from nets import NETS, captured, one_site
+from nets import NETS, captured, deep, one_site
 from transpike.measure.diagnose import Diagnosis, diagnose
 from transpike.measure.findings import LOCAL, PARTS, output_is_close, verdict
 from transpike.zoo import demo
@@ -283,6 +283,32 @@ def test_range_and_saturation_of_a_refining_site_are_those_of_its_first_step() -
     (inside,) = diagnose(snn, [x.clamp(max=1)], 6).sites
     assert inside.range_over_maximum == pytest.approx((1 / 1 + 1 / 0.9) / 2, rel=0.1)
     assert inside.parts["clipping"].rms == 0
+
+
+@pytest.mark.parametrize(
+    ("neuron", "late"),
+    [
+        (tp.Refining(8), True),
+        (tp.Refining(2), True),
+        (tp.Refining(256, 2, levels=256), False),
+        (tp.Cyclic(8), False),
+        (tp.Differential(8, 1), False),
+        (tp.Signed(2), False),
+    ],
+)
+def test_late_corrections_that_do_not_fit_are_named_with_a_remedy(
+    neuron: tp.Neuron, late: bool
+) -> None:
+    network, calibration, x = deep()
+    snn = tp.convert(network, calibration, neuron=neuron, threshold=tp.MaxAbs())
+    found = diagnose(snn, [x], 6)
+    named = [one for one in found.findings if one.cause == "late corrections"]
+    assert bool(named) == late
+    if late:
+        assert "Cyclic(K), whose step becomes large again" in named[0].remedy
+        assert f"at {len(named[0].sites)} of 12 sites more is missing at T" in named[0].evidence
+        shares = {site.name: site.late_share for site in found.sites}
+        assert all(shares[name] > 0.05 for name in named[0].sites)
 
 
 def test_unevenness_of_one_site_alone() -> None:

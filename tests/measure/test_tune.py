@@ -194,6 +194,63 @@ def test_refining_neurons_are_candidates_where_asked_for(few, max_count):
             tp.tune(network, [x], refining=True, **(allowed | wrong))
 
 
+@pytest.mark.parametrize(
+    "code, stuck",
+    [
+        (tp.Refining(8), True),
+        (tp.Refining(4), True),
+        (tp.Cyclic(8), False),
+        (tp.Differential(8, 1), False),
+        (tp.Signed(4), False),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_a_step_that_shrinks_for_good_is_stuck_in_a_deep_network(code, stuck):
+    """The output is judged at T as before, with or without the look at 2 T."""
+    network, calibration, x = nets.deep()
+    snn = tp.convert(network, calibration, neuron=code, threshold=tp.MaxAbs())
+    judgment = judged_by.judge(snn, x, 5, "values")
+    assert judgment.stuck == stuck
+    run = tp.simulate(snn, x, 5)
+    wanted = network(x)
+    gap = (run.output[-1] - wanted).square().sum() / wanted.square().sum()
+    assert judgment.divergence == pytest.approx(float(gap))
+    assert judgment.spikes_per_neuron == pytest.approx(float(run.spikes_per_neuron[-1]))
+
+
+def test_a_code_that_is_stuck_is_never_chosen(few, monkeypatch):
+    """Everything that shrinks for good is called stuck here, so that it would otherwise win."""
+    x = _inputs()
+    settings = {"timesteps": 4, "max_count": 8, "refining": True}
+    assert tp.tune(_network(), [x], **settings).recipe.neuron.schedule.shrinks
+    monkeypatch.setattr(judged_by, "_GAP", -1.0)
+    monkeypatch.setattr(judged_by, "_LEFT", -1.0)
+    result = tp.tune(_network(), [x], **settings)
+    stuck = [trial for trial in result.trials if trial.stuck]
+    assert stuck and not any(trial.recipe.neuron.schedule.returns for trial in stuck)
+    assert result.recipe.neuron.schedule.returns
+    assert all(trial.recipe.neuron.schedule.returns for trial in result.pareto)
+    assert tuning._row(stuck[0]).endswith("(stuck: late corrections do not fit)")
+    assert all(trial.to_dict()["stuck"] == trial.stuck for trial in result.trials)
+
+
+@pytest.mark.parametrize(
+    "timesteps, max_count, cycles",
+    [
+        (2, 8, []),
+        (4, 8, [(1, 4)]),
+        (6, 8, [(1, 4), (1, 4, 16)]),
+        (6, 4, [(1, 2), (1, 2, 4)]),
+        (7, 1, []),
+        (8, 1, [(1, 2)]),
+    ],
+)
+def test_cycles_that_fit_are_candidates(timesteps, max_count, cycles):
+    space = listed.Space(timesteps, max_count, refining=True)
+    found = {one.neuron.schedule.divisors for one in listed.candidates(space, 2)} - {None}
+    assert sorted(found) == cycles
+
+
 def test_counts_of_any_size_are_tuned_without_refining():
     assert len(listed.candidates(listed.Space(4, 2**15, signed=True), 0)) == 24
 

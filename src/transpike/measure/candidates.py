@@ -23,7 +23,7 @@ from transpike.conversion.thresholds import (
 from transpike.errors import ArgumentError
 from transpike.graph.network import check_timesteps
 from transpike.spiking.neuron import Neuron
-from transpike.spiking.presets import LONGEST_WINDOW, Burst, Refining, Signed, Staggered
+from transpike.spiking.presets import LONGEST_WINDOW, Burst, Cyclic, Refining, Signed, Staggered
 
 RULES: tuple[ThresholdRule, ...] = (
     Percentile(99.9),
@@ -50,7 +50,7 @@ class Space:
         max_count: K, the largest count per timestep of any neuron.
         spikes: budget of spikes per neuron over all T timesteps, or None.
         signed: only signed neurons (True), only unsigned neurons (False), or both (None).
-        refining: neurons whose step shrinks are allowed, too.
+        refining: neurons whose step changes are allowed, too.
     """
 
     timesteps: int
@@ -79,7 +79,11 @@ def candidates(space: Space, depth: int) -> list[Recipe]:
     timesteps, max_count, signed = space.timesteps, space.max_count, space.signed
     shrinking: list[Neuron] = []
     if space.refining:
-        shrinking = [*refining_neurons(max_count), *staggered_neurons(timesteps, max_count, depth)]
+        shrinking = [
+            *refining_neurons(max_count),
+            *cyclic_neurons(timesteps, max_count),
+            *staggered_neurons(timesteps, max_count, depth),
+        ]
     if space.refining and (signed is False or timesteps == 1 or not shrinking):
         raise ArgumentError(
             "tune: refining needs signed neurons, timesteps >= 2, and max_count >= 2 or timesteps "
@@ -126,6 +130,17 @@ def refining_neurons(max_count: int) -> list[Neuron]:
     halves = range(3)  # of what the second step adds to K
     levels = {max_count + max_count * half // (2 * preset.schedule.ratio) for half in halves}
     return [Refining(max_count, levels=count) for count in sorted(levels)]
+
+
+def cyclic_neurons(timesteps: int, max_count: int) -> list[Neuron]:
+    """List cyclic neurons: cycles of two and three steps that fit in T twice.
+
+    Single spikes need more cycles, so for K = 1 the list is empty if T has fewer than four.
+    """
+    ratio = max(Cyclic(max_count).schedule.divisors or (2,))
+    cycles = [tuple(ratio**power for power in range(length)) for length in (2, 3)]
+    least = 2 if max_count > 1 else 4
+    return [Cyclic(max_count, one) for one in cycles if timesteps >= least * len(one)]
 
 
 def staggered_neurons(timesteps: int, max_count: int, depth: int) -> list[Neuron]:

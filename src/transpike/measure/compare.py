@@ -32,6 +32,7 @@ from transpike.spiking.presets import (
     IF,
     LONGEST_WINDOW,
     Burst,
+    Cyclic,
     Differential,
     MultiThreshold,
     Refining,
@@ -151,6 +152,9 @@ def methods(timesteps: int, max_count: int = 1, depth: int | None = None) -> dic
     if max_count > 1 and timesteps > 1:
         refining = (Refining(max_count), LeastSquares(), (BiasCorrection(),))
         recipes["least squares, refining, bias"] = refining
+    if timesteps > 2:
+        cyclic = (Cyclic(max_count), LeastSquares(), (BiasCorrection(),))
+        recipes["least squares, cyclic, bias"] = cyclic
     if depth is not None and timesteps > depth:
         window = min(timesteps - depth + 1, LONGEST_WINDOW)
         staggered = Staggered(max_count, window=window)

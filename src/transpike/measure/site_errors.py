@@ -112,6 +112,7 @@ class SiteTally:
         self.spikes, self.firing, self.top = zeros.clone(), zeros.clone(), zeros.clone()
         self.rates = torch.zeros(RATE_BINS + 1, dtype=torch.float64)
         self.charge_error = 0.0
+        self.late = self.seen = 0
 
     def add(
         self,
@@ -151,6 +152,11 @@ class SiteTally:
         self.fit["clipping"] += float((kept - analog).double().square().sum())
         self.fit["quantization"] += float((quantize(analog) - kept).double().square().sum())
         self.histogram.update(self.by_channel(analog))
+        if self.neuron.schedule.window is None and not self.neuron.schedule.returns:
+            finest = step / self.neuron.finer_at(self.timesteps)
+            missing = (parts["unevenness"] / finest).abs() > self.neuron.max_count
+            self.late += int(missing.sum())
+            self.seen += missing.numel()
         self._count(totals, reach)
 
     def by_channel(self, values: Tensor) -> Tensor:
@@ -193,6 +199,7 @@ class SiteTally:
             silent_channels=int((~active).sum()),
             firing_rates=(self.rates / self.rates.sum()).tolist(),
             charge_error=self.charge_error,
+            late_share=self.late / self.seen if self.seen else 0.0,
         )
 
 

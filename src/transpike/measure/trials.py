@@ -23,9 +23,12 @@ from transpike.simulation.fidelity import relative, squared_distance
 from transpike.simulation.record import Record
 from transpike.simulation.simulate import simulate
 from transpike.spiking.neuron import Neuron
-from transpike.spiking.spiking_network import SpikingNetwork
+from transpike.spiking.spiking_network import SpikingNetwork, quantized_ann
 
 _BATCH = 64
+# A code is stuck if the distance of its output from that of the quantized network at T is more than
+# this share of the latter, and if more than half of it is left at 2 T.
+_GAP, _LEFT = 0.1, 0.5
 # The budget of spikes is kept on calibration inputs. Held-out inputs may exceed it by this share.
 _TOLERANCE = 0.02
 
@@ -41,12 +44,15 @@ class Judgment:
         agreement: fraction of equal predictions, as `evaluate` reads them; None for values.
         spikes_per_neuron: over all T timesteps.
         per_input: the divergence of every input; its mean is `divergence`.
+        stuck: whether the output is far from that of the quantized network at T and stays far from
+            it at 2 T. Only a step that shrinks for good can be stuck.
     """
 
     divergence: float
     agreement: float | None
     spikes_per_neuron: float
     per_input: tuple[float, ...] = field(default=(), repr=False)
+    stuck: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,11 @@ class Trial:
         return self.judgment.spikes_per_neuron
 
     @property
+    def stuck(self) -> bool:
+        """See `Judgment.stuck`."""
+        return self.judgment.stuck
+
+    @property
     def agreement_interval(self) -> Interval | None:
         """Wilson 95 % interval of the agreement, with one observation per input.
 
@@ -104,6 +115,7 @@ class Trial:
             "spikes_per_neuron": self.spikes_per_neuron,
             "n": self.n,
             "within": self.within,
+            "stuck": self.stuck,
         }
 
 
@@ -260,12 +272,15 @@ def judge(
     cut = cut_of(snn.network)
     gap = size = same = rate = 0.0
     parts: list[Tensor] = []
+    gaps_of = _Gaps(snn, timesteps)
     for part in in_batches(images):
-        run = simulate(snn, part, timesteps, record=Record(output_at=[timesteps]))
+        record = Record(output_at=gaps_of.output_at)
+        run = simulate(snn, part, gaps_of.output_at[-1], record=record)
         with torch.inference_mode():
             analog = _checked(snn.network(part), reading)
         (found,) = flat_values(run.output)
         spiking = found[0]
+        gaps_of.add(part, found)
         if reading == "scores":
             equal = prediction(analog, cut) == prediction(spiking, cut)
             gaps = divergence(analog, spiking, cut)
@@ -278,7 +293,7 @@ def judge(
             size += float(its_size)
             gaps = (spiking - analog).double().square()
         parts.append(gaps.reshape(len(part), -1).sum(dim=1).cpu())
-        rate += float(run.spikes_per_neuron[-1]) * len(part)
+        rate += float(run.spikes_per_neuron[timesteps - 1]) * len(part)
     agreement = same / size if reading == "scores" else None
     per_input = torch.cat(parts) * len(images)
     return Judgment(
@@ -286,7 +301,38 @@ def judge(
         agreement,
         rate / len(images),
         tuple(relative(float(one), size) for one in per_input),
+        gaps_of.stuck,
     )
+
+
+class _Gaps:
+    """Distances from the quantized network at T and 2 T, where the step shrinks for good.
+
+    Attributes:
+        output_at: the timesteps at which the output is needed: T, and 2 T for such a step.
+    """
+
+    def __init__(self, snn: SpikingNetwork, timesteps: int) -> None:
+        self.snn = snn
+        schedules = [neuron.schedule for neuron in snn.neurons.values()]
+        checked = any(one.window is None and not one.returns for one in schedules)
+        self.output_at = [timesteps, 2 * timesteps] if checked else [timesteps]
+        self._sums = {t: (0.0, 0.0) for t in self.output_at if checked}
+
+    def add(self, x: Tensor, outputs: Tensor) -> None:
+        """Add the outputs (T', B, ...) for inputs (B, ...)."""
+        for output, (t, (gap, size)) in zip(outputs, list(self._sums.items()), strict=False):
+            (wanted,) = flat_values(quantized_ann(self.snn, x, t))
+            more, its_size = squared_distance(output, wanted, torch.float64)
+            self._sums[t] = gap + float(more), size + float(its_size)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the output is far from that of the quantized network and does not get closer."""
+        if not self._sums:
+            return False
+        now, later = (math.sqrt(relative(*sums)) for sums in self._sums.values())
+        return now > _GAP and later > _LEFT * now
 
 
 def _checked(analog: Any, reading: Reading) -> Tensor:

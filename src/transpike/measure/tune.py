@@ -91,6 +91,7 @@ class Tuning:
 
 def _row(trial: Trial) -> str:
     over = "" if trial.within else "  (over the budget)"
+    over += "  (stuck: late corrections do not fit)" if trial.stuck else ""
     agreement = "-" if trial.agreement is None else f"{100 * trial.agreement:.2f}"
     return (
         f"{trial.divergence:10.4f} {agreement:>8} {trial.spikes_per_neuron:14.3f} "
@@ -127,9 +128,11 @@ def tune(
         max_count: K, largest count per timestep of any neuron.
         spikes: budget of spikes per neuron over all T timesteps, or None.
         signed: only signed neurons (True), only unsigned ones (False), or both (None).
-        refining: also try neurons whose step shrinks: `Refining` (max_count >= 2) and, where T is
-            larger than the network is deep, `Staggered`. They are signed, and need hardware that
-            can shift its membranes between timesteps.
+        refining: also try neurons whose step changes: `Refining` (max_count >= 2), `Cyclic` and,
+            where T is larger than the network is deep, `Staggered`. They are signed, and need
+            hardware that can shift its membranes or weights. A step that shrinks for good can stay
+            far from its quantized network. Where it does so on the held-out inputs, it is not
+            chosen.
         reading: "scores" for class scores along axis 1 or, with one channel, the logit of a mask
             (behind a sigmoid its probability), as `evaluate` reads them. "values" for any numbers,
             as in a regression.
@@ -264,8 +267,8 @@ def _work(count: int, rounds: int) -> int:
     return total
 
 
-def _rank(trial: Trial) -> tuple[bool, float]:
-    return not trial.within, trial.divergence
+def _rank(trial: Trial) -> tuple[bool, bool, float]:
+    return not trial.within, trial.stuck, trial.divergence
 
 
 def _beats(one: Trial, other: Trial) -> bool:
@@ -284,7 +287,7 @@ def _result(rounds: _Rounds, calibrated: int, asked: dict[str, Any]) -> Tuning:
             "timesteps."
         )
     best = last[0]
-    others = [trial for trial in _different(last)[1:] if trial.within]
+    others = [trial for trial in _different(last)[1:] if trial.within and not trial.stuck]
     ahead = lead(best, others[0]) if others else None
     interval = best.agreement_interval
     found = {
@@ -300,7 +303,8 @@ def _result(rounds: _Rounds, calibrated: int, asked: dict[str, Any]) -> Tuning:
     }
     if rounds.interrupted:
         found["interrupted"] = True
-    front = [trial for trial in last if not any(_beats(other, trial) for other in last)]
+    settled = [trial for trial in last if not trial.stuck]
+    front = [trial for trial in settled if not any(_beats(other, trial) for other in settled)]
     final = {trial.recipe for trial in last}
     rest = sorted(
         rounds.measured.values(), key=lambda one: (one.recipe not in final, -one.n, _rank(one))

@@ -121,13 +121,17 @@ class Schedule:
 
         It can if it fires at every timestep and its largest step comes again and again.
         """
-        whole_time = self.window is None and self.delay == 0
-        return whole_time and (self.cyclic or not self.shrinks)
+        return self.window is None and self.delay == 0 and self.returns
 
     @property
     def last(self) -> int | None:
         """Last timestep of the window (1-based), or None if the window does not end."""
         return None if self.window is None else self.delay + self.window
+
+    @property
+    def returns(self) -> bool:
+        """Whether the largest step comes again after every smaller one, or no step is smaller."""
+        return not self.shrinks or self.cyclic
 
     def fires_at(self, t: int) -> bool:
         """Whether the neuron may fire at timestep t (1-based)."""
