@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -69,6 +71,47 @@ def write_text(path: str | Path, content: str) -> None:
     write_bytes(path, content.encode("utf-8"))
 
 
+def write_head_and_data(
+    head: Path, write: Callable[[str], str], data: Path, content: bytes
+) -> None:
+    """Write a text file and a data file that belong together.
+
+    The data file has the SHA-256 of its content in its name, and the text file, which is written
+    last, holds this SHA-256. So the text file always stands beside its own data. Data files of
+    earlier text files are removed. If anything fails, both old files are left.
+
+    Args:
+        head: the text file. Its folder must exist.
+        write: returns the text for the SHA-256 of the data.
+        data: a path such as folder/model.safetensors, whose file becomes folder/model-<16 digits of
+            the SHA-256>.safetensors.
+        content: the data.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    text, own = write(digest), data_file(data, digest)
+    known = own.exists()
+    write_bytes(own, content)
+    try:
+        write_text(head, text)
+    except BaseException:
+        if not known:
+            own.unlink(missing_ok=True)
+        raise
+    pattern = re.compile(re.escape(data.stem) + "-[0-9a-f]{16}" + re.escape(data.suffix))
+    for file in data.parent.iterdir():
+        if pattern.fullmatch(file.name) and file.name != own.name:
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def data_file(data: Path, digest: str) -> Path:
+    """Return the path of a data file whose content has this SHA-256."""
+    return data.with_name(f"{data.stem}-{digest[:16]}{data.suffix}")
+
+
 def _keep_name(folder: Path) -> None:
     """Force the new name to the disk, where the system can do so."""
     with contextlib.suppress(OSError):
@@ -79,4 +122,4 @@ def _keep_name(folder: Path) -> None:
             os.close(descriptor)
 
 
-__all__ = ["replacing", "write_bytes", "write_text"]
+__all__ = ["data_file", "replacing", "write_bytes", "write_head_and_data", "write_text"]

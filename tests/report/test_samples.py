@@ -168,7 +168,11 @@ def test_samples_without_their_arrays_are_refused(masks, tmp_path):
     snn, x, target = masks
     samples = record_samples(snn, x, target, T, mean=[0.0], std=[1.0])
     samples.save(tmp_path)
-    (tmp_path / "samples.npz").unlink()
+    (arrays,) = tmp_path.glob("samples-*.npz")
+    arrays.write_bytes(arrays.read_bytes() + b"x")
+    with pytest.raises(tp.FileError, match="have another SHA-256.*Record them again"):
+        read_results([tmp_path])
+    arrays.unlink()
     with pytest.raises(tp.FileError, match="Record them again"):
         read_results([tmp_path])
     samples.save(tmp_path)  # The remedy is to record them again.

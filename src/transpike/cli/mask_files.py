@@ -14,6 +14,7 @@ import transpike as tp
 from transpike.data.volumes import Volume
 from transpike.data.voxel_size import VoxelSize
 from transpike.errors import missing_package
+from transpike.files import replacing
 from transpike.segment import Mask
 
 _WHITE = 255
@@ -36,8 +37,13 @@ def _many_png(folder: Path) -> Iterator[Callable[[str, Mask], None]]:
 
     place = folder / "masks"
     place.mkdir(parents=True)
+
+    def write(name: str, mask: Mask) -> None:
+        with replacing(place / _mask_file(name)) as file:
+            Image.fromarray(_bytes(mask)).save(file, format="PNG")
+
     try:
-        yield lambda name, mask: Image.fromarray(_bytes(mask)).save(place / _mask_file(name))
+        yield write
     finally:
         if not any(place.iterdir()):
             place.rmdir()

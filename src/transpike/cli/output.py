@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import typer
 
 import transpike as tp
+from transpike.files import write_text
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C; shells use the same."""
@@ -111,10 +112,12 @@ def write_figure(file: Path | None, draw: Callable[[Any], Any], result: Any) -> 
     """
     if file is None:
         return
+    from transpike.report.figures import save_figure  # it needs torch, which is slow to import
+
     figure = draw(result)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, dpi=150)
+        save_figure(figure, file)
     except (OSError, ValueError) as error:
         raise tp.FileError(f"cannot write {str(file)!r}: {error}.") from error
 
@@ -131,6 +134,6 @@ def write_json(file: Path | None, content: dict[str, Any]) -> None:
         content = {**content, **provenance(0)}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_text(file, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise tp.FileError(f"cannot write {str(file)!r}: {error.strerror or error}.") from error

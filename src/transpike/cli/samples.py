@@ -31,7 +31,7 @@ def write_samples(
     All labeled images are recorded, but only the first 4 tiles or slices of volumes.
 
     Args:
-        folder: folder for samples.npz and samples.json.
+        folder: folder for the samples.
         run: the data and the machine.
         snn: the converted network.
         images: the images that were evaluated.

@@ -16,6 +16,7 @@ from transpike.conversion.passes import CalibrationPass
 from transpike.conversion.settings import check_settings
 from transpike.conversion.thresholds import ThresholdRule
 from transpike.errors import ArgumentError, FileError
+from transpike.files import write_text
 from transpike.graph.network import Network, check_timesteps
 from transpike.spiking.neuron import Neuron
 from transpike.spiking.spiking_network import SpikingNetwork
@@ -118,7 +119,7 @@ class Recipe:
         file = Path(file)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+            write_text(file, json.dumps(self.to_dict(), indent=1) + "\n")
         except OSError as error:
             raise FileError(f"cannot write {str(file)!r}: {error.strerror or error}.") from error
 

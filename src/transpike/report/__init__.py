@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from transpike.errors import FileError, missing_package
+from transpike.files import write_text
 from transpike.report import curve_charts, segmentation, site_charts, text
 from transpike.report.chart_parts import Chart, finite
 from transpike.report.mask_scores import mask_scores
@@ -52,7 +53,7 @@ def write_report(results: Results, file: str | Path, *, title: str | None = None
     file = Path(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page, encoding="utf-8")
+        write_text(file, page)
     except OSError as error:
         raise FileError(f"cannot write {str(file)!r}: {error.strerror or error}.") from error
     return file

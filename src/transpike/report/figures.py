@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transpike.errors import ArgumentError, missing_package
+from transpike.files import replacing
 from transpike.measure.cost import Cost
 from transpike.measure.diagnose import Diagnosis
 from transpike.measure.energy import Energy
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _SIZE_INCHES = (7.0, 4.5)
 _BAND_OPACITY = 0.15
 _PERCENT = 100.0
+_DPI = 150  # pixels per inch of a figure in a file
 
 
 def accuracy_figure(results: Mapping[str, Evaluation], title: str = "") -> Figure:
@@ -251,4 +254,20 @@ def _draw_energy(axes: Axes, cost: Cost) -> None:
     axes.legend(fontsize="small", loc="upper center", ncols=3)
 
 
-__all__ = ["accuracy_figure", "blank_figure", "cost_figure", "diagnosis_figure"]
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write a matplotlib figure. The end of the name says in which format, as in matplotlib.
+
+    Args:
+        figure: the figure.
+        file: file to write. Without an end of the name, it gets that of PNG.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: matplotlib does not know the format.
+    """
+    file = file if file.suffix else file.with_name(f"{file.name}.png")
+    with replacing(file) as opened:
+        figure.savefig(opened, format=file.suffix[1:], dpi=_DPI)
+
+
+__all__ = ["accuracy_figure", "blank_figure", "cost_figure", "diagnosis_figure", "save_figure"]

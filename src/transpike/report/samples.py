@@ -1,7 +1,8 @@
 """Recorded samples: predictions of both networks, and pictures of some samples.
 
 They are stored in a folder with two files. `samples.json` holds `format`, `schema`, `timesteps`
-(the recorded ones), `classes`, `n` and `facts`. `samples.npz` holds these arrays:
+(the recorded ones), `classes`, `n`, `facts` and `arrays`, the SHA-256 of the other file. That file
+is `samples-<16 digits of the SHA-256>.npz` and holds these arrays:
 
     label   (N, ...)       class indices
     ann     (N, ...)       predictions of the analog network
@@ -16,6 +17,8 @@ come first. Their longer side has at most 96 pixels.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from transpike.errors import ArgumentError, DataError, FileError
+from transpike.files import data_file, write_head_and_data
 
 # `evaluate` uses the same rule to predict, so a report and its pictures cannot disagree.
 from transpike.graph.ambient import isolated
@@ -120,9 +124,14 @@ class Samples:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(folder / ARRAYS_FILE, **arrays)
-            text = json.dumps(head, indent=1) + "\n"
-            (folder / FACTS_FILE).write_text(text, encoding="utf-8")
+            packed = io.BytesIO()
+            np.savez_compressed(packed, **arrays)
+            write_head_and_data(
+                folder / FACTS_FILE,
+                lambda digest: json.dumps({**head, "arrays": digest}, indent=1) + "\n",
+                folder / ARRAYS_FILE,
+                packed.getvalue(),
+            )
         except OSError as error:
             place = f"{str(folder)!r}: {error.strerror or error}"
             raise FileError(f"cannot write samples into {place}.") from error
@@ -242,7 +251,7 @@ def read_samples(folder: str | Path) -> Samples:
             "Record the samples again, or use the version of transpike that wrote them."
         )
     try:
-        with np.load(folder / ARRAYS_FILE, allow_pickle=False) as archive:
+        with np.load(_arrays(folder, head), allow_pickle=False) as archive:
             found = {name: archive[name] for name in _ARRAYS}
         timesteps = tuple(int(t) for t in head["timesteps"])
         classes = tuple(str(name) for name in head["classes"])
@@ -250,8 +259,17 @@ def read_samples(folder: str | Path) -> Samples:
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise FileError(
             f"the samples in {str(folder)!r} are damaged or incomplete ({error}): needed "
-            f"{ARRAYS_FILE} beside {FACTS_FILE}. Record them again."
+            f"the arrays beside {FACTS_FILE}. Record them again."
         ) from error
+
+
+def _arrays(folder: Path, head: Mapping[str, Any]) -> io.BytesIO:
+    """The file of the arrays. Earlier versions did not write a SHA-256."""
+    place, digest = folder / ARRAYS_FILE, head.get("arrays")
+    packed = (place if digest is None else data_file(place, str(digest))).read_bytes()
+    if digest not in (None, hashlib.sha256(packed).hexdigest()):
+        raise ValueError("the arrays have another SHA-256")
+    return io.BytesIO(packed)
 
 
 def flipping(ann: Indices, snn: Indices) -> Indices:

@@ -21,7 +21,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from transpike.errors import ArgumentError, DataError, FileError, TranspikeError
-from transpike.files import write_bytes, write_text
+from transpike.files import data_file, write_head_and_data
 from transpike.graph.consistency import check_network
 from transpike.spiking import schema
 from transpike.spiking.site_tensors import check_per_site
@@ -29,8 +29,7 @@ from transpike.spiking.spiking_network import SpikingNetwork
 
 FORMAT = "transpike"
 CONFIG = "config.json"
-_EARLIER_TENSORS = "model.safetensors"  # the file of schemas 2 and 3
-_TENSORS = re.compile(r"model-[0-9a-f]{16}\.safetensors")
+TENSORS = "model.safetensors"  # Since schema 4, the name also holds a part of the SHA-256.
 _HEAD = ("format", "schema", "tensors", "sha256")
 _EARLIER_HEAD = ("format", "schema", "sha256")
 _REMEDY = "Convert the model again."
@@ -62,17 +61,17 @@ def save(snn: SpikingNetwork, folder: str | Path) -> None:
         raise ArgumentError(f"save: {error}") from error
     earlier = _holds_earlier(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         data = to_bytes(tensors)
-        digest = hashlib.sha256(data).hexdigest()
-        config = {"format": FORMAT, "schema": schema.NEWEST, **content, "tensors": digest}
-        config["sha256"] = _digest(config)
+        folder.mkdir(parents=True, exist_ok=True)
         # `save_file` would make a file that only its owner can read, so write the bytes.
-        write_bytes(folder / _file_of(digest), data)
-        write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
+        write_head_and_data(
+            folder / CONFIG, lambda digest: _text(content, digest), folder / TENSORS, data
+        )
     except (OSError, SafetensorError) as error:
         raise FileError(f"cannot write to '{folder}': {error}") from error
-    _remove_replaced(folder, _file_of(digest), earlier)
+    if earlier:
+        with contextlib.suppress(OSError):
+            (folder / TENSORS).unlink(missing_ok=True)
 
 
 def load(folder: str | Path) -> SpikingNetwork:
@@ -153,8 +152,10 @@ def _digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _file_of(digest: str) -> str:
-    return f"model-{digest[:16]}.safetensors"
+def _text(content: Mapping[str, Any], tensors: str) -> str:
+    """Return config.json for tensors with this SHA-256."""
+    config = {"format": FORMAT, "schema": schema.NEWEST, **content, "tensors": tensors}
+    return json.dumps({**config, "sha256": _digest(config)}, indent=1) + "\n"
 
 
 def _holds_earlier(folder: Path) -> bool:
@@ -163,15 +164,6 @@ def _holds_earlier(folder: Path) -> bool:
         return bool(_read_config(folder)["schema"] in schema.OLDER)
     except FileError:
         return False
-
-
-def _remove_replaced(folder: Path, kept: str, earlier: bool) -> None:
-    """Remove the tensors of the networks that the folder held before, and no other files."""
-    for file in folder.iterdir():
-        ours = _TENSORS.fullmatch(file.name) or (earlier and file.name == _EARLIER_TENSORS)
-        if ours and file.name != kept:
-            with contextlib.suppress(OSError):
-                file.unlink()
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -218,7 +210,7 @@ def _read_tensors(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
         raise FileError(
             f"'{folder / CONFIG}' is damaged: needed a SHA-256, got {needed!r}. {_REMEDY}"
         )
-    path = folder / (_file_of(needed) if newest else _EARLIER_TENSORS)
+    path = data_file(folder / TENSORS, needed) if newest else folder / TENSORS
     if not path.is_file():
         raise FileError(
             f"'{folder}' is not a saved network: needed the file {path.name} in it. Give a folder "

@@ -15,7 +15,7 @@ from transpike.data import Dataset, open_data
 from transpike.errors import FileError
 from transpike.graph.capture import capture
 from transpike.measure.evaluate import Evaluation
-from transpike.report.figures import accuracy_figure
+from transpike.report.figures import accuracy_figure, save_figure
 from transpike.spiking.neuron import Neuron
 from transpike.spiking.presets import IF, Burst, Signed
 from transpike.spiking.spiking_network import SpikingNetwork
@@ -117,7 +117,7 @@ def draw(results: Mapping[str, Evaluation], file: Path) -> Path:
     figure = accuracy_figure(results)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, dpi=150)
+        save_figure(figure, file)
     except OSError as error:
         raise FileError(f"cannot write {str(file)!r}: {error.strerror or error}.") from error
     return file

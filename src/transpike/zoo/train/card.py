@@ -10,6 +10,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from transpike.errors import FileError
+from transpike.files import write_bytes, write_text
 
 
 def save_weights(model: nn.Module, file: Path) -> None:
@@ -34,7 +35,7 @@ def save_weights(model: nn.Module, file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Written as bytes, because save_file makes a file that only its owner can read.
-        file.write_bytes(to_bytes(tensors))
+        write_bytes(file, to_bytes(tensors))
     except OSError as error:
         raise FileError(f"cannot write {str(file)!r}: {error}.") from error
 
@@ -54,7 +55,7 @@ def write_card(file: Path, title: str, facts: Mapping[str, str]) -> None:
     text = "\n".join([f"# {title}", "", "| | |", "|---|---|", *rows, ""])
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        write_text(file, text)
     except OSError as error:
         raise FileError(f"cannot write {str(file)!r}: {error}.") from error
 
