@@ -116,7 +116,7 @@ def test_in_place_on_the_input(model):
 @pytest.mark.parametrize(
     ("function", "match"),
     [
-        (lambda s, x: {"o": s.b(F.relu(s.a(x))), "size": 3}, "cannot be read out"),
+        (lambda s, x: {"o": s.b(F.relu(s.a(x))), "size": 3}, "an output must be a signal"),
         (lambda s, x: s.b(F.relu(s.a(x))).mean(), "the batch must stay the first axis"),
         (lambda s, x: s.b(F.relu(s.a(x))).argmax(), "the batch must stay the first axis"),
         (lambda s, x: F.relu(s.b(F.relu(s.a(x))).sum(1)), "needs a feature axis"),

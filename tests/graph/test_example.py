@@ -1,8 +1,11 @@
 """Models as people have them: in wrappers, with buffers of any kind, and hard to copy."""
 
+import dataclasses
 import functools
 import threading
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -261,3 +264,61 @@ COPIED = {
 def test_models_that_can_be_copied(name):
     model, x = COPIED[name]().eval(), torch.randn(3, 5)
     torch.testing.assert_close(tp.capture(model, x)(x), model(x))
+
+
+@dataclasses.dataclass
+class Output:
+    logits: Any
+    features: Any = None
+
+
+class Pair(NamedTuple):
+    logits: Any
+    features: Any
+
+
+OUTPUTS = {
+    "dataclass": (lambda y, h: Output(y, h), lambda out: (out.logits, out.features)),
+    "dataclass_with_none": (lambda y, h: Output(y), lambda out: (out.logits,)),
+    "named_tuple": (lambda y, h: Pair(y, h), lambda out: (out.logits, out.features)),
+    "tuple_with_none": (lambda y, h: (y, None), lambda out: out[:1]),
+    "dict_with_none": (lambda y, h: {"y": y, "aux": None}, lambda out: (out["y"],)),
+    "ordered_dict": (lambda y, h: OrderedDict(b=y, a=h), lambda out: (out["b"], out["a"])),
+    "nested": (lambda y, h: [Pair(y, [None, h]), ()], lambda out: (out[0][0], out[0].features[1])),
+    "twice": (lambda y, h: (y, y), tuple),
+}
+
+
+class Outputs(nn.Module):
+    def __init__(self, arrange):
+        super().__init__()
+        self.net, self.arrange = net(), arrange
+
+    def forward(self, x):
+        return self.arrange(self.net(x), self.net[:2](x))
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_keep_their_structure(name):
+    arrange, opened = OUTPUTS[name]
+    model, x = Outputs(arrange), torch.randn(3, 5)
+    snn = tp.convert(model, [x])
+    for got, expected in zip(opened(snn.network(x)), opened(model(x)), strict=True):
+        torch.testing.assert_close(got, expected)
+    assert len(opened(tp.simulate(snn, x, 2).output)) == len(opened(model(x)))
+
+
+@pytest.mark.parametrize(
+    ("arrange", "what"),
+    [
+        (lambda y, h: (y, 3), r"3 \(int\)"),
+        (lambda y, h: {"y": y, "name": "a"}, r"'a' \(str\)"),
+        (lambda y, h: (y, y.shape[0]), "the batch size"),
+        (lambda y, h: (y, torch.ones(2)), "the constant"),
+        (lambda y, h: (y, torch.distributions.Normal(0, 1)), "got Normal"),
+        (lambda y, h: {y.shape[1:]: y}, "keys of a dict"),
+    ],
+)
+def test_an_output_that_is_no_tensor_is_refused_by_name(arrange, what):
+    with pytest.raises(tp.UnsupportedError, match=f"{what}.*Return nothing but tensors"):
+        tp.capture(Outputs(arrange), torch.randn(3, 5))

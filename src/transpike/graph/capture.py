@@ -24,7 +24,7 @@ from transpike.graph.fold import FoldCount, fold_affine
 from transpike.graph.network import INPUT, Network, Node, Site, Value, Weight, leaves, tail_of
 from transpike.graph.readings import Readings, read
 from transpike.graph.size_rules import with_sizes
-from transpike.graph.structure import Structure
+from transpike.graph.structure import Structure, flat_values, structure_of
 from transpike.graph.verify import difference, verify
 from transpike.graph.windows import has_empty_window
 
@@ -104,7 +104,8 @@ def draft_network(eager: nn.Module, example: Tensor, *, any_size: bool = False) 
     input.
     """
     with torch.no_grad():
-        draft = normalize(_export(eager, example, any_size), example.shape)
+        program, structure = _export(eager, example, any_size)
+        draft = normalize(program, example.shape, structure)
         _check_read(draft)
         nodes, alias, count = fold_affine(draft.nodes, draft.tensors, draft.outputs)
     outputs = tuple(
@@ -135,6 +136,10 @@ def draft_network(eager: nn.Module, example: Tensor, *, any_size: bool = False) 
     )
 
 
+# Values that torch.export returns as they are. `normalize` refuses all but tensors by name.
+_SINGLE = (Tensor, bool, int, float, str, torch.SymInt, torch.SymFloat, torch.SymBool)
+
+
 class _OneInput(nn.Module):
     """Hands one tensor to the model, whatever the signature of its forward() is."""
 
@@ -143,16 +148,21 @@ class _OneInput(nn.Module):
         self.add_module(MODEL, model)
         self.readings = readings
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> tuple[Any, ...]:
         with self.readings.replayed():
-            return self.get_submodule(MODEL)(x)
+            return tuple(flat_values(self.get_submodule(MODEL)(x)))
 
 
-def _export(eager: nn.Module, example: Tensor, any_size: bool) -> ExportedProgram:
+def _export(eager: nn.Module, example: Tensor, any_size: bool) -> tuple[ExportedProgram, Structure]:
+    """Export the model. The program returns a tuple; its structure in the model comes with it."""
     try:
-        readings = read(eager, example)
+        readings, output = read(eager, example)
     except Exception as failure:  # The user's forward() may raise any error.
         raise does_not_run(eager, example, failure) from failure
+    try:
+        structure = structure_of(output, _SINGLE)
+    except DataError as error:
+        raise UnsupportedError([Refusal("output", "", str(error), ops.RETURN_TENSORS)]) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -161,14 +171,11 @@ def _export(eager: nn.Module, example: Tensor, any_size: bool) -> ExportedProgra
             free = {0: batch}
             if any_size:
                 free |= dict.fromkeys(range(2, example.ndim), Dim.AUTO)
-            program: ExportedProgram = torch.export.export(
-                _OneInput(eager, readings),
-                (example.clone(),),
-                strict=False,
-                dynamic_shapes=(free,),
+            module = _OneInput(eager, readings)
+            program = torch.export.export(
+                module, (example.clone(),), strict=False, dynamic_shapes=(free,)
             )
-            decomposed: ExportedProgram = program.run_decompositions({})
-            return decomposed
+            return program.run_decompositions({}), structure
     except Exception as error:  # torch.export raises many types of errors.
         raise UnsupportedError([_export_refusal(error)]) from error
 

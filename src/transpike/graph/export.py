@@ -17,13 +17,13 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from transpike.errors import DataError, Refusal
+from transpike.errors import Refusal
 from transpike.graph import ops
 from transpike.graph.example import written_line
 from transpike.graph.fold import batch_norm_affine
 from transpike.graph.network import INPUT, Batch, Kind, Node, Value, Weight, leaves, map_leaves
 from transpike.graph.sizes import Size
-from transpike.graph.structure import Structure, structure_of
+from transpike.graph.structure import Structure
 from transpike.graph.symbols import Symbols
 
 # Operations that do nothing in evaluation mode, and operations that never do anything.
@@ -72,14 +72,17 @@ class Draft:
     refusals: list[Refusal] = field(default_factory=list)
 
 
-def normalize(program: ExportedProgram, example: Sequence[int]) -> Draft:
+def normalize(program: ExportedProgram, example: Sequence[int], structure: Structure) -> Draft:
     """Walk the exported graph once and normalize every node.
 
     Args:
         program: a module that takes one tensor and hands it to the user's model, its `MODEL`.
         example: shape of the input it was exported with, (B, ...).
+        structure: the structure of the model's output. The module returns its values in a tuple.
     """
-    return _Walk(program, example).draft
+    draft = _Walk(program, example).draft
+    draft.output_spec = structure
+    return draft
 
 
 class _Walk:
@@ -115,17 +118,16 @@ class _Walk:
                 self.bound[node] = Weight(name)
 
     def _output(self, node: fx.Node, program: ExportedProgram) -> None:
-        flat, marks = [], []
+        flat = []
         self.line = ""
         for arg, spec in zip(
             leaves(self._argument(node.args[0])), program.graph_signature.output_specs, strict=True
         ):
             if spec.kind is OutputKind.USER_OUTPUT:
-                marks.append(None if arg is None else _Mark())
-                if arg is not None:
-                    flat.append(arg)
-                if not isinstance(arg, Value | None):
-                    self._refuse(f"output {arg!r}", "", *ops.OUTPUT)
+                flat.append(arg)
+                if not isinstance(arg, Value):
+                    reason = f"forward() returns {_described(arg)}, and an output must be a signal."
+                    self._refuse("output", "", reason, ops.RETURN_TENSORS)
             elif spec.kind is not OutputKind.USER_INPUT_MUTATION:  # x.relu_() on the input
                 self._refuse(
                     "state update",
@@ -134,11 +136,6 @@ class _Walk:
                     "Remove the update from forward().",
                 )
         self.draft.outputs = tuple(flat)
-        structure: Any = program.call_spec.out_spec
-        try:
-            self.draft.output_spec = structure_of(structure.unflatten(marks), _Mark)
-        except (DataError, TypeError, ValueError):
-            self._refuse("output structure", "", *ops.OUTPUT)
 
     def _refuse(self, op: str, place: str, reason: str, remedy: str) -> None:
         self.draft.refusals.append(Refusal(op, place or self.line, reason, remedy))
@@ -351,10 +348,6 @@ class _Walk:
         self.bound[node] = (Value(node.name),)
 
 
-class _Mark:
-    """It stands for a tensor in the output of the model."""
-
-
 _DROPPED = frozenset({"device", "layout", "pin_memory", "non_blocking"})
 
 
@@ -396,6 +389,15 @@ def _user_line(node: fx.Node) -> str:
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
     lines = [written_line(*frame) for frame in frames]
     return next(filter(None, reversed(lines)), "")
+
+
+def _described(argument: Any) -> str:
+    """What an output is that is no signal."""
+    if isinstance(argument, Batch):
+        return "the batch size"
+    if isinstance(argument, Weight):
+        return f"the constant '{argument.name}'"
+    return f"{argument!r} ({type(argument).__name__})"
 
 
 def _site_name(node: fx.Node, place: str, packet: str) -> str:

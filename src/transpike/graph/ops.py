@@ -238,9 +238,9 @@ SCALAR_SITE = (
     "an activation needs a feature axis, but this signal has the batch axis only.",
     "Keep the feature axis: use (B, 1) instead of (B,), without squeeze.",
 )
-OUTPUT = (
-    "an output of the model cannot be read out.",
-    "Return tensors (B, ...) in a tuple, list or dict from forward().",
+RETURN_TENSORS = (
+    "Return nothing but tensors (B, ...) and None from forward(), in a tuple, list, dict, named "
+    "tuple or dataclass."
 )
 UNKNOWN = (
     "this operation is not in the table of operations.",

@@ -57,37 +57,36 @@ class Readings:
             yield
 
 
-def read(model: nn.Module, example: Tensor) -> Readings:
-    """Run the model and write down what it reads from its weights.
+def read(model: nn.Module, example: Tensor) -> tuple[Readings, Any]:
+    """Run the model and write down what it reads from its weights. Return its output, too.
 
     Args:
         model: the model in evaluation mode. Errors of its forward() are passed on.
         example: a batch that the model accepts, (B, ...).
     """
-    first = _run(model, example)
+    first, output = _run(model, example)
     if not first:
-        return Readings()
+        return Readings(), output
     # What depends on the data or on the batch size differs here, whatever way it came.
     try:
-        second = _run(model, torch.cat([example, 0.5 * example[:1]]).flip(0))
+        second, _ = _run(model, torch.cat([example, 0.5 * example[:1]]).flip(0))
     except Exception:  # The user's forward() may raise any error.
-        return Readings()
+        return Readings(), output
     pairs = {place: (calls, second.get(place, [])) for place, calls in first.items()}
-    return Readings(
-        {
-            place: [a if _alike(a, b) else _Unknown for a, b in zip(*both, strict=True)]
-            for place, both in pairs.items()
-            if len(both[0]) == len(both[1])
-        }
-    )
+    known = {
+        place: [a if _alike(a, b) else _Unknown for a, b in zip(*both, strict=True)]
+        for place, both in pairs.items()
+        if len(both[0]) == len(both[1])
+    }
+    return Readings(known), output
 
 
-def _run(model: nn.Module, x: Tensor) -> dict[_Place, list[Any]]:
+def _run(model: nn.Module, x: Tensor) -> tuple[dict[_Place, list[Any]], Any]:
     x = x.clone()
     recorder = _Record(x)
     with torch.no_grad(), recorder:
-        model(x)
-    return dict(recorder.calls)
+        output = model(x)
+    return dict(recorder.calls), output
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -138,14 +138,14 @@ def _opened(value: Any) -> tuple[str, list[Any], list[Any]] | None:
     return None
 
 
-def structure_of(value: Any, single: type = Tensor) -> Structure:
+def structure_of(value: Any, single: type | tuple[type, ...] = Tensor) -> Structure:
     """Return the structure of the output of a model.
 
     A mapping of any class counts as a dict, and a named tuple or a dataclass as a record.
 
     Args:
         value: the output.
-        single: the type of the values that stand for the tensors.
+        single: the types of the values that count as tensors.
 
     Raises:
         DataError: the output holds something else, or a key that is neither a string nor an
