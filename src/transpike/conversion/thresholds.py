@@ -11,6 +11,7 @@ from torch import Tensor
 
 from transpike.conversion.calibrate import Histogram, Moments
 from transpike.errors import ArgumentError
+from transpike.graph.limits import check_count
 
 Granularity = Literal["channel", "layer"]
 
@@ -19,6 +20,7 @@ _CANDIDATES = 128
 _SMALLEST = 0.02
 # Rounds of GaussianIteration. After them its factor equals 1 to six digits.
 _GAUSSIAN_ROUNDS = 200
+_MOST_GAUSSIAN_LEVELS = 2**16
 
 
 def _check_granularity(granularity: str) -> None:
@@ -27,8 +29,18 @@ def _check_granularity(granularity: str) -> None:
 
 
 def _check_levels(levels: int | None) -> None:
-    if levels is not None and not (isinstance(levels, int) and levels >= 1):
-        raise ArgumentError(f"levels: needed an integer >= 1, got {levels!r}.")
+    if levels is not None:
+        check_count("levels", levels)
+
+
+def _check_gaussian_levels(levels: int | None) -> None:
+    if levels is not None and levels > _MOST_GAUSSIAN_LEVELS:
+        raise ArgumentError(
+            f"GaussianIteration: needed at most {_MOST_GAUSSIAN_LEVELS} levels, which it holds in "
+            f"memory for every channel, got {levels}. Use "
+            f"GaussianIteration(levels={_MOST_GAUSSIAN_LEVELS}); more levels hardly move the "
+            "threshold."
+        )
 
 
 @dataclass(frozen=True)
@@ -129,8 +141,7 @@ class LocalThresholdBalancing:
 
     def __post_init__(self) -> None:
         _check_granularity(self.granularity)
-        if not (isinstance(self.iterations, int) and self.iterations >= 1):
-            raise ArgumentError(f"iterations: needed an integer >= 1, got {self.iterations!r}.")
+        check_count("iterations", self.iterations)
         if not 0 < self.rate <= 1:
             raise ArgumentError(f"rate: needed 0 < rate <= 1, got {self.rate!r}.")
 
@@ -162,6 +173,7 @@ class GaussianIteration:
     def __post_init__(self) -> None:
         _check_granularity(self.granularity)
         _check_levels(self.levels)
+        _check_gaussian_levels(self.levels)
 
 
 ThresholdRule = MaxAbs | Percentile | LeastSquares | LocalThresholdBalancing | GaussianIteration
@@ -183,6 +195,8 @@ class _Aim:
                 f"{name}: needed the number of levels, got levels=None without timesteps. Give "
                 f"{name}(levels=...) or convert(..., timesteps=...)."
             )
+        if isinstance(rule, GaussianIteration):
+            _check_gaussian_levels(wanted)
         return wanted
 
 

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from transpike.errors import DataError
 from transpike.graph.batches import ONE_INPUT
+from transpike.graph.limits import check_dense
 from transpike.graph.network import leaves
 
 _FLOATS = (torch.float32, torch.float64)
@@ -38,6 +39,7 @@ def prepared(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor
         )
     if not isinstance(example_input, Tensor):
         raise DataError(_wrong_example(example_input))
+    check_dense("example_input", example_input, "(B, ...)")
     if example_input.ndim < 2 or 0 in example_input.shape:
         raise DataError(
             "example_input: needed shape (B, ...) with at least one sample, got "

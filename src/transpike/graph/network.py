@@ -18,8 +18,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from transpike.errors import ArgumentError, DataError
+from transpike.errors import DataError
 from transpike.graph.ambient import isolated
+from transpike.graph.limits import check_count, check_dense
 from transpike.graph.sizes import Shapes, Size, Sizes
 from transpike.graph.structure import Structure
 from transpike.graph.windows import has_empty_window
@@ -311,7 +312,7 @@ class Network:
             DataError: see `at`.
         """
         skip = 2 if time_axis else 1
-        shape = tuple(x.shape) if isinstance(x, Tensor) else ()
+        shape = tuple(x.shape) if isinstance(x, Tensor) and not x.is_nested else ()
         alike = len(shape) == skip + len(self.input_shape) and 0 not in shape
         if not alike or shape[skip] != self.input_shape[0]:
             return self
@@ -416,8 +417,7 @@ class Network:
         """
         lead = "(T, B, ...)" if time_axis else "(B, ...)"
         skip = 2 if time_axis else 1
-        if not isinstance(x, Tensor):
-            raise DataError(f"input: needed a tensor {lead}, got {type(x).__name__}.")
+        check_dense("input", x, lead)
         needed = f"{lead} with sample shape {self.input_shape}"
         if tuple(x.shape[skip:]) != self.input_shape or x.ndim != skip + len(self.input_shape):
             sizes = self.sizes.describe(self.input_shape[1:]) if self.sizes.vary else ""
@@ -490,10 +490,9 @@ def tail_of(nodes: tuple[Node, ...]) -> frozenset[str]:
 
 
 def check_timesteps(timesteps: int) -> None:
-    """Refuse a number of timesteps that is not an integer >= 1.
+    """Refuse a number of timesteps that is not an integer from 1 to 2^24.
 
     Raises:
-        ArgumentError: `timesteps` is not an integer >= 1.
+        ArgumentError: `timesteps` is something else.
     """
-    if isinstance(timesteps, bool) or not isinstance(timesteps, int) or timesteps < 1:
-        raise ArgumentError(f"timesteps: needed an integer >= 1, got {timesteps!r}.")
+    check_count("timesteps", timesteps)

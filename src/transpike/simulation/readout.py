@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from transpike.graph.network import Network, Node, Value, leaves
+
+BLOCK = 1024
+"""Timesteps whose values are summed in their own type, before float64 takes the sum over."""
 
 
 def pooled(network: Network, node: Node, total: Tensor) -> Tensor:
@@ -44,3 +48,42 @@ def read_out(network: Network, means: Mapping[str, Tensor], rows: int) -> list[T
         if node.name in network.tail or node.kind == "constant":
             values[node.name] = network.compute(node, values, rows)
     return [network.resolve(leaf, values, rows) for leaf in network.outputs]
+
+
+@dataclass
+class RunningSum:
+    """The sum over time of a value (B, ...), which does not drift in long simulations.
+
+    A float32 sum of millions of values would lose the small ones. So the values of `BLOCK`
+    timesteps are summed in their own type, and the sums of earlier blocks in float64. Until the
+    end of the first block, the sum is what plain addition gives.
+
+    Attributes:
+        recent: sum of the values since the last full block.
+        earlier: float64 sum of the full blocks, or None before the end of the first one.
+    """
+
+    recent: Tensor
+    earlier: Tensor | None = None
+
+    def add(self, value: Tensor, t: int) -> None:
+        """Add the value of timestep t (1-based), in place."""
+        if (t - 1) % BLOCK:
+            self.recent += value
+            return
+        recent = self.recent.double()
+        self.earlier = recent if self.earlier is None else self.earlier + recent
+        self.recent = value.clone()
+
+    def total(self) -> Tensor:
+        """The sum so far as a new tensor, in float64 after the first block."""
+        return self.recent.clone() if self.earlier is None else self.earlier + self.recent
+
+    def mean(self, count: int) -> Tensor:
+        """The sum so far divided by `count`, in the type of the values."""
+        return mean_of(self.total(), count).to(self.recent.dtype)
+
+    def keep(self, rows: Tensor) -> None:
+        """Continue with some samples only."""
+        self.recent = self.recent[rows]
+        self.earlier = None if self.earlier is None else self.earlier[rows]

@@ -14,7 +14,7 @@ from torch import Tensor
 from transpike.graph.ambient import isolated
 from transpike.graph.network import INPUT, Node
 from transpike.graph.without_constants import increments
-from transpike.simulation.readout import frontier, mean_of, pooled, read_out
+from transpike.simulation.readout import BLOCK, RunningSum, frontier, pooled, read_out
 from transpike.simulation.record import OUTPUT_ONLY, Record
 from transpike.simulation.result import (
     Simulation,
@@ -82,14 +82,17 @@ class _Stepwise:
         self, x: Tensor, timesteps: int, time_axis: bool, wanted: tuple[int, ...]
     ) -> Simulation:
         readout = frontier(self.network)
-        totals: dict[str, Tensor] = {}
+        totals: dict[str, RunningSum] = {}
         outputs = []
         for t in range(1, timesteps + 1):
             values = self.step(self.presented(x, t, time_axis), t)
             if t == self.readout_start + 1:
                 totals = {}
             for name in readout:
-                totals[name] = totals[name] + values[name] if name in totals else values[name]
+                if name in totals:
+                    totals[name].add(values[name], t)
+                else:
+                    totals[name] = RunningSum(values[name].clone())
             if t in wanted:
                 means = {name: self.averaged(total, t) for name, total in totals.items()}
                 outputs.append(read_out(self.network, means, len(values[INPUT])))
@@ -114,11 +117,11 @@ class _Stepwise:
             return x[t - 1] if time_axis else x
         return x[t - 1] - x[t - 2] if time_axis else torch.zeros_like(x)
 
-    def averaged(self, total: Tensor, t: int) -> Tensor:
+    def averaged(self, total: RunningSum, t: int) -> Tensor:
         """Output at t, given the sum since the start of the readout."""
         if self.differential:
-            return total
-        return mean_of(total, t - self.readout_start if t > self.readout_start else t)
+            return total.mean(1)
+        return total.mean(t - self.readout_start if t > self.readout_start else t)
 
     def step(self, x: Tensor, t: int) -> dict[str, Any]:
         """Compute all values of timestep t, up to the readout."""
@@ -166,9 +169,11 @@ class _Stepwise:
         """Compute f(S_t) - f(S_{t-1}) for a positively homogeneous f; at t = 1 it is f(S_1)."""
         source = node.reads[0]
         before = self.sums.get(node.name)
+        if before is not None and t > BLOCK:
+            before = before.double()
         total = values[source] if before is None else before + values[source]
         self.sums[node.name] = total
         reached = pooled(self.network, node, total)
         if before is None:
             return reached
-        return reached - pooled(self.network, node, before)
+        return (reached - pooled(self.network, node, before)).to(values[source].dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -151,10 +152,24 @@ def readout_timesteps(output_at: Iterable[int] | None, timesteps: int) -> tuple[
         ArgumentError: timesteps or output_at are out of range.
     """
     check_timesteps(timesteps)
-    wanted = tuple(range(1, timesteps + 1)) if output_at is None else tuple(output_at)
-    if not wanted or not all(isinstance(t, int) and 1 <= t <= timesteps for t in wanted):
-        raise ArgumentError(f"output_at: needed timesteps in 1..{timesteps}, got {wanted}.")
-    return tuple(sorted(set(wanted)))
+    if output_at is None:
+        return tuple(range(1, timesteps + 1))
+    given = tuple(output_at)
+    wanted = [_whole(t) for t in given]
+    found = {t for t in wanted if t is not None and 1 <= t <= timesteps}
+    if not found or found != set(wanted):
+        raise ArgumentError(f"output_at: needed timesteps in 1..{timesteps}, got {given}.")
+    return tuple(sorted(found))
+
+
+def _whole(t: object) -> int | None:
+    """A whole number of Python, NumPy or PyTorch as an int; None for anything else."""
+    if isinstance(t, bool) or (isinstance(t, Tensor) and t.dtype == torch.bool):
+        return None
+    try:
+        return operator.index(t)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def check_request(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from transpike.errors import ArgumentError
 from transpike.graph.ambient import isolated
+from transpike.graph.limits import check_fits
 from transpike.graph.structure import flat_values
 from transpike.simulation.early_stopping import EarlyStopping
 from transpike.simulation.engine.prepared import prepared
@@ -37,7 +38,8 @@ def simulate(
 
     The engine computes one layer after the other over a chunk of timesteps. A linear operation
     sees time and batch as one axis, and what is constant in time is computed once. Memory does not
-    grow with T, except for what `record` asks for and for the spike counts (T, B). On a CPU, a 2-d
+    grow with T, except for what `record` asks for and for the spike counts (T, B). Averages over
+    time do not drift: after 1024 timesteps they are summed in float64. On a CPU, a 2-d
     convolution of mostly silent signals costs time in proportion to the spikes. Its sums are taken
     in another order there. This is exact for dyadic numbers; for others it may rarely move a spike.
 
@@ -101,6 +103,9 @@ def _simulated(snn: SpikingNetwork, x: Tensor, request: Request, precision: str)
 
     def collect(rows: slice | Tensor, t: int, found: list[Tensor]) -> None:
         if not outputs:
+            size = sum(item[0].numel() * item.element_size() for item in found)
+            size *= len(place) * batch
+            check_fits(size, "outputs", x.device, "Use a short Record(output_at=[...]).")
             outputs.extend(item.new_empty((len(place), batch, *item.shape[1:])) for item in found)
         for output, item in zip(outputs, found, strict=True):
             output[place[t], rows] = item

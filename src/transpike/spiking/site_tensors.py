@@ -26,27 +26,44 @@ def check_per_site(
     """
     names = {site.name for site in network.sites}
     for kind, found in {"neurons": neurons, **per_site}.items():
+        if not isinstance(found, Mapping if kind != "neurons" else Collection):
+            raise DataError(
+                f"{kind}: needed one for each site by name, got {type(found).__name__}."
+            )
         wrong = names.symmetric_difference(found)
         if wrong:
             raise DataError(
                 f"{kind}: needed one for each site, and '{min(wrong)}' is missing or too much."
             )
+    device = next((tensor.device for tensor in network.tensors.values()), None)
     for site in network.sites:
         for kind, tensors in per_site.items():
-            _check_values(kind, site, tensors[site.name], network.dtype)
+            _check_values(kind, site, tensors[site.name], network.dtype, device)
 
 
-def _check_values(kind: str, site: Site, values: Tensor, dtype: torch.dtype) -> None:
+def _check_values(
+    kind: str, site: Site, values: object, dtype: torch.dtype, device: torch.device | None
+) -> None:
     """Steps below the smallest normal number would lose their digits."""
-    steps = kind == "steps"
-    fits = values.shape == (site.channels,) and values.dtype == dtype
-    fits = fits and bool(torch.isfinite(values).all())
-    if not fits or (steps and bool((values < torch.finfo(dtype).tiny).any())):
-        rule = "values > 0" if steps else "finite values"
+    rule = "values > 0" if kind == "steps" else "finite values"
+    needed = f"{kind} of '{site.name}': needed {site.channels} {rule} of {dtype}"
+    if not isinstance(values, Tensor):
+        raise DataError(f"{needed} in a tensor, got {type(values).__name__}.")
+    if values.layout != torch.strided or values.is_meta or device not in (None, values.device):
         raise DataError(
-            f"{kind} of '{site.name}': needed {site.channels} {rule} of {dtype}, got shape "
-            f"{tuple(values.shape)} of {values.dtype}."
+            f"{needed}, dense and on {device or 'a device'}, got {values.layout} on "
+            f"{values.device}."
         )
+    if values.requires_grad:
+        raise DataError(f"{needed} without gradient, got requires_grad=True. Use .detach().")
+    if values.shape != (site.channels,) or values.dtype != dtype:
+        raise DataError(f"{needed}, got shape {tuple(values.shape)} of {values.dtype}.")
+    wrong = ~torch.isfinite(values)
+    if kind == "steps":
+        wrong |= values < torch.finfo(dtype).tiny
+    if bool(wrong.any()):
+        channel = int(wrong.int().argmax())
+        raise DataError(f"{needed}, got {float(values[channel])} in channel {channel}.")
 
 
 __all__ = ["check_per_site"]

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from transpike.errors import ArgumentError, TranspikeError
+from transpike.errors import ArgumentError, DataError, TranspikeError
 from transpike.graph.ambient import isolated
 from transpike.graph.network import Network, Site, check_timesteps
 from transpike.spiking.neuron import Neuron, quantized
+from transpike.spiking.site_tensors import check_per_site
 
 Coding = Literal["rate", "differential"]
 
@@ -37,7 +38,8 @@ class SpikingNetwork(nn.Module):
         coding: "rate" or "differential".
 
     Raises:
-        ArgumentError: the neurons or `readout_start` do not fit the coding.
+        ArgumentError: the neurons or `readout_start` do not fit the coding, or the neurons, steps,
+            starts or offsets do not fit the sites.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class SpikingNetwork(nn.Module):
         coding: Coding = "rate",
     ) -> None:
         super().__init__()
+        _check_sites(network, neurons, {"steps": steps})
         _check_coding(neurons, readout_start, coding)
         self.readout_start = readout_start
         self.coding: Coding = coding
@@ -66,10 +69,10 @@ class SpikingNetwork(nn.Module):
                 name: torch.full_like(step, neurons[name].initial_membrane)
                 for name, step in steps.items()
             }
-        self._starts = _tensor_holder(starts)
         if offsets is None:
             offsets = {name: torch.zeros_like(step) for name, step in steps.items()}
-        self._offsets = _tensor_holder(offsets)
+        _check_sites(network, neurons, {"starts": starts, "offsets": offsets})
+        self._starts, self._offsets = _tensor_holder(starts), _tensor_holder(offsets)
 
     @property
     def network(self) -> Network:
@@ -169,7 +172,7 @@ class SpikingNetwork(nn.Module):
                 mapping replaces the whole old mapping.
 
         Raises:
-            ArgumentError: the neurons or `readout_start` do not fit the coding.
+            ArgumentError: a value does not fit the sites or the coding.
         """
         kept = {
             "neurons": self.neurons,
@@ -199,6 +202,20 @@ class SpikingNetwork(nn.Module):
             f"{site.name}: {self.neurons[site.name].name}, {site.neurons} neurons"
             for site in self._graph.sites
         )
+
+
+def _check_sites(
+    network: Network,
+    neurons: Mapping[str, Neuron],
+    per_site: Mapping[str, Mapping[str, Tensor]],
+) -> None:
+    try:
+        check_per_site(network, neurons, per_site)
+    except DataError as error:
+        raise ArgumentError(str(error)) from None
+    for name, neuron in neurons.items():
+        if not isinstance(neuron, Neuron):
+            raise ArgumentError(f"neurons of '{name}': needed a Neuron, got {neuron!r}.")
 
 
 def _check_coding(neurons: Mapping[str, Neuron], readout_start: int, coding: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transpike.graph.limits import check_fits
 from transpike.graph.network import INPUT, Network, Site
 from transpike.simulation.early_stopping import EarlyStopping
 from transpike.simulation.engine.engine import Engine, Phase
@@ -17,7 +18,7 @@ from transpike.simulation.engine.plan import Step, dense, flat, room
 from transpike.simulation.engine.precision import tensor_cores
 from transpike.simulation.engine.request import Outcome, Output, Request
 from transpike.simulation.engine.scan import Chunk, Population, charge, scan
-from transpike.simulation.readout import mean_of, read_out
+from transpike.simulation.readout import BLOCK, RunningSum, read_out
 from transpike.simulation.result import SiteRecord, Totals, add_totals
 
 
@@ -54,6 +55,8 @@ class _Ledger:
         self.request, self.network, self.batch = request, network, batch
         shape = (request.timesteps, batch)
         device = network.device
+        size = 8 * request.timesteps * batch * len(network.sites)
+        check_fits(size, "spike counts", device, "Use fewer timesteps or fewer samples at once.")
         self.counts = {
             site.name: torch.zeros(shape, dtype=torch.float64, device=device)
             for site in network.sites
@@ -108,7 +111,7 @@ class _Portion:
     ledger: _Ledger
     populations: dict[str, Population] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
-    readout: dict[str, Tensor] = field(default_factory=dict)
+    readout: dict[str, RunningSum] = field(default_factory=dict)
     recorded: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     site_totals: dict[str, Totals] = field(default_factory=dict)
 
@@ -135,7 +138,8 @@ class _Portion:
         while done < total and len(self.rows):
             # In differential coding biases enter at t = 1 only, so it is a chunk of its own.
             alone = self.engine.differential and done == 0
-            length = 1 if alone else min(chunk, total - done)
+            # A block of the readout and of cumulative sums ends with a chunk.
+            length = 1 if alone else min(chunk, total - done, BLOCK - done % BLOCK)
             values = self.pass_chunk(done, length)
             self.ledger.computed[self.rows] += length
             rows = len(self.rows)
@@ -179,7 +183,7 @@ class _Portion:
         if step.kind == "site":
             return self.site(step, values, done, length)
         if step.kind == "cumulative":
-            return self.cumulative(step, values, length)
+            return self.cumulative(step, values, done, length)
         return self.linear(step, values, length)
 
     def nothing_comes(self, step: Step, silent: set[str], done: int, length: int) -> bool:
@@ -315,12 +319,12 @@ class _Portion:
             assert before is not None
             self.site_totals[site.name] = before
 
-    def cumulative(self, step: Step, values: dict[str, Any], length: int) -> Tensor:
+    def cumulative(self, step: Step, values: dict[str, Any], done: int, length: int) -> Tensor:
         """Compute f(S_t) - f(S_{t-1}) for all timesteps of a chunk at once."""
         source = _split_time(self.over_time(step.reads[0], values, length), length)
         name, arithmetic = step.node.name, self.engine.arithmetic
         rows = (length + 1) * self.batch
-        sums = room(rows, source[0], arithmetic.kept)
+        sums = room(rows, source[0], arithmetic.kept if done < BLOCK else torch.float64)
         by_time = _split_time(sums, length + 1)
         before = self.sums.get(name)
         by_time[0] = 0 if before is None else before
@@ -347,10 +351,12 @@ class _Portion:
             for index, t in enumerate(every):
                 value = (series[index] if name in values else series).to(kept)
                 fresh = name not in self.readout or t == self.engine.readout_start + 1
-                total = value.clone() if fresh else self.readout[name].add_(value)
-                self.readout[name] = total
+                if fresh:
+                    self.readout[name] = RunningSum(value.clone())
+                else:
+                    self.readout[name].add(value, t)
                 if t in asked:
-                    means[name].append(self.averaged(total, t))
+                    means[name].append(self.averaged(self.readout[name], t))
         if not asked:
             return
         joined = {name: torch.cat(parts) for name, parts in means.items()}
@@ -363,12 +369,12 @@ class _Portion:
         else:
             self.stop(early_stopping, by_t, asked, output)
 
-    def averaged(self, total: Tensor, t: int) -> Tensor:
+    def averaged(self, total: RunningSum, t: int) -> Tensor:
         """Output at t, given the sum since the start of the readout."""
         if self.engine.differential:
-            return total.clone()
+            return total.mean(1)
         start = self.engine.readout_start
-        return mean_of(total, t - start if t > start else t)
+        return total.mean(t - start if t > start else t)
 
     def stop(
         self, early_stopping: EarlyStopping, by_t: list[Tensor], asked: list[int], output: Output
@@ -399,7 +405,9 @@ class _Portion:
         self.x = self.x[:, stay] if self.request.time_axis else self.x[stay]
         for population in self.populations.values():
             population.keep(stay)
-        caches: list[dict[str, Any]] = [self.sums, self.readout, self.static]
+        for total in self.readout.values():
+            total.keep(stay)
+        caches: list[dict[str, Any]] = [self.sums, self.static]
         for held in caches:
             for name, value in held.items():
                 parts = isinstance(value, list | tuple)
