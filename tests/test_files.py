@@ -1,5 +1,6 @@
 """A file that is written over is never lost: every writer fails at every byte of it."""
 
+import ast
 import contextlib
 import io
 import os
@@ -102,6 +103,31 @@ WRITERS = {
     ),
     "text": lambda folder, new: lambda: files.write_text(folder / "t.txt", f"new {new} ä"),
 }
+
+
+# It builds a library in a folder of its own and renames it there.
+ELSEWHERE = {"files.py", "simulation/engine/library.py"}
+WRITING = {"write_text", "write_bytes", "savez", "save_file", "dump", "tofile", "truncate"}
+
+
+def _writes(path):
+    """Find the calls of methods that write a file, and of open() with a mode that does."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            name = getattr(node.func, "attr", "")
+            if name in WRITING:
+                yield ast.unparse(node)
+            if "open" in (name, getattr(node.func, "id", "")):
+                values = [*node.args, *(keyword.value for keyword in node.keywords)]
+                modes = [v.value for v in values if isinstance(v, ast.Constant)]
+                if any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes):
+                    yield ast.unparse(node)
+
+
+def test_no_other_module_writes_files():
+    root = Path(tp.__file__).parent
+    found = {path.relative_to(root).as_posix(): list(_writes(path)) for path in root.rglob("*.py")}
+    assert {path for path, calls in found.items() if calls} == ELSEWHERE, found
 
 
 def _content(folder):
