@@ -11,7 +11,7 @@ from transpike.cli.options import Conversion, Source
 # Results in a folder of data are no input, so a command may write them again.
 _RESULTS = frozenset({".json", ".html", ".svg", ".pdf"})
 NETWORK_FILES = ("config.json", "model.safetensors")
-"""The files of a saved network."""
+"""The files of a saved network. Newer ones have a digest in the name of the second."""
 
 
 def check_outputs(
@@ -95,7 +95,7 @@ def _replaces(file: Path, place: Path) -> bool:
     if place.resolve() not in file.resolve().parents:
         return False
     if (place / NETWORK_FILES[0]).is_file():
-        return any(_same(file, place / name) for name in NETWORK_FILES)
+        return file.name == NETWORK_FILES[0] or file.suffix == Path(NETWORK_FILES[1]).suffix
     inside_zarr = any(parent.suffix == ".zarr" for parent in file.resolve().parents)
     return inside_zarr or file.suffix.lower() not in _RESULTS
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from transpike.data.decode import check_archive
 from transpike.data.images import ArrayImages, Dataset, Normalization, Split
 from transpike.errors import DataError, FileError, missing_package
 
@@ -63,6 +63,7 @@ def _read_npz(file: Path) -> dict[str, NDArray[np.uint8]]:
     if not file.is_file():
         raise FileError(f"cannot read CIFAR-10: no file {str(file)!r}. Check the path.")
     try:
+        check_archive(file)
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             missing = [key for key in _KEYS if key not in archive.files]
             if missing:
@@ -71,7 +72,9 @@ def _read_npz(file: Path) -> dict[str, NDArray[np.uint8]]:
                     f"{', '.join(archive.files) or 'nothing'}."
                 )
             arrays = {key: archive[key] for key in _KEYS}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+    except FileError:
+        raise
+    except Exception as error:  # damaged bytes end in many kinds of errors
         raise FileError(
             f"cannot read {str(file)!r}: {error}. It is damaged or not an .npz file."
         ) from error

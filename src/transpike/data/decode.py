@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from transpike.errors import FileError, TranspikeError
 
 MOST_PIXELS = 2**30
 """Pixels of a slice, or of a chunk of it, that are decoded together: 32768 x 32768."""
 MOST_SLICES = 2**20
+_MOST_BYTES = 2**32  # of all arrays in an archive
 
 
 @contextmanager
@@ -63,4 +66,23 @@ def check_extent(name: str, shape: Sequence[int], chunk: Sequence[int] = ()) -> 
         )
 
 
-__all__ = ["MOST_PIXELS", "MOST_SLICES", "check_extent", "decoding"]
+def check_archive(file: Path) -> None:
+    """Refuse an `.npz` file whose arrays are too large to be held in memory.
+
+    Args:
+        file: the file.
+
+    Raises:
+        FileError: the arrays take more than 4 GiB.
+        BadZipFile: the file is no archive.
+    """
+    with zipfile.ZipFile(file) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > _MOST_BYTES:
+        raise FileError(
+            f"{str(file)!r}: needed arrays of at most {_MOST_BYTES:,} bytes, got {size:,}. The "
+            "file is damaged or no file of this kind: copy it again."
+        )
+
+
+__all__ = ["MOST_PIXELS", "MOST_SLICES", "check_archive", "check_extent", "decoding"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from transpike.errors import FileError, missing_package
+from transpike.errors import FileError, TranspikeError, missing_package
 from transpike.files import write_text
 from transpike.report import curve_charts, segmentation, site_charts, text
 from transpike.report.chart_parts import Chart, finite
@@ -47,9 +47,19 @@ def write_report(results: Results, file: str | Path, *, title: str | None = None
 
     Raises:
         ArgumentError: jinja2 or plotly is not installed.
-        FileError: the file cannot be written.
+        FileError: the file cannot be written, or a value in the results is of the wrong kind.
     """
-    page = _page(results, title)
+    try:
+        page = _page(results, title)
+    except TranspikeError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        names = ", ".join(repr(found.file) for found in results.files)
+        raise FileError(
+            f"cannot show {names}: needed values as the commands write them, got one of another "
+            f"kind ({type(error).__name__}: {error}). Write the results again with this version "
+            "of transpike."
+        ) from error
     file = Path(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -117,7 +117,7 @@ def _inside(path: Path) -> list[Path]:
 def _recognized(file: Path) -> Found:
     try:
         content = json.loads(file.read_text(encoding="utf-8"), object_hook=_current_keys)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise FileError(f"cannot read {str(file)!r} as JSON: {reason}.") from error
     kind = kind_of(content)

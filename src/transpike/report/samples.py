@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from transpike.data.decode import check_archive
 from transpike.errors import ArgumentError, DataError, FileError
 from transpike.files import data_file, write_head_and_data
 
@@ -256,7 +256,9 @@ def read_samples(folder: str | Path) -> Samples:
         timesteps = tuple(int(t) for t in head["timesteps"])
         classes = tuple(str(name) for name in head["classes"])
         return Samples(timesteps, classes=classes, facts=dict(head["facts"]), **found)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except FileError:
+        raise
+    except Exception as error:  # damaged bytes end in many kinds of errors
         raise FileError(
             f"the samples in {str(folder)!r} are damaged or incomplete ({error}): needed "
             f"the arrays beside {FACTS_FILE}. Record them again."
@@ -266,7 +268,9 @@ def read_samples(folder: str | Path) -> Samples:
 def _arrays(folder: Path, head: Mapping[str, Any]) -> io.BytesIO:
     """The file of the arrays. Earlier versions did not write a SHA-256."""
     place, digest = folder / ARRAYS_FILE, head.get("arrays")
-    packed = (place if digest is None else data_file(place, str(digest))).read_bytes()
+    file = place if digest is None else data_file(place, str(digest))
+    check_archive(file)
+    packed = file.read_bytes()
     if digest not in (None, hashlib.sha256(packed).hexdigest()):
         raise ValueError("the arrays have another SHA-256")
     return io.BytesIO(packed)

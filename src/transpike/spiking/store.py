@@ -26,6 +26,7 @@ from transpike.graph.consistency import check_network
 from transpike.spiking import schema
 from transpike.spiking.site_tensors import check_per_site
 from transpike.spiking.spiking_network import SpikingNetwork
+from transpike.spiking.tensor_header import check_header
 
 FORMAT = "transpike"
 CONFIG = "config.json"
@@ -222,6 +223,7 @@ def _read_tensors(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
             raise FileError(
                 f"'{path}' is damaged: its SHA-256 is not the one in {CONFIG}. {_REMEDY}"
             )
+        check_header(str(path), data)
         return from_bytes(data)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise FileError(f"'{path}' is damaged: {error}. {_REMEDY}") from error

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from transpike.errors import FileError
+from transpike.spiking.tensor_header import LENGTH_BYTES, check_header
 
 SAFETENSORS_SUFFIX = ".safetensors"
 TORCH_SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".pth.tar", ".pt.tar")
@@ -30,6 +31,7 @@ _WRAPPERS = (
 _DEEPEST = 3  # wrappers within wrappers
 _CHOICE = "?part="
 _NAMES_SHOWN = 10
+_NAME_LENGTH = 100
 _SAVE_AGAIN = "Save it again with torch.save(model.state_dict(), path)."
 
 Parts = dict[str, dict[str, Tensor]]
@@ -65,7 +67,15 @@ def read_parts(path: str | Path) -> Parts:
 def shown(names: list[str]) -> str:
     """The first names, and how many more there are."""
     more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(_printable, names[:_NAMES_SHOWN])) + (
+        f" and {more} more" if more > 0 else ""
+    )
+
+
+def _printable(name: str) -> str:
+    """A name from a file, without characters that a terminal obeys and not longer than a line."""
+    text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in name[:_NAME_LENGTH])
+    return text + ("..." if len(name) > _NAME_LENGTH else "")
 
 
 def choices(path: str | Path, names: list[str]) -> str:
@@ -86,6 +96,8 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        with file.open("rb") as raw:
+            check_header(str(file), raw.read(LENGTH_BYTES))
         with safe_open(file, "pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}
             tied = dict(opened.metadata() or {})
