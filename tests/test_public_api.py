@@ -87,6 +87,7 @@ ORDER = [
     "segment",
     "report",
     "zoo",
+    "study",
     "cli",
 ]
 ROOT = Path(tp.__file__).parent

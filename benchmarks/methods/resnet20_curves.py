@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import transpike as tp
-from benchmarks.records import Record, Records
 from transpike.data import open_data
+from transpike.study.records import Record, Records
 from transpike.zoo.models import build_model
 
 ANN = "ann"  # name of the record of the unchanged model on all test images

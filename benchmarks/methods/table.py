@@ -31,10 +31,10 @@ import torch
 from torch import Tensor, nn
 
 import transpike as tp
-from benchmarks import paired
 from benchmarks.methods import rows, text
-from benchmarks.records import Record, Records
 from transpike.data import Dataset, open_data
+from transpike.study import paired
+from transpike.study.records import Record, Records
 from transpike.zoo.models import build_model
 
 GROUPS = ("targets", "ablation", "parts", "codes", "spikes", "pooling")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.processes import ROOT, Worker
-from benchmarks.records import Record, Records
+from transpike.study.records import Record, Records
 
 ALL = (
     "ann",

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import transpike as tp
-from benchmarks import paired
 from benchmarks.methods import rows
-from benchmarks.paired import Flags
 from benchmarks.peers.curves import entries
-from benchmarks.records import Record
 from transpike.measure.evaluate import curve_points
 from transpike.measure.intervals import Z95
+from transpike.study import paired
+from transpike.study.paired import Flags
+from transpike.study.records import Record
 
 ANALOG = "ann"  # the contestant that the peers are compared with
 TEST_SEED = 0  # seed of the peers' draw of test images

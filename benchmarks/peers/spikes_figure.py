@@ -24,7 +24,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 from benchmarks.peers.points import Meeting, Point, front, least_spikes, meetings, ours, peers
-from benchmarks.records import Records
+from transpike.study.records import Records
 
 LOSS = 0.5  # percentage points, the loss at which spikes are compared
 _FEWEST = 10  # thousand spikes, the left edge of the figure; below it nothing is recognized

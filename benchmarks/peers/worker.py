@@ -18,9 +18,9 @@ from torch import Tensor
 
 import transpike as tp
 from benchmarks.memory import base_memory, peak_over
-from benchmarks.paired import Right
 from benchmarks.peers.networks import NETWORKS, Entry
 from transpike.data import open_data
+from transpike.study.paired import Right
 
 SHORTEST = 0.3  # seconds; shorter runs are repeated until they take this long
 CALIBRATION_SEED, TEST_SEED = 1, 0

@@ -12,7 +12,7 @@ import torch
 import transpike as tp
 from benchmarks.methods import cards, rows, table
 from benchmarks.methods import text as method_text
-from benchmarks.records import Records
+from transpike.study.records import Records
 from transpike.zoo.models import build_model
 
 ROOT = Path(__file__).resolve().parents[2]

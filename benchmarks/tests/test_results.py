@@ -8,9 +8,9 @@ import pytest
 import transpike as tp
 from benchmarks.methods import resnet20_curves
 from benchmarks.peers import points, spikes_figure
-from benchmarks.records import Records
 from benchmarks.timing import engine
 from benchmarks.unet import study, tables
+from transpike.study.records import Records
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import transpike as tp
-from benchmarks import paired
 from benchmarks.peers import points, spikes_figure
-from benchmarks.records import Records
+from transpike.study import paired
+from transpike.study.records import Records
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,12 +5,13 @@ import argparse
 import pytest
 import torch
 
-from benchmarks import memory, paired
+from benchmarks import memory
 from benchmarks.peers import networks, worker
 from benchmarks.peers.contestants import Analog, Transpike, curve_of_steps
-from benchmarks.records import Records
 from benchmarks.timing import engine
 from transpike.data import open_data
+from transpike.study import paired
+from transpike.study.records import Records
 from transpike.zoo.models import resnet20
 
 

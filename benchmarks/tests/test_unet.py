@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import transpike as tp
-from benchmarks.records import Records
 from benchmarks.unet import study, tables
+from transpike.study.records import Records
 
 LABEL = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]]).bool()
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from benchmarks.peers.networks import NETWORKS
 from benchmarks.peers.processes import ROOT, Ended, Worker, machine
-from benchmarks.records import Record, Records
+from transpike.study.records import Record, Records
 
 CONTESTANTS = (
     "ann",

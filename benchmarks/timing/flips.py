@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 import transpike as tp
-from benchmarks.records import Records
 from transpike.data import open_data
+from transpike.study.records import Records
 from transpike.zoo.models import build_model
 
 NEURONS = {

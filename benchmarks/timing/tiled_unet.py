@@ -24,8 +24,8 @@ import torch
 import transpike as tp
 from benchmarks.memory import base_memory, peak_over
 from benchmarks.peers.networks import UNet
-from benchmarks.records import Records
 from transpike.segment import resized
+from transpike.study.records import Records
 
 CALIBRATION_TILE = 128  # pixels, enough for the thresholds of random images
 

@@ -38,11 +38,11 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_stat_scores
 
 import transpike as tp
-from benchmarks.records import Record, Records
 from benchmarks.unet import tables
 from transpike.data.lucchi import VolumeDataset, open_lucchi
 from transpike.measure.evaluate import curve_points
 from transpike.segment import resized
+from transpike.study.records import Record, Records
 from transpike.zoo.models import build_model
 from transpike.zoo.train.augment import vary_intensity
 

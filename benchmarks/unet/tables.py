@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 
-from benchmarks.records import Record
+from transpike.study.records import Record
 
 Counts = list[int]  # true positives, false positives, true negatives, false negatives
 # Loss of F1 of the original study's network at T = 256, from 0.8866 to 0.8859 (its README).

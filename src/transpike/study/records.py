@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from transpike.errors import FileError
+
 Record = dict[str, Any]
 _BLOCK = 65536  # bytes
 
@@ -38,7 +40,7 @@ class Records:
         Only lines that were added since the last call are read.
 
         Raises:
-            ValueError: a line is not a JSON object.
+            FileError: a line is not a JSON object.
         """
         if not self.file.exists():
             return []
@@ -56,7 +58,7 @@ class Records:
         record = _object(line)
         if record is None:
             shown = line[:40].decode(errors="replace")
-            raise ValueError(
+            raise FileError(
                 f"results at {self.file}, line {len(self._known) + 1}: needed a JSON object, got "
                 f"{shown!r}. Restore the file from version control."
             )
@@ -118,3 +120,6 @@ def _object(line: bytes) -> Record | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+__all__ = ["Record", "Records"]

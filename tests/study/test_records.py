@@ -5,7 +5,8 @@ import multiprocessing
 
 import pytest
 
-from benchmarks.records import Records
+from transpike.errors import FileError
+from transpike.study.records import Records
 
 
 def test_records_come_back_in_order_and_equal(tmp_path):
@@ -46,7 +47,7 @@ def test_a_complete_line_without_a_line_break_is_kept(tmp_path):
 def test_a_broken_line_in_the_middle_is_refused(tmp_path, line):
     file = tmp_path / "one.jsonl"
     file.write_text('{"number": 0}\n' + line + '\n{"number": 2}\n')
-    with pytest.raises(ValueError, match=r"one\.jsonl, line 2: needed a JSON object, got"):
+    with pytest.raises(FileError, match=r"one\.jsonl, line 2: needed a JSON object, got"):
         Records(file).all()
 
 
