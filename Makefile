@@ -8,10 +8,14 @@ PYTEST_ARGS ?=
 # demo's tensors are so small that more threads only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-slow test-benchmarks lint types docs clean
+.PHONY: demo study test test-slow test-benchmarks lint types docs clean
 
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/transpike demo -o demo-output
+
+# A small grid of conversions with the weights of the zoo; needs CIFAR-10 at .data/cifar10.npz.
+study: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/transpike study run benchmarks/study/small.yaml -o study-output --workers 2
 
 test: $(STAMP)
 	$(PYTEST) $(PYTEST_ARGS)
@@ -40,4 +44,4 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf demo-output dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo-output study-output dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 import transpike as tp
-from transpike.cli import convert, demo, measure, methods, report, segment, train
+from transpike.cli import convert, demo, measure, methods, report, segment, study, train
 from transpike.cli.output import interrupted
 
 USER_ERROR = 2  # exit code, the same as for wrong options
@@ -76,6 +76,7 @@ def _options(
 
 for _command in _COMMANDS:
     app.command()(_command)
+app.add_typer(study.study)
 
 
 def main() -> None:
