@@ -303,6 +303,7 @@ def test_contrasts_compare_losses_on_the_same_images(weights: Path, tmp_path: Pa
         ),
         ({"methods": [{"name": "x", "neuron": "burst:0"}]}, "max_count: needed an integer >= 1"),
         ({"methods": [{"name": "x", "neuron": "if", "k": 1}]}, "needed fields among .*, got k"),
+        ({"data": None, "timesteps": []}, "timesteps: needed a list of different whole numbers"),
         ({"networks": [3]}, "networks, entry 1: needed a mapping, got 3"),
         ({"timesteps": [4, 4]}, "timesteps: needed a list of different whole numbers, got"),
         ({"timesteps": 4}, "timesteps: needed a list of different whole numbers, got 4"),
@@ -322,6 +323,23 @@ def test_a_study_that_is_not_understood_is_refused(
 ) -> None:
     with pytest.raises(tp.ArgumentError, match=message):
         study_of(_content(tmp_path, **change), "here")
+
+
+def test_timesteps_belong_to_the_study_or_to_every_method(tmp_path: Path) -> None:
+    content = _content(tmp_path, methods=[{**METHODS[1], "timesteps": [2]}])
+    del content["timesteps"]
+    assert study_of(content, "here").methods[0].timesteps == (2,)
+    content["methods"] += METHODS[:1]
+    with pytest.raises(tp.ArgumentError, match="method 'study': needed timesteps, got none"):
+        study_of(content, "here")
+
+
+@pytest.mark.parametrize("name", ["small", "full"])
+def test_the_studies_of_the_repository_are_understood(name: str) -> None:
+    folder = Path(__file__).parents[2] / "benchmarks" / "study"
+    study = read_study(folder / f"{name}.yaml")
+    assert study.methods[0].name == "original study"
+    assert study.methods[0].recipe(64).neuron == tp.Burst(5, initial_membrane=0.0)
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ class Study:
         data: name of the data, see `open_data`.
         networks: the networks.
         methods: the methods.
-        timesteps: T of every method that has none of its own.
+        timesteps: T of every method that has none of its own. It may be empty if all have.
         calibration: number of training images of a calibration.
         draws: seeds that draw the calibration images.
         test: number of test images; None means all.
@@ -86,7 +86,7 @@ class Study:
     data: str
     networks: tuple[StudyNetwork, ...]
     methods: tuple[StudyMethod, ...]
-    timesteps: tuple[int, ...]
+    timesteps: tuple[int, ...] = ()
     calibration: int = 512
     draws: tuple[int, ...] = (0,)
     test: int | None = None
@@ -217,6 +217,11 @@ def _check(study: Study, place: str) -> None:
                 f"{len(network.seeds)} training seeds, got {network.weights!r}."
             )
     for method in study.methods:
+        if not (method.timesteps or study.timesteps):
+            raise ArgumentError(
+                f"study at {place}, method {method.name!r}: needed timesteps, got none. Give them "
+                "to the method, or to the study for all methods."
+            )
         for timesteps in method.timesteps or study.timesteps:
             method.recipe(timesteps)  # refuses what does not fit together
 
