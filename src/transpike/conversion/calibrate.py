@@ -164,16 +164,42 @@ class Moments:
         return (self.squares / max(1, self.total) - self.mean.square()).clamp(min=0)
 
 
+@dataclass
+class Range:
+    """The least and the largest value of every channel. Both include 0.
+
+    Attributes:
+        channels: C, number of channels.
+        lower: (C,) least value, <= 0, in activation units.
+        upper: (C,) largest value, >= 0, in activation units.
+    """
+
+    channels: int
+    lower: Tensor = field(init=False, repr=False)
+    upper: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.lower = torch.zeros(self.channels, dtype=torch.float64)
+        self.upper = torch.zeros(self.channels, dtype=torch.float64)
+
+    def update(self, values: Tensor) -> None:
+        """Add values of shape (C, N), in activation units."""
+        least, most = values.aminmax(dim=1)
+        self.lower = torch.minimum(self.lower, least.double().cpu())
+        self.upper = torch.maximum(self.upper, most.double().cpu())
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Statistics of the activations of a network on calibration data.
 
     Attributes:
-        histograms: histogram of the activations, by site name.
+        histograms: histogram of the magnitudes of the activations, by site name.
         n: number of inputs seen.
         sites: the sites of the network.
         fingerprint: fingerprint of the weights of the network.
         moments: moments of the currents before the activation, by site name.
+        ranges: least and largest value of the sites behind a region, by name.
     """
 
     histograms: Mapping[str, Histogram] = field(repr=False)
@@ -181,6 +207,7 @@ class Calibration:
     sites: tuple[Site, ...]
     fingerprint: str = field(repr=False)
     moments: Mapping[str, Moments] = field(default_factory=dict, repr=False)
+    ranges: Mapping[str, Range] = field(default_factory=dict, repr=False)
 
 
 @isolated()
@@ -210,11 +237,17 @@ def calibrate(
     """
     histograms = {site.name: Histogram(site.channels) for site in network.sites}
     moments = {site.name: Moments(site.channels) for site in network.sites}
+    ranges = {site.name: Range(site.channels) for site in network.sites if site.follows_region}
 
     def observe(site: Site, z: Tensor) -> Tensor:
         rows = z.movedim(site.channel_axis, 0).flatten(1)
         moments[site.name].update(rows)
-        histograms[site.name].update(site.activate(rows))
+        active = site.activate(rows)
+        if site.lower_bound != 0:
+            active = active.abs()
+        histograms[site.name].update(active)
+        if site.follows_region:
+            ranges[site.name].update(rows)
         return site.activate(z)
 
     n, data = 0, Batches(batches)
@@ -229,4 +262,4 @@ def calibrate(
             "calibration: needed at least one batch of data, got none. Give batches of training "
             "data."
         )
-    return Calibration(histograms, n, network.sites, network.fingerprint, moments)
+    return Calibration(histograms, n, network.sites, network.fingerprint, moments, ranges)

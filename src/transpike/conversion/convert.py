@@ -120,7 +120,16 @@ def _converted(
         "silent_channels": silent,
     }
     coding: Coding = "rate" if neuron.levels is None else "differential"
-    snn = SpikingNetwork(network, _neurons(network, neuron), steps, settings, coding=coding)
+    ranges, like = statistics.ranges.items(), next(iter(steps.values()))
+    snn = SpikingNetwork(
+        network,
+        _neurons(network, neuron),
+        steps,
+        settings,
+        lowers={name: one.lower.to(like) for name, one in ranges},
+        uppers={name: one.upper.to(like) for name, one in ranges},
+        coding=coding,
+    )
     if timesteps is not None:
         snn.check_timesteps(timesteps)
     return snn

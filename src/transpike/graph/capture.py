@@ -21,8 +21,11 @@ from transpike.graph.ambient import isolated, uncompiled
 from transpike.graph.example import does_not_run, first_line, prepared, user_line
 from transpike.graph.export import MODEL, Draft, normalize
 from transpike.graph.fold import FoldCount, fold_affine
-from transpike.graph.network import INPUT, Network, Node, Site, Value, Weight, leaves, tail_of
+from transpike.graph.fuse import Fused, fused
+from transpike.graph.network import INPUT, Network, Node, Site, Value, Weight, leaves
 from transpike.graph.readings import Readings, read
+from transpike.graph.regions import over_time
+from transpike.graph.site_list import sites_of
 from transpike.graph.size_rules import with_sizes
 from transpike.graph.structure import Structure, flat_values, structure_of
 from transpike.graph.verify import difference, verify
@@ -112,9 +115,15 @@ def draft_network(eager: nn.Module, example: Tensor, *, any_size: bool = False) 
         Value(alias[leaf.name]) if isinstance(leaf, Value) and leaf.name in alias else leaf
         for leaf in draft.outputs
     )
-    nodes = _without_dead(nodes, outputs)
-    sites = tuple(_sites(nodes, draft))
-    refusals = [*draft.refusals, *misplaced(tuple(nodes), example.shape, draft.lines)]
+    found = fused(_without_dead(nodes, outputs), outputs)
+    nodes, outputs = list(found.nodes), found.outputs
+    draft.site_names |= {site: draft.site_names[name] for site, name in found.origin.items()}
+    sites = tuple(sites_of(nodes, draft.site_names))
+    refusals = [
+        *draft.refusals,
+        *misplaced(tuple(nodes), outputs, example.shape, draft.lines),
+        *_not_numbers(nodes, draft, found),
+    ]
     if not sites and not refusals:
         refusals.append(
             Refusal(
@@ -259,61 +268,25 @@ def _kept(nodes: list[Node], tensors: dict[str, Tensor], example: Tensor) -> dic
     return result
 
 
-def _sites(nodes: list[Node], draft: Draft) -> Iterator[Site]:
+def _not_numbers(nodes: Sequence[Node], draft: Draft, found: Fused) -> Iterator[Refusal]:
+    """Refuse regions that hand on truth values, whole numbers or several tensors at once."""
     by_name = {node.name: node for node in nodes}
-    # A generated name such as "relu_1" must not be the name of a module.
-    bases = set(draft.site_names.values())
-    taken: set[str] = set()
-    for node in nodes:
-        if node.kind != "site":
-            continue
-        base = draft.site_names[node.name]
-        name, repeat = base, 0
-        while name in taken or (repeat and name in bases):
-            repeat += 1
-            name = f"{base}_{repeat}"
-        taken.add(name)
-        yield site_at(node, name, by_name)
-
-
-def site_at(node: Node, name: str, by_name: Mapping[str, Node]) -> Site:
-    """Return the site of a node. All of it but its name follows from the graph."""
-    assert node.shape is not None
-    axis = _channel_axis(node, by_name)
-    return Site(
-        name=name,
-        node=node.name,
-        shape=node.shape[1:],
-        channel_axis=axis,
-        channels=node.shape[axis] if axis < len(node.shape) else 1,
-        upper_bound=node.kwargs["upper_bound"],
-    )
-
-
-def _channel_axis(node: Node, by_name: Mapping[str, Node]) -> int:
-    """Return the axis of the channels: the last axis after a linear layer, otherwise axis 1."""
-    rank = len(node.shape or ())
-    current: Node | None = node
-    while current is not None and len(current.shape or ()) == rank:
-        operation = ops.OPERATIONS.get(current.op)
-        if operation is None or current.op == "affine":
-            return 1
-        if operation.channels_last or operation.role == "product":
-            return rank - 1
-        if current.kind != "site" and operation.role not in ("sum", "scale"):
-            return 1
-        reads = current.reads
-        current = by_name.get(reads[0]) if reads else None
-    return 1
+    for site, origin in found.origin.items():
+        if origin in draft.not_floating or by_name[site].shape is None:
+            yield Refusal(by_name[origin].op, by_name[origin].place, *ops.NOT_A_NUMBER)
 
 
 def misplaced(
-    nodes: tuple[Node, ...], input_shape: Sequence[int], lines: Mapping[str, str]
+    nodes: tuple[Node, ...],
+    outputs: tuple[Any, ...],
+    input_shape: Sequence[int],
+    lines: Mapping[str, str],
 ) -> Iterator[Refusal]:
     """Refuse what every single operation may do, but not at its place in the graph.
 
     Args:
         nodes: the nodes of a graph in execution order.
+        outputs: the outputs of the graph.
         input_shape: the shape of the input with the batch first.
         lines: lines of the user's code by node name, where a node has no module path.
     """
@@ -321,31 +294,29 @@ def misplaced(
     def place(node: Node) -> str:
         return node.place or lines.get(node.name, "")
 
-    tail = tail_of(nodes)
-    behind: set[str] = set()
     by_name = {node.name: node for node in nodes}
     shapes = {INPUT: input_shape} | {node.name: node.shape or () for node in nodes}
+    kept = over_time(nodes, outputs)
     for node in nodes:
         if has_empty_window(node, by_name, shapes):
             yield Refusal(node.op, place(node), *ops.EMPTY_WINDOW)
         if node.kind == "site" and node.shape == (-1,):
             yield Refusal(node.op, place(node), *ops.SCALAR_SITE)
-        if _moves_batch(node):
+        if _works_along_batch(node) or (node.name in kept and _moves_batch(node)):
             yield Refusal(node.op, place(node), *ops.BATCH_AXIS)
-        if node.kind == "readout" and node.name not in tail:
-            yield Refusal(node.op, place(node), *ops.READOUT_INSIDE)
-        if node.kind == "readout" or any(name in behind for name in node.reads):
-            behind.add(node.name)
-            if node.kind == "cumulative":
-                yield Refusal(node.op, place(node), *ops.AFTER_READOUT)
 
 
 def _moves_batch(node: Node) -> bool:
-    """Whether the batch is not exactly axis 0 of a signal, or an operation works along it."""
+    """Whether the batch is not exactly axis 0 of a signal."""
     if node.kind == "constant" or node.shape is None:
         return False
-    if node.shape[:1] != (-1,) or any(size < 0 for size in node.shape[1:]):
-        return True
+    return node.shape[:1] != (-1,) or any(size < 0 for size in node.shape[1:])
+
+
+def _works_along_batch(node: Node) -> bool:
+    """Whether an operation mixes the samples of a signal whose first axis is the batch."""
+    if node.kind == "constant" or node.shape is None or node.shape[:1] != (-1,):
+        return False
     packet = ops.packet(node.op)
     along = node.args[1] if len(node.args) > 1 else None
     axes = along if isinstance(along, tuple) else (along,)

@@ -16,7 +16,7 @@ from torch import Tensor
 from transpike.errors import DataError
 from transpike.graph import ops
 from transpike.graph.ambient import isolated
-from transpike.graph.capture import misplaced, site_at
+from transpike.graph.capture import misplaced
 from transpike.graph.network import (
     INPUT,
     Argument,
@@ -28,6 +28,7 @@ from transpike.graph.network import (
     leaves,
     operation,
 )
+from transpike.graph.site_list import site_at
 from transpike.graph.sizes import Size
 
 _FLOATING = (torch.float32, torch.float64)
@@ -41,6 +42,7 @@ _POSITIVE = frozenset(
 _NOT_NEGATIVE = frozenset(("padding", "output_padding"))
 _SCALES = ("scales", "scales_d", "scales_h", "scales_w")
 _INDEXING = ("index", "index_select")
+_NEURONS = (ops.RELU, ops.SPIKES)
 _MOST_INDICES = 2**24  # values of a constant that are computed to check indices
 
 
@@ -59,8 +61,9 @@ def check_network(network: Network) -> None:
     _check_sites(network)
     for rows in _BATCHES:
         _Shapes(network, rows).check()
-    for refusal in misplaced(network.nodes, (-1, *network.input_shape), {}):
+    for refusal in misplaced(network.nodes, network.outputs, (-1, *network.input_shape), {}):
         raise DataError(str(refusal))
+    _check_regions(network)
     _check_sizes(network)
 
 
@@ -91,8 +94,11 @@ def _check_kind(node: Node, signals: set[str]) -> None:
     """Compare the kind with the table of operations, and the signals with what is allowed."""
     of_signals = any(name in signals for name in node.reads)
     needed = ops.OPERATIONS[node.op].kind if of_signals else "constant"
-    if node.kind != needed:
+    inner = of_signals and node.kind in ("function", "readout") and node.op not in _NEURONS
+    if node.kind != needed and not inner:
         raise DataError(f"node '{node.name}': needed kind '{needed}', got '{node.kind}'.")
+    if node.kind == "site" and node.op not in _NEURONS:
+        raise DataError(f"node '{node.name}': needed kind 'function', got 'site'.")
     if node.kind != "linear":
         return
     rule = ops.OPERATIONS[node.op].signals
@@ -128,7 +134,8 @@ def _check_arguments(node: Node) -> None:
         least = 1 if name in _POSITIVE else 0 if name in _NOT_NEGATIVE else -math.inf
         if any(number < least for number in numbers):
             raise DataError(f"node '{node.name}': needed {name} >= {least}, got {argument}.")
-        fills = node.kind == "constant" or ops.OPERATIONS[node.op].pad_value_at is not None
+        fills = node.kind in ("constant", "function", "readout")
+        fills = fills or ops.OPERATIONS[node.op].pad_value_at is not None
         if not fills and any(math.isinf(number) for number in numbers):
             raise DataError(f"node '{node.name}': needed finite numbers, got {name}={argument}.")
 
@@ -179,12 +186,25 @@ def _check_sites(network: Network) -> None:
         unbounded = bound is None or (isinstance(bound, int | float) and bound is not True)
         if not unbounded or (bound is not None and not bound > 0):
             raise DataError(f"node '{node.name}': needed upper_bound > 0 or none, got {bound!r}.")
-        simple = node.op == ops.RELU and len(node.args) == 1 and isinstance(node.args[0], Value)
-        if not simple or node.kwargs.keys() != {"upper_bound"} or len(node.shape or ()) < 2:
+        simple = len(node.args) == 1 and isinstance(node.args[0], Value)
+        settings = set() if node.op == ops.SPIKES else {"upper_bound"}
+        if not simple or node.kwargs.keys() != settings or len(node.shape or ()) < 2:
             raise DataError(f"node '{node.name}': needed the activation of one signal.")
         needed = site_at(node, site.name, network.by_name)
         if site != needed:
             raise DataError(f"site '{site.name}': needed {needed}, got {site}.")
+
+
+def _check_regions(network: Network) -> None:
+    """Refuse regions whose nodes do not follow each other, and readout before neurons."""
+    place = {node.name: index for index, node in enumerate(network.nodes)}
+    for region in network.regions.values():
+        first, last = place[region.nodes[0].name], place[region.nodes[-1].name]
+        if last - first + 1 != len(region.nodes):
+            raise DataError(f"node '{region.name}': needed the nodes of its region side by side.")
+    for node in network.nodes:
+        if node.kind == "readout" and node.name not in network.tail:
+            raise DataError(f"node '{node.name}': needed no site behind kind 'readout'.")
 
 
 class _Shapes:

@@ -69,6 +69,7 @@ class Draft:
     outputs: tuple[Any, ...] = ()
     output_spec: Structure = field(default_factory=Structure)
     site_names: dict[str, str] = field(default_factory=dict)
+    not_floating: set[str] = field(default_factory=set)
     refusals: list[Refusal] = field(default_factory=list)
 
 
@@ -241,15 +242,28 @@ class _Walk:
             pass
         elif op in ops.CUMULATIVE:
             self._cumulative(node, op, args, kwargs, place)
-        elif op in ops.READOUT:
-            self._emit(node, op, args, kwargs, "readout", place)
-        elif op in ops.LINEAR:
-            self._linear(node, op, args, kwargs, place)
+        elif op in ops.LINEAR and self._linear(node, op, args, kwargs, place):
+            pass
+        elif ops.is_function(op) or op in ops.READOUT:
+            self._function(node, op, args, kwargs, place)
         else:
-            if op not in ops.SITE:
-                reason, remedy = ops.REFUSALS.get(name, ops.UNKNOWN)
-                self._refuse(op, place, reason, remedy)
+            self._refuse(op, place, *ops.REFUSALS.get(name, ops.UNKNOWN))
             self._emit(node, op, args, kwargs, "linear", place)
+
+    def _function(
+        self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: str
+    ) -> None:
+        """Emit a function of signals; `fuse` decides what becomes of it."""
+        value = node.meta["val"]
+        if isinstance(value, Tensor) and value.dtype in _HALF and self.dtype not in _HALF:
+            self._refuse(op, place, *ops.DTYPE)
+        if ops.packet(op) == "scaled_dot_product_attention" and _argument(node, "dropout_p"):
+            self._refuse(op, place, *ops.DROPOUT)
+        kwargs.pop("memory_format", None)
+        self._emit(node, op, args, kwargs, "function", place)
+        self.draft.site_names[node.name] = _site_name(node, place, ops.packet(op))
+        if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
+            self.draft.not_floating.add(node.name)
 
     def _filled_like(self, node: fx.Node, op: str, place: str) -> None:
         """zeros_like and ones_like depend on the shape of a signal only."""
@@ -259,7 +273,8 @@ class _Walk:
 
     def _linear(
         self, node: fx.Node, op: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: str
-    ) -> None:
+    ) -> bool:
+        """Emit an operation if it is linear in its signals and keeps their type."""
         rule = ops.OPERATIONS[op].signals
         where = [
             any(isinstance(leaf, Value) and leaf.name in self.signals for leaf in leaves(arg))
@@ -270,14 +285,18 @@ class _Walk:
         else:
             wrong = rule == "one" and sum(where) > 1
         value = node.meta["val"]
+        cast = isinstance(value, Tensor) and value.dtype != self.dtype
+        if (wrong or cast) and ops.is_function(op):
+            return False
         if wrong:
             self._refuse(op, place, *ops.SIGNAL_PRODUCT)
-        elif isinstance(value, Tensor) and value.dtype != self.dtype:
+        elif cast:
             self._refuse(op, place, *ops.DTYPE)
         kwargs.pop("memory_format", None)
         if op in ops.VIEWS:
             op = ops.RESHAPE  # copies and channels-last strides are not kept
         self._emit(node, op, args, kwargs, "linear", place)
+        return True
 
     def _batch_norm(self, node: fx.Node, name: str, args: tuple[Any, ...], place: str) -> None:
         """Both forms begin with input, weight, bias, mean and variance; epsilon comes later."""
@@ -318,7 +337,6 @@ class _Walk:
         ):
             bounds = (0.0, None)
         if bounds is None or bounds[0] != 0 or (bounds[1] is not None and bounds[1] <= 0):
-            self._refuse(op, place, *ops.NOT_A_CLAMP)
             return False
         source = next(
             leaf for leaf in args if isinstance(leaf, Value) and leaf.name in self.signals
@@ -348,7 +366,20 @@ class _Walk:
         self.bound[node] = (Value(node.name),)
 
 
+_HALF = (torch.float16, torch.bfloat16)
+# Modules that compute one activation or one normalization. Its site has the name of the module.
+_NAMED_BY_MODULE = ("activation", "normalization", "instancenorm", "batchnorm")
 _DROPPED = frozenset({"device", "layout", "pin_memory", "non_blocking"})
+
+
+def _argument(node: fx.Node, name: str) -> Any:
+    """An argument by name, or its default."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    for position, argument in enumerate(schema):
+        if argument.name == name:
+            given = node.args[position] if len(node.args) > position else argument.default_value
+            return node.kwargs.get(name, given)
+    return None
 
 
 def _trains(node: fx.Node) -> bool:
@@ -403,7 +434,8 @@ def _described(argument: Any) -> str:
 def _site_name(node: fx.Node, place: str, packet: str) -> str:
     """Name a site by the path of its module, or of the module whose forward() calls it."""
     stack = _stack(node)
-    if stack and "torch.nn.modules.activation" in stack[-1][1]:
+    module = stack[-1][1] if stack else ""
+    if any(f"torch.nn.modules.{kind}" in module for kind in _NAMED_BY_MODULE):
         return place
     return f"{place}.{packet}" if place else packet
 

@@ -14,7 +14,8 @@ from transpike.graph.ambient import isolated, uncompiled
 from transpike.graph.capture import accepted, draft_network
 from transpike.graph.example import prepared
 from transpike.graph.macs import macs_of
-from transpike.graph.network import Node, tail_of
+from transpike.graph.network import Node
+from transpike.graph.regions import tail_of
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ _BECOMES = {
     "constant": "computed once",
     "site": "neuron population",
     "cumulative": "f(S_t) - f(S_{t-1}) of the running sum, exact (lateral inhibition)",
+    "function": "part of a region, on the running means of its inputs",
     "tail": "once, on the time average",
     "refused": "refused, see below",
 }

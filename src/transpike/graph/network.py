@@ -21,11 +21,12 @@ from torch import Tensor
 from transpike.errors import DataError
 from transpike.graph.ambient import isolated
 from transpike.graph.limits import check_count, check_dense
+from transpike.graph.regions import Region, regions_of, tail_of
 from transpike.graph.sizes import Shapes, Size, Sizes
 from transpike.graph.structure import Structure
 from transpike.graph.windows import has_empty_window
 
-Kind = Literal["linear", "site", "cumulative", "readout", "constant"]
+Kind = Literal["linear", "site", "cumulative", "function", "readout", "constant"]
 INPUT = "input"
 """The name of the value that holds the input of the network."""
 _KEPT_SIZES = 8  # Graphs for other sizes that a network keeps.
@@ -98,7 +99,10 @@ class Site:
         shape: the shape of the activation for one sample.
         channel_axis: the axis of the channels in the batched tensor. Thresholds lie along it.
         channels: the number of channels.
-        upper_bound: c of an activation clamp(x, 0, c), in activation units. None for ReLU.
+        upper_bound: c of an activation clamp(x, lower, c), in activation units. None for ReLU.
+        lower_bound: the lower bound of the activation, in activation units, <= 0. None means that
+            the activation is the identity, as behind a region. The bounds of its neurons are then
+            the least and the largest value of the calibration data.
     """
 
     name: str
@@ -107,6 +111,12 @@ class Site:
     channel_axis: int
     channels: int
     upper_bound: float | None
+    lower_bound: float | None = 0.0
+
+    @property
+    def follows_region(self) -> bool:
+        """Whether the neurons send the value of a region, which has no bounds of its own."""
+        return self.lower_bound is None
 
     @property
     def neurons(self) -> int:
@@ -121,7 +131,9 @@ class Site:
 
     def activate(self, x: Tensor) -> Tensor:
         """Apply the analog activation of this site."""
-        return torch.clamp(x, min=0, max=self.upper_bound)
+        if self.lower_bound is None:
+            return x
+        return torch.clamp(x, min=self.lower_bound, max=self.upper_bound)
 
 
 def leaves(argument: Argument) -> list[Argument]:
@@ -231,8 +243,15 @@ class Network:
 
     @cached_property
     def tail(self) -> frozenset[str]:
-        """The nodes after the readout, from which no site or cumulative operation is reachable."""
+        """The nodes after the readout, from which no neuron and no running sum is reachable."""
         return tail_of(self.nodes)
+
+    @cached_property
+    def regions(self) -> dict[str, Region]:
+        """The regions by the names of their nodes."""
+        read_out = [leaf.name for leaf in leaves(self.outputs) if isinstance(leaf, Value)]
+        found = regions_of(self.nodes, read_out)
+        return {node.name: region for region in found for node in region.nodes}
 
     @cached_property
     def last_reader(self) -> dict[str, str]:
@@ -265,7 +284,7 @@ class Network:
     def with_tensors(self, tensors: Mapping[str, Tensor], input_dtype: torch.dtype) -> Network:
         """Return the same graph with other tensors. What is derived from the graph is kept."""
         other = replace(self, tensors=tensors, input_dtype=input_dtype)
-        for name in ("by_name", "site_of", "tail", "last_reader", "depth", "_resized"):
+        for name in ("by_name", "site_of", "tail", "regions", "last_reader", "depth", "_resized"):
             other.__dict__[name] = getattr(self, name)
         return other
 
@@ -389,7 +408,7 @@ class Network:
         if "device" in kwargs:
             kwargs["device"] = self.device
         result = operation(node.op)(*args, **kwargs)
-        if node.kind == "cumulative" and isinstance(result, tuple):
+        if node.shape is not None and isinstance(result, tuple):
             return result[0]  # The pooled values without the indices.
         return result
 
@@ -471,22 +490,6 @@ def _site_like(site: Site, shape: tuple[int, ...]) -> Site:
             "with."
         )
     return replace(site, shape=shape[1:])
-
-
-def tail_of(nodes: tuple[Node, ...]) -> frozenset[str]:
-    """Return the nodes from which neither a site nor a cumulative operation is reachable."""
-    reaches: set[str] = set()
-    for node in reversed(nodes):
-        if node.kind in ("site", "cumulative") or node.name in reaches:
-            reaches.update(node.reads)
-    tail: set[str] = set()
-    for node in nodes:
-        if node.name in reaches or node.kind not in ("linear", "readout"):
-            continue
-        # One part of a split is averaged over time, but never the tuple of all parts.
-        if node.op != "getitem" or node.reads[0] in tail:
-            tail.add(node.name)
-    return frozenset(tail)
 
 
 def check_timesteps(timesteps: int) -> None:

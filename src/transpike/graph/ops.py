@@ -3,11 +3,14 @@
 linear       It is applied at every timestep, with its bias.
 site         It becomes a population of neurons.
 cumulative   It sends t f(S_t / t) - (t-1) f(S_{t-1} / (t-1)), which is exact on time averages.
+function     It does the same as a part of a region, and a population sends the value of the region
+             as spikes, see `transpike.graph.regions`.
 readout      It is applied once, to the time average, and only behind the last site.
 refused      Every operation that is not in this table.
 
 S_t is the sum of the inputs up to timestep t, and f is the operation. A max-pool behind the last
-site stays cumulative, which is exact; the readout begins behind it.
+site stays cumulative, which is exact; the readout begins behind it. A function behind the last site
+belongs to the readout.
 
 A "signal" is a value that depends on the network's input. The table says which operands of a linear
 operation may be signals, because a product of two signals is not linear.
@@ -15,10 +18,13 @@ operation may be signals, because a product of two signals is not linear.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["linear", "site", "cumulative", "readout", "constant"]
+import torch
+
+Kind = Literal["linear", "site", "cumulative", "function", "readout", "constant"]
 Role = Literal["layer", "product", "sum", "scale", "copy", "pad", "mean", "window", "other"]
 
 
@@ -69,6 +75,7 @@ def _all(names: str, operation: Operation) -> dict[str, Operation]:
 
 
 RELU = "relu"  # the one form of every activation in a captured graph
+SPIKES = "value"  # the neurons behind a region, which send the value of a function
 _LAYER = Operation("linear", "layer", weight_at=1, bias_at=2, output_axis=0)
 _TRANSPOSED = Operation("linear", "layer", weight_at=1, bias_at=2, groups_at=6, output_axis=1)
 _ACTIVATION = Operation("site")
@@ -132,6 +139,7 @@ OPERATIONS: dict[str, Operation] = {
         _ACTIVATION,
     ),
     RELU: _ACTIVATION,
+    SPIKES: _ACTIVATION,
     # All of them are positively homogeneous of degree one: t f(S / t) = f(S).
     **_all(
         "max_pool1d.default max_pool2d.default max_pool3d.default amax.default",
@@ -156,6 +164,50 @@ OPERATIONS: dict[str, Operation] = {
     ),
 }
 
+# Functions of one element of each operand. Those of `ACTIVATIONS` make a region a population.
+ACTIVATIONS = frozenset(
+    "gelu silu sigmoid tanh hardswish hardsigmoid elu selu celu mish softplus log_sigmoid "
+    "leaky_relu prelu _prelu_kernel rrelu softshrink hardshrink glu relu relu6 hardtanh clamp "
+    "clamp_min clamp_max threshold abs erf sin cos exp".split()
+)
+ELEMENTWISE = ACTIVATIONS | frozenset(
+    "mul div pow square sqrt rsqrt exp2 expm1 log log2 log10 log1p reciprocal sign tan atan atan2 "
+    "asin acos sinh cosh asinh acosh atanh erfc erfinv logit round floor ceil trunc frac minimum "
+    "maximum fmax fmin where gt ge lt le eq ne logical_and logical_or logical_not logical_xor "
+    "bitwise_and bitwise_or bitwise_not masked_fill addcmul addcdiv lerp remainder fmod nan_to_num "
+    "isnan isinf isfinite heaviside xlogy hypot sgn add sub rsub neg floor_divide _to_copy "
+    "type_as to".split()
+)
+# Functions of several elements, such as all features of a token.
+_REDUCING = frozenset(
+    "softmax _softmax log_softmax _log_softmax logsumexp var std var_mean std_mean "
+    "linalg_vector_norm norm prod amin amax max min cumprod cummax cummin argmax argmin topk sort "
+    "argsort any all median kthvalue aminmax layer_norm native_layer_norm group_norm "
+    "native_group_norm rms_norm _fused_rms_norm instance_norm matmul mm bmm baddbmm addmm dot mv "
+    "einsum scaled_dot_product_attention linear conv1d conv2d conv3d conv_transpose1d "
+    "conv_transpose2d conv_transpose3d gather scatter index_select take_along_dim grid_sampler "
+    "grid_sampler_2d grid_sampler_3d embedding one_hot bucketize searchsorted cdist "
+    "cosine_similarity index max_pool1d max_pool2d max_pool3d".split()
+)
+
+
+def _functions() -> Iterator[tuple[str, Operation]]:
+    """Every overload of a function of signals that is not in the table yet."""
+    for name in sorted(ELEMENTWISE | _REDUCING):
+        known = getattr(torch.ops.aten, name, None)
+        for overload in known.overloads() if known is not None else ():
+            found = f"aten.{name}.{overload}"
+            if found not in OPERATIONS and not overload.endswith("out"):
+                yield found, Operation("function")
+
+
+OPERATIONS.update(dict(_functions()))
+
+
+def is_function(op: str) -> bool:
+    """Whether an operation may be a part of a region."""
+    return packet(op) in ELEMENTWISE | _REDUCING
+
 
 def _of_kind(kind: Kind) -> frozenset[str]:
     return frozenset(name for name, operation in OPERATIONS.items() if operation.kind == kind)
@@ -163,7 +215,8 @@ def _of_kind(kind: Kind) -> frozenset[str]:
 
 LINEAR, SITE, CUMULATIVE = _of_kind("linear"), _of_kind("site"), _of_kind("cumulative")
 READOUT, CONSTANT = _of_kind("readout"), _of_kind("constant")
-KNOWN = LINEAR | SITE | CUMULATIVE | READOUT
+FUNCTION = _of_kind("function")
+KNOWN = LINEAR | SITE | CUMULATIVE | FUNCTION | READOUT
 
 # Operations that other modules write into a graph or look for.
 ADD, SUB, CAT = "aten.add.Tensor", "aten.sub.Tensor", "aten.cat.default"
@@ -171,6 +224,7 @@ CONV2D = "aten.conv2d.default"
 RESHAPE, VIEWS = "aten.reshape.default", ("aten.view.default", "aten._unsafe_view.default")
 TIMES = "aten.mul.Scalar"
 ZEROS, ONES = "aten.zeros.default", "aten.ones.default"
+CLAMP, ALIAS = "aten.clamp.default", "aten.alias.default"
 
 _AS_RELU = "Replace it by nn.ReLU or nn.ReLU6 before capture and fine-tune the network."
 _GATE = (
@@ -217,14 +271,6 @@ REFUSALS: dict[str, tuple[str, str]] = {
 }
 
 SIGNAL_PRODUCT = ("two signals are multiplied or divided, which is not linear.", _GATE)
-READOUT_INSIDE = (
-    "it stands before an activation or a pooling, but it is exact on a time average only.",
-    "Remove it, or move it behind the last activation of the model.",
-)
-AFTER_READOUT = (
-    "it stands behind a sigmoid, softmax or argmax, which is applied once to the time average.",
-    "Remove it from forward() and apply it to the output of transpike.simulate.",
-)
 BATCH_AXIS = (
     "the batch must stay the first axis of every signal, alone and in order.",
     "Keep every tensor as (B, ...), and do not transpose, flip, merge or index along the batch. "
@@ -258,9 +304,9 @@ KEEP_BATCH = (
     "Use flatten(1) or squeeze(1) in place of squeeze() in forward(), so that the batch stays the "
     "first axis of every tensor for one sample too."
 )
-NOT_A_CLAMP = (
-    "only clamps to [0, c] with c > 0, or to [0, inf), have a spiking form.",
-    _AS_RELU,
+NOT_A_NUMBER = (
+    "a weighted layer needs its result, which is no floating-point number.",
+    "Compute the mask outside of forward(), or register it as a buffer.",
 )
 DTYPE = (
     "it changes the type of a signal.",

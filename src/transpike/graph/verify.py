@@ -11,9 +11,11 @@ from transpike.errors import Refusal, UnsupportedError
 from transpike.graph import ops
 from transpike.graph.example import first_line, user_line
 from transpike.graph.network import INPUT, Network, Value
+from transpike.graph.regions import over_time
 from transpike.graph.structure import flat_values
 
 _CHECKED_BATCHES = (1, 2, 3, 5)
+_INNER_BATCH = 3  # samples whose inner values are compared
 # Folding BatchNorm changes float32 outputs by up to 1e-4 of their scale (measured). Another batch
 # size changes the outputs of a randomly initialized fcn_resnet50 by 6e-5.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3}
@@ -48,6 +50,36 @@ def verify(network: Network, eager: nn.Module, example: Tensor) -> None:
                 # Both sides are folded here, so only rounding is left.
                 expected = torch.cat([single[position] for single in own[:size]])
                 _compare(got, expected, tolerance / 4, size)
+        _check_inner_values(network, alone[:_INNER_BATCH], tolerance / 4)
+
+
+def _check_inner_values(network: Network, alone: list[Tensor], tolerance: float) -> None:
+    """Check that every value which a simulation keeps over time is computed for each sample alone.
+
+    The outputs alone do not show it: a model may exchange the samples twice.
+    """
+    names = over_time(network.nodes, network.outputs)
+    whole = _inner_values(network, torch.cat(alone), names)
+    parts = [_inner_values(network, sample, names) for sample in alone]
+    for name, value in whole.items():
+        _compare(value, torch.cat([part[name] for part in parts]), tolerance, len(alone))
+
+
+def _inner_values(network: Network, x: Tensor, names: set[str]) -> dict[str, Tensor]:
+    """The values of some nodes, without those that do not depend on the input."""
+    values: dict[str, Any] = {INPUT: x}
+    for node in network.nodes:
+        site = network.site_of.get(node.name)
+        if site is not None:
+            values[node.name] = site.activate(values[node.reads[0]])
+        else:
+            values[node.name] = network.compute(node, values, len(x))
+        for name in node.reads:
+            if network.last_reader.get(name) == node.name and name not in names:
+                values.pop(name, None)
+    constants = {node.name for node in network.nodes if node.kind == "constant"}
+    kept = {name: value for name, value in values.items() if name in names - constants}
+    return {name: value for name, value in kept.items() if isinstance(value, Tensor)}
 
 
 def difference(got: Tensor, expected: Tensor, dtype: torch.dtype) -> str:

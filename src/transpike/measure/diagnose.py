@@ -35,7 +35,13 @@ from transpike.simulation.record import Record
 from transpike.simulation.result import Simulation
 from transpike.simulation.simulate import simulate
 from transpike.spiking.neuron import quantized
-from transpike.spiking.spiking_network import SpikingNetwork, site_bounds, site_offsets, site_starts
+from transpike.spiking.spiking_network import (
+    SpikingNetwork,
+    site_bounds,
+    site_lowers,
+    site_offsets,
+    site_starts,
+)
 
 _CHECKED_SAMPLES = 2  # few, because checking charges needs the membranes at every timestep
 _RECORD_BYTES = 256 * 2**20  # memory for the membranes at every timestep
@@ -184,14 +190,18 @@ class _Tally:
         self.scale = timesteps if snn.coding == "rate" else 1
         self.steps = {s.name: s.along_channels(snn.steps[s.name]) for s in self.network.sites}
         self.starts, self.offsets = site_starts(snn), site_offsets(snn)
-        self.bounds = site_bounds(snn)
-        self.sites = {
-            site.name: SiteTally(site, snn.neurons[site.name], timesteps, self.scale)
-            for site in self.network.sites
-        }
+        self.bounds, self.lowers = site_bounds(snn), site_lowers(snn)
+        self.sites = {site.name: self._tally(site) for site in self.network.sites}
         self.output, self.cut = Moments(), cut_of(snn.network)
         self.agree = self.predictions = 0
         self.samples = 0
+
+    def _tally(self, site: Site) -> SiteTally:
+        lower, upper = self.snn.lowers.get(site.name), self.snn.uppers.get(site.name)
+        bounds = None
+        if lower is not None and upper is not None:
+            bounds = site.along_channels(lower), site.along_channels(upper)
+        return SiteTally(site, self.snn.neurons[site.name], self.timesteps, self.scale, bounds)
 
     def add(self, x: Tensor) -> None:
         self.network.check_input(x)
@@ -250,8 +260,9 @@ class _Tally:
         """Activation that a site reaches with a constant current z, in activation units."""
         step, start = self.steps[site.name], self.starts[site.name]
         neuron = self.snn.neurons[site.name]
-        drive, bound = z / step * self.scale, self.bounds[site.name]
-        return quantized(neuron, drive, self.timesteps, start, bound) * (step / self.scale)
+        drive, bound, lower = z / step * self.scale, self.bounds[site.name], self.lowers[site.name]
+        level = quantized(neuron, drive, self.timesteps, start, bound, lower)
+        return level * (step / self.scale)
 
     def _compare_output(self, run: Simulation, expected: Any, through: Any) -> None:
         leaves = [flat_values(value) for value in (run.output, expected, through)]

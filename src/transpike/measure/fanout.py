@@ -37,6 +37,7 @@ from transpike.errors import ArgumentError
 from transpike.graph.macs import macs_of
 from transpike.graph.network import INPUT, Network, Node, Site, Weight
 from transpike.graph.ops import OPERATIONS, packet
+from transpike.graph.regions import refuse_regions
 from transpike.measure.counts import Activity, Counts, Operation
 from transpike.measure.element_rows import (
     BITS,
@@ -84,6 +85,7 @@ def count_operations(network: Network, activity: Activity) -> tuple[Operation, .
     Raises:
         ArgumentError: an operation has no counting rule.
     """
+    refuse_regions(network, "measure_cost")
     with torch.inference_mode():
         return _Walk(network, activity).operations()
 

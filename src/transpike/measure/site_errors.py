@@ -101,9 +101,19 @@ class SiteTally:
         neuron: its neuron.
         timesteps: T.
         scale: timesteps that a sum over time is divided by: T, or 1 in differential coding.
+        bounds: least and largest value of a site behind a region, broadcastable over (B, ...), in
+            activation units. None for all other sites.
     """
 
-    def __init__(self, site: Site, neuron: Neuron, timesteps: int, scale: int) -> None:
+    def __init__(
+        self,
+        site: Site,
+        neuron: Neuron,
+        timesteps: int,
+        scale: int,
+        bounds: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self.bounds = bounds
         self.site, self.neuron, self.timesteps, self.scale = site, neuron, timesteps, scale
         self.moments = Moments()
         self.fit = {"clipping": 0.0, "quantization": 0.0}
@@ -138,7 +148,7 @@ class SiteTally:
         spiking = totals.net * (step / self.scale)
         own, shifted = site.activate(current), site.activate(current + shift)
         span = step * (reach / self.scale)
-        clipped, levels = torch.minimum(shifted, span), quantize(current + shift)
+        clipped, levels = self._clipped(shifted, span), quantize(current + shift)
         parts = {
             "weights": site.activate(forced) - analog,
             "propagated": own - site.activate(forced),
@@ -148,16 +158,23 @@ class SiteTally:
             "unevenness": spiking - levels,
         }
         self.moments.add(analog, spiking, parts)
-        kept = torch.minimum(analog, span)
+        kept = self._clipped(analog, span)
         self.fit["clipping"] += float((kept - analog).double().square().sum())
         self.fit["quantization"] += float((quantize(analog) - kept).double().square().sum())
-        self.histogram.update(self.by_channel(analog))
+        self.histogram.update(self.by_channel(analog).abs())
         if self.neuron.schedule.window is None and not self.neuron.schedule.returns:
             finest = step / self.neuron.finer_at(self.timesteps)
             missing = (parts["unevenness"] / finest).abs() > self.neuron.max_count
             self.late += int(missing.sum())
             self.seen += missing.numel()
         self._count(totals, reach)
+
+    def _clipped(self, values: Tensor, span: Tensor) -> Tensor:
+        """Limit activations to the range of the neurons."""
+        if self.bounds is None:
+            return torch.minimum(values, span)
+        lower, upper = self.bounds
+        return values.clamp(torch.maximum(lower, -span), torch.minimum(upper, span))
 
     def by_channel(self, values: Tensor) -> Tensor:
         """(B, ...) -> (C, N)."""
@@ -166,8 +183,8 @@ class SiteTally:
     def _count(self, totals: Totals, reach: int) -> None:
         unit, net = self.by_channel(totals.unit), self.by_channel(totals.net)
         self.spikes += unit.double().sum(dim=1).cpu()
-        self.firing += (net > 0).double().sum(dim=1).cpu()
-        self.top += (net >= reach).double().sum(dim=1).cpu()
+        self.firing += (net != 0).double().sum(dim=1).cpu()
+        self.top += (net.abs() >= reach).double().sum(dim=1).cpu()
         rate = unit / (self.neuron.max_count * self.timesteps)
         bins = torch.ceil(rate * RATE_BINS).clamp(max=RATE_BINS).long().flatten()
         self.rates += torch.bincount(bins, minlength=RATE_BINS + 1).cpu()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from transpike.graph.ambient import isolated
 from transpike.graph.network import INPUT, Node
+from transpike.graph.regions import Region, evaluate
 from transpike.graph.without_constants import increments
 from transpike.simulation.readout import BLOCK, RunningSum, frontier, pooled, read_out
 from transpike.simulation.record import OUTPUT_ONLY, Record
@@ -25,7 +26,13 @@ from transpike.simulation.result import (
     spikes_of,
 )
 from transpike.spiking.neuron import State, fire, initial_state, refine
-from transpike.spiking.spiking_network import SpikingNetwork, site_bounds, site_offsets, site_starts
+from transpike.spiking.spiking_network import (
+    SpikingNetwork,
+    site_bounds,
+    site_lowers,
+    site_offsets,
+    site_starts,
+)
 
 
 @isolated()
@@ -68,12 +75,14 @@ class _Stepwise:
         self.steps = {
             site.name: site.along_channels(snn.steps[site.name]) for site in self.network.sites
         }
-        self.bounds = site_bounds(snn)
+        self.bounds, self.lowers = site_bounds(snn), site_lowers(snn)
         self.starts, self.offsets = site_starts(snn), site_offsets(snn)
         self.readout_start, self.differential = snn.readout_start, snn.coding == "differential"
         self.later = increments(self.network) if self.differential else self.network
         self.states: dict[str, State] = {}
         self.sums: dict[str, Tensor] = {}
+        self.region_sums: dict[str, dict[str, Tensor]] = {}
+        self.region_sent: dict[str, dict[str, Tensor]] = {}
         self.counts: dict[str, list[Tensor]] = {site.name: [] for site in self.network.sites}
         self.recorded: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in record.sites}
         self.totals: dict[str, Totals] | None = {} if record.totals else None
@@ -135,6 +144,10 @@ class _Stepwise:
                 values[node.name] = self.population(site.name, values[node.reads[0]], t)
             elif node.kind == "cumulative":
                 values[node.name] = self.cumulative(node, values, t)
+            elif node.kind == "function":
+                region = self.network.regions[node.name]
+                if node.name == region.name:
+                    values |= self.region(region, values, t)
             else:
                 values[node.name] = network.compute(node, values, len(x))
         return values
@@ -155,7 +168,7 @@ class _Stepwise:
         if offset is not None and (t == 1 or not self.differential):
             drive = drive + offset
         state.membrane = state.membrane + drive
-        count = fire(neuron, state, t, bound, start)
+        count = fire(neuron, state, t, bound, start, self.lowers[name])
         spikes = spikes_of(neuron, count)
         self.counts[name].append(spikes.flatten(1).sum(dim=1, dtype=torch.float64))
         if name in self.recorded:
@@ -177,3 +190,23 @@ class _Stepwise:
         if before is None:
             return reached
         return (reached - pooled(self.network, node, before)).to(values[source].dtype)
+
+    def region(self, region: Region, values: dict[str, Any], t: int) -> dict[str, Tensor]:
+        """Compute R_t - R_{t-1} for every output of a region, where R_0 = 0.
+
+        R_t is t g(S_t / t) in rate coding and g(S_t) in differential coding, with the sums S_t of
+        the inputs up to t.
+        """
+        sums = self.region_sums.get(region.name)
+        total = {n: values[n] if sums is None else sums[n] + values[n] for n in region.signals}
+        self.region_sums[region.name] = total
+        scale = 1 if self.differential else t
+        means = {name: mean_of(value, scale) for name, value in total.items()}
+        read = means | {name: values[name] for name in region.constants}
+        found = evaluate(self.network, region, read, len(values[INPUT]))
+        reached = {name: value * scale for name, value in found.items()}
+        before = self.region_sent.get(region.name)
+        self.region_sent[region.name] = reached
+        if before is None:
+            return reached
+        return {name: value - before[name] for name, value in reached.items()}

@@ -34,7 +34,8 @@ class Neuron:
 
     1. The current is added: V += current.
     2. The count n is chosen. An unsigned neuron has n = clamp(floor(V/d), 0, K). A signed neuron
-       has n = max(clamp(floor(V/d), -K, K), -N).
+       has n = max(clamp(floor(V/d), -K, K), -N). Behind a region, where values have either sign,
+       the least total is that of the least value, and not 0.
     3. The membrane is reset by subtraction: V -= n d. The next operation receives n d.
 
     With `levels` L (differential coding), n also satisfies N + n <= L. When the neuron has
@@ -324,6 +325,22 @@ def level_limit(
     return torch.clamp(limit, min=0, max=most)
 
 
+def lower_limit(
+    neuron: Neuron, t: int, lower: Tensor | None, start: Tensor | None = None
+) -> Tensor | float:
+    """Least total after t timesteps, in units of the smallest step so far, 0 without a bound.
+
+    With a bound it is min(0, floor(lower t + start)), but at least minus the number of levels. Here
+    `lower` is the lower bound divided by d, <= 0, or None. All else is as in `level_limit`.
+    """
+    if lower is None:
+        return 0.0
+    reach = lower * (t if neuron.levels is None else neuron.finer_at(t))
+    if start is None or neuron.schedule.shrinks:
+        start = torch.as_tensor(neuron.initial_membrane)
+    return torch.clamp(torch.floor(reach + start), min=-float(neuron.levels_at(t)), max=0)
+
+
 def refined_start(neuron: Neuron, start: Tensor, t: int) -> Tensor:
     """The initial membrane in units of the smallest step of the timesteps 1 to t.
 
@@ -372,7 +389,12 @@ def level_of(neuron: Neuron, membrane: Tensor) -> Tensor:
 
 
 def fire(
-    neuron: Neuron, state: State, t: int, bound: Tensor | None, start: Tensor | None = None
+    neuron: Neuron,
+    state: State,
+    t: int,
+    bound: Tensor | None,
+    start: Tensor | None = None,
+    lower: Tensor | None = None,
 ) -> Tensor:
     """Counts of timestep t, (B, ...), in units of the step at t. The state is updated in place.
 
@@ -387,22 +409,24 @@ def fire(
         bound: c/d of an activation clamp(x, 0, c), broadcastable over the membrane, or None.
         start: initial membrane in units of the step, broadcastable over the membrane. None means
             `neuron.initial_membrane`.
+        lower: the lower bound of the activation divided by d, <= 0, like `bound`. None means 0.
     """
     if not neuron.schedule.fires_at(t):
         return torch.zeros_like(state.membrane)
     unit = neuron.unit_at(t)
     level = level_of(neuron, in_steps(neuron, state.membrane, unit))
+    least = lower_limit(neuron, t, lower, start)
     if neuron.telescoped:
         assert state.total is not None
         limit = torch.as_tensor(level_limit(neuron, t, bound, start))
-        reached = torch.minimum(level.clamp_(min=0), limit)
+        reached = torch.minimum(level.clamp_(min=least), limit)
         count = reached - state.total
         state.total = reached
         return count
     count = level.clamp_(min=-neuron.max_count if neuron.signed else 0, max=neuron.max_count)
     if state.total is not None:
         if neuron.signed:
-            count = torch.maximum(count, -whole_steps(state.total, unit))
+            count = torch.maximum(count, -whole_steps(state.total - least, unit))
         if bound is not None or neuron.levels is not None:
             # A bound c of the activation gives N <= floor(c t / d + v0). Levels give N <= L.
             limit = torch.as_tensor(level_limit(neuron, t, bound, start))
@@ -412,13 +436,20 @@ def fire(
     return count
 
 
-def quantized(neuron: Neuron, drive: Tensor, t: int, start: Tensor, bound: Tensor | None) -> Tensor:
+def quantized(
+    neuron: Neuron,
+    drive: Tensor,
+    t: int,
+    start: Tensor,
+    bound: Tensor | None,
+    lower: Tensor | None = None,
+) -> Tensor:
     """Total output of a population after t timesteps that has its whole input from the start.
 
-    The total is floor(C/d + start), limited to the range from 0 to the number of levels, where d
-    is the smallest step of the timesteps 1 to t. It ignores the limit of K counts per timestep.
-    With a window or hysteresis the total depends on earlier counts, so the timesteps are simulated
-    one by one, with that limit.
+    The total is floor(C/d + start), limited to the range from 0 (or from `lower`) to the number of
+    levels, where d is the smallest step of the timesteps 1 to t. It ignores the limit of K counts
+    per timestep. With a window or hysteresis the total depends on earlier counts, so the timesteps
+    are simulated one by one, with that limit.
 
     Args:
         neuron: settings.
@@ -426,6 +457,7 @@ def quantized(neuron: Neuron, drive: Tensor, t: int, start: Tensor, bound: Tenso
         t: timesteps, >= 1.
         start: initial membrane in units of the first step, broadcastable over (B, ...).
         bound: c/d of an activation clamp(x, 0, c), or None.
+        lower: the lower bound of the activation divided by d, <= 0. None means 0.
 
     Returns:
         The total, (B, ...), in units of the first step.
@@ -436,14 +468,21 @@ def quantized(neuron: Neuron, drive: Tensor, t: int, start: Tensor, bound: Tenso
     if neuron.hysteresis or neuron.schedule.window is not None:
         rows = max(1, _CACHED * len(drive) // max(1, drive.numel()))
         parts = torch.split(drive, rows)
-        return torch.cat([_gone_through(neuron, part, t, start, bound) for part in parts]) / fine
-    level = torch.floor(drive * fine + refined_start(neuron, start, t)).clamp_(min=0)
+        ends = [_gone_through(neuron, part, t, start, bound, lower) for part in parts]
+        return torch.cat(ends) / fine
+    level = torch.floor(drive * fine + refined_start(neuron, start, t))
+    level = level.clamp_(min=lower_limit(neuron, t, lower, start))
     limit = level_limit(neuron, t, bound, start)
     return torch.minimum(level, torch.as_tensor(limit)) / fine
 
 
 def _gone_through(
-    neuron: Neuron, drive: Tensor, t: int, start: Tensor, bound: Tensor | None
+    neuron: Neuron,
+    drive: Tensor,
+    t: int,
+    start: Tensor,
+    bound: Tensor | None,
+    lower: Tensor | None,
 ) -> Tensor:
     """Total after t timesteps, in units of the smallest step, with all current before the first."""
     state = initial_state(neuron, bound is not None, drive, start)
@@ -455,6 +494,6 @@ def _gone_through(
     )
     for now in range(neuron.schedule.delay + 1, last + 1):
         refine(neuron, state, now)
-        fire(neuron, state, now, bound, start)
+        fire(neuron, state, now, bound, start, lower)
     assert state.total is not None
     return state.total

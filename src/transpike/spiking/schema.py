@@ -28,6 +28,8 @@ from transpike.spiking.stored_structure import (
 
 # The tensors that every site has, with one value per channel.
 PER_SITE = ("steps", "starts", "offsets")
+# The tensors that every site behind a region has besides.
+RANGES = ("lowers", "uppers")
 WEIGHTS = "weights"
 NEWEST = 4
 # 2 has one size of the input. 2 and 3 hold the structure of the output in another form.
@@ -63,7 +65,9 @@ def to_json(snn: SpikingNetwork) -> dict[str, Any]:
 
 def tensors_of(snn: SpikingNetwork) -> dict[str, Tensor]:
     """Return all tensors of a network on the CPU, by the names they have in the file."""
-    named = {WEIGHTS: snn.network.tensors} | {kind: getattr(snn, kind) for kind in PER_SITE}
+    named = {WEIGHTS: snn.network.tensors} | {
+        kind: getattr(snn, kind) for kind in PER_SITE + RANGES
+    }
     return {
         f"{kind}.{name}": tensor.detach().cpu().contiguous().clone()
         for kind, tensors in named.items()
@@ -79,7 +83,8 @@ def from_json(
     Args:
         config: the content.
         schema: the schema in which it was written.
-        tensors: the tensors by their kind, which is "weights" or one of `PER_SITE`, and their name.
+        tensors: the tensors by their kind, which is "weights" or one of `PER_SITE` and
+            `RANGES`, and their name.
 
     Returns:
         The network, and the other arguments of a `SpikingNetwork`.
@@ -262,4 +267,4 @@ def _formula(entry: Entry) -> Any:
     return entry.whole()
 
 
-__all__ = ["NEWEST", "OLDER", "PER_SITE", "WEIGHTS", "from_json", "tensors_of", "to_json"]
+__all__ = ["NEWEST", "OLDER", "PER_SITE", "RANGES", "WEIGHTS", "from_json", "tensors_of", "to_json"]

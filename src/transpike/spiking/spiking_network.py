@@ -51,6 +51,8 @@ class SpikingNetwork(nn.Module):
         *,
         starts: Mapping[str, Tensor] | None = None,
         offsets: Mapping[str, Tensor] | None = None,
+        lowers: Mapping[str, Tensor] | None = None,
+        uppers: Mapping[str, Tensor] | None = None,
         readout_start: int = 0,
         coding: Coding = "rate",
     ) -> None:
@@ -71,8 +73,11 @@ class SpikingNetwork(nn.Module):
             }
         if offsets is None:
             offsets = {name: torch.zeros_like(step) for name, step in steps.items()}
-        _check_sites(network, neurons, {"starts": starts, "offsets": offsets})
+        ranges = {"lowers": lowers or {}, "uppers": uppers or {}}
+        _check_sites(network, neurons, {"starts": starts, "offsets": offsets, **ranges})
         self._starts, self._offsets = _tensor_holder(starts), _tensor_holder(offsets)
+        self._lowers, self._uppers = map(_tensor_holder, ranges.values())
+        _check_signs(network, neurons, self.lowers)
 
     @property
     def network(self) -> Network:
@@ -97,6 +102,16 @@ class SpikingNetwork(nn.Module):
         Calibration passes such as `BiasCorrection` set it.
         """
         return {_dotted(name): tensor for name, tensor in self._offsets.named_buffers()}
+
+    @property
+    def lowers(self) -> dict[str, Tensor]:
+        """Least value by the name of a site behind a region, shape (C,), <= 0, activation units."""
+        return {_dotted(name): tensor for name, tensor in self._lowers.named_buffers()}
+
+    @property
+    def uppers(self) -> dict[str, Tensor]:
+        """Largest value by the name of a site behind a region, shape (C,), >= 0."""
+        return {_dotted(name): tensor for name, tensor in self._uppers.named_buffers()}
 
     @property
     def max_count(self) -> int:
@@ -168,8 +183,8 @@ class SpikingNetwork(nn.Module):
         """A copy of the network with some values changed.
 
         Args:
-            **values: new neurons, steps, starts, offsets, readout_start, coding or settings. A
-                mapping replaces the whole old mapping.
+            **values: new neurons, steps, starts, offsets, lowers, uppers, readout_start, coding or
+                settings. A mapping replaces the whole old mapping.
 
         Raises:
             ArgumentError: a value does not fit the sites or the coding.
@@ -180,6 +195,8 @@ class SpikingNetwork(nn.Module):
             "settings": self.settings,
             "starts": self.starts,
             "offsets": self.offsets,
+            "lowers": self.lowers,
+            "uppers": self.uppers,
             "readout_start": self.readout_start,
             "coding": self.coding,
         }
@@ -237,6 +254,20 @@ def _check_coding(neurons: Mapping[str, Neuron], readout_start: int, coding: str
         )
 
 
+def _check_signs(
+    network: Network, neurons: Mapping[str, Neuron], lowers: Mapping[str, Tensor]
+) -> None:
+    """Refuse unsigned neurons behind regions with negative values."""
+    for site in network.sites:
+        neuron = neurons[site.name]
+        negative = site.follows_region and bool((lowers[site.name] < 0).any())
+        if negative and not (neuron.signed or neuron.telescoped):
+            raise ArgumentError(
+                f"neuron: needed a signed neuron at '{site.name}', whose values have either sign, "
+                f"got {neuron.name}. Use Signed({neuron.max_count})."
+            )
+
+
 def _tensor_holder(tensors: Mapping[str, Tensor]) -> nn.Module:
     holder = nn.Module()
     for name, tensor in tensors.items():
@@ -260,14 +291,27 @@ def _dotted(buffer: str) -> str:
 
 
 def site_bounds(snn: SpikingNetwork) -> dict[str, Tensor | None]:
-    """c/d by site name for an activation clamp(x, 0, c), broadcastable over (B, ...), or None."""
-    steps = snn.steps
+    """Upper bound of the activation over its step by site, broadcastable over (B, ...), or None."""
+    steps, uppers = snn.steps, snn.uppers
     return {
-        site.name: None
-        if site.upper_bound is None
-        else site.along_channels(site.upper_bound / steps[site.name])
+        site.name: _over_step(site, uppers.get(site.name, site.upper_bound), steps)
         for site in snn.network.sites
     }
+
+
+def site_lowers(snn: SpikingNetwork) -> dict[str, Tensor | None]:
+    """Lower bound of the activation by site, over its step. None stands for 0."""
+    steps, lowers = snn.steps, snn.lowers
+    return {
+        site.name: _over_step(site, lowers.get(site.name, site.lower_bound or None), steps)
+        for site in snn.network.sites
+    }
+
+
+def _over_step(
+    site: Site, bound: Tensor | float | None, steps: Mapping[str, Tensor]
+) -> Tensor | None:
+    return None if bound is None else site.along_channels(bound / steps[site.name])
 
 
 def site_starts(snn: SpikingNetwork) -> dict[str, Tensor]:
@@ -301,6 +345,8 @@ def quantized_ann(snn: SpikingNetwork, x: Tensor, timesteps: int) -> Any:
       activation is bounded by c, the count is at most floor(c T/d + start).
     - Differential coding has L levels for every T: d clamp(floor(z/d + offset + start), 0, L). If
       the step shrinks, d and L are the values at T.
+    - Behind a region the level lies between that of the least and that of the largest value of the
+      calibration data, of either sign.
     - With a window or hysteresis, the activation is the output of the neuron after T timesteps,
       if it has its whole input z/d + offset from the start.
 
@@ -318,7 +364,7 @@ def quantized_ann(snn: SpikingNetwork, x: Tensor, timesteps: int) -> Any:
         ArgumentError: `timesteps` is not an integer >= 1.
     """
     check_timesteps(timesteps)
-    steps, bounds = snn.steps, site_bounds(snn)
+    steps, bounds, lowers = snn.steps, site_bounds(snn), site_lowers(snn)
     starts, offsets = site_starts(snn), site_offsets(snn)
     scale = timesteps if snn.coding == "rate" else 1
 
@@ -328,7 +374,8 @@ def quantized_ann(snn: SpikingNetwork, x: Tensor, timesteps: int) -> Any:
         drive = z / step
         if offset is not None:
             drive = drive + offset
-        held = quantized(neuron, drive * scale, timesteps, starts[site.name], bound)
+        whole, start, lower = drive * scale, starts[site.name], lowers[site.name]
+        held = quantized(neuron, whole, timesteps, start, bound, lower)
         return held * (step / scale)
 
     with torch.inference_mode():

@@ -118,7 +118,8 @@ def _assembled(
     content: Mapping[str, Any], found: int, tensors: Mapping[str, Tensor]
 ) -> SpikingNetwork:
     """Make the network after all checks."""
-    kinds: dict[str, dict[str, Tensor]] = {kind: {} for kind in (schema.WEIGHTS, *schema.PER_SITE)}
+    named = (schema.WEIGHTS, *schema.PER_SITE, *schema.RANGES)
+    kinds: dict[str, dict[str, Tensor]] = {kind: {} for kind in named}
     for full, tensor in tensors.items():
         kind, _, name = full.partition(".")
         if kind not in kinds:
@@ -126,7 +127,7 @@ def _assembled(
         kinds[kind][name] = tensor
     network, rest = schema.from_json(content, found, kinds)
     check_network(network)
-    per_site = {kind: kinds[kind] for kind in schema.PER_SITE}
+    per_site = {kind: kinds[kind] for kind in (*schema.PER_SITE, *schema.RANGES)}
     check_per_site(network, rest["neurons"], per_site)
     rest.update(per_site)
     return SpikingNetwork(network, **rest)

@@ -10,7 +10,13 @@ from transpike.simulation.engine.convolve import Call
 from transpike.simulation.engine.plan import Plan, dense, flat, plan
 from transpike.simulation.engine.precision import Arithmetic, arithmetic
 from transpike.simulation.engine.scan import Constants
-from transpike.spiking.spiking_network import SpikingNetwork, site_bounds, site_offsets, site_starts
+from transpike.spiking.spiking_network import (
+    SpikingNetwork,
+    site_bounds,
+    site_lowers,
+    site_offsets,
+    site_starts,
+)
 
 
 class Engine:
@@ -72,12 +78,8 @@ class Phase:
 
 def _constants(snn: SpikingNetwork, network: Network) -> dict[str, Constants]:
     """Step, start, offset and bound of every neuron of a sample, by site and in memory order."""
-    bounds, starts, offsets, steps = (
-        site_bounds(snn),
-        site_starts(snn),
-        site_offsets(snn),
-        snn.steps,
-    )
+    bounds, lowers, starts = site_bounds(snn), site_lowers(snn), site_starts(snn)
+    offsets, steps = site_offsets(snn), snn.steps
     result = {}
     for site in network.sites:
 
@@ -89,5 +91,9 @@ def _constants(snn: SpikingNetwork, network: Network) -> dict[str, Constants]:
         step, start = spread(site.along_channels(steps[site.name])), spread(starts[site.name])
         assert step is not None and start is not None
         bound, offset = spread(bounds[site.name]), spread(offsets[site.name])
-        result[site.name] = Constants(snn.neurons[site.name], step, start, offset, bound)
+        lower = spread(lowers[site.name])
+        if lower is not None and not bool(lower.any()):
+            lower = None  # 0 is the bound without one, and all kernels know it.
+        neuron = snn.neurons[site.name]
+        result[site.name] = Constants(neuron, step, start, offset, bound, lower)
     return result

@@ -28,6 +28,7 @@ from transpike.graph.network import (
     operation,
 )
 from transpike.graph.ops import ADD, OPERATIONS, SUB
+from transpike.graph.regions import Region
 from transpike.simulation.readout import frontier
 
 Values = dict[str, Any]
@@ -40,8 +41,9 @@ class Step:
 
     Attributes:
         node: the node.
-        kind: "site", "cumulative" or "linear".
+        kind: "site", "cumulative", "function" or "linear".
         site: the site, if the node is one.
+        region: the region whose last node this is, or None. The step computes all its nodes.
         reads: names of the values that are read. A site reads its current, or the two currents
             whose sum it is.
         dead: names of the values that no later step reads.
@@ -50,12 +52,18 @@ class Step:
     """
 
     node: Node
-    kind: Literal["site", "cumulative", "linear"]
+    kind: Literal["site", "cumulative", "function", "linear"]
     site: Site | None
+    region: Region | None
     reads: tuple[str, ...]
     dead: tuple[str, ...]
     reusable: bool
     broadcast: bool
+
+    @property
+    def sends(self) -> tuple[str, ...]:
+        """Names of the values that the step computes."""
+        return (self.node.name,) if self.region is None else self.region.outputs
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class Plan:
         live: dict[str, int] = {}
         most = 0
         for step in self.steps:
-            live[step.node.name] = size[step.node.name]
+            live.update({name: size[name] for name in step.sends})
             most = max(most, sum(live.values()) + _scratch(step, size))
             for name in step.dead:
                 live.pop(name, None)
@@ -93,6 +101,8 @@ class Plan:
         size = _value_sizes(self.network)
         state = sum(2 * step.site.neurons for step in self.steps if step.site is not None)
         sums = sum(size[s.reads[0]] for s in self.steps if s.kind == "cumulative")
+        regions = [step.region for step in self.steps if step.region is not None]
+        sums += sum(size[name] for one in regions for name in (*one.signals, *one.outputs))
         static = sum(size[name] for name in self.kept)
         read = sum(size[name] for name in self.readout)
         return (state + sums + static + read) * itemsize
@@ -100,13 +110,21 @@ class Plan:
     def largest_value(self, itemsize: int) -> int:
         """Bytes of the largest value of one sample and timestep."""
         size = _value_sizes(self.network)
-        return max((size[step.node.name] for step in self.steps), default=1) * itemsize
+        names = [name for step in self.steps for name in (step.node.name, *_inside(step))]
+        return max((size[name] for name in names), default=1) * itemsize
+
+
+def _inside(step: Step) -> tuple[str, ...]:
+    """Names of the values inside of a region."""
+    return () if step.region is None else tuple(node.name for node in step.region.nodes)
 
 
 def _scratch(step: Step, size: Mapping[str, int]) -> int:
     """Number of values in memory while a step runs, besides its inputs and its output."""
     if step.kind == "cumulative":  # The running sums, before and after pooling.
         return size[step.reads[0]] + size[step.node.name]
+    if step.region is not None:  # The means of its inputs and all values inside of it.
+        return sum(size[name] for name in (*step.region.signals, *_inside(step)))
     if OPERATIONS[step.node.op].convolves:
         # Lists of values and their channels, or a copy in another order.
         return 3 * sum(size[name] for name in step.reads) // 2
@@ -145,6 +163,7 @@ def plan(
     readers.update(readout)
     fused, joined = _fused(network, moving, readers), joins or {}
     left_out = fused.keys() | {node.name for node in joined.values()}
+    left_out |= {name for name, region in network.regions.items() if name != region.name}
     kept_nodes = [node for node in moving if node.name not in left_out]
     reads = {
         node.name: joined[node.name].reads if node.name in joined else _reads(network, node, fused)
@@ -202,7 +221,7 @@ def _fused(network: Network, moving: list[Node], readers: Counter[str]) -> dict[
 def _reads(network: Network, node: Node, fused: Mapping[str, Node]) -> tuple[str, ...]:
     if node.name in network.site_of and node.reads[0] in fused:
         return fused[node.reads[0]].reads
-    return node.reads
+    return network.regions[node.name].reads if node.kind == "function" else node.reads
 
 
 def _step(
@@ -214,11 +233,11 @@ def _step(
     static: frozenset[str],
 ) -> Step:
     site = network.site_of.get(node.name)
-    kind: Literal["site", "cumulative", "linear"] = "linear"
+    kind: Literal["site", "cumulative", "function", "linear"] = "linear"
     if site is not None:
         kind = "site"
-    elif node.kind == "cumulative":
-        kind = "cumulative"
+    elif node.kind in ("cumulative", "function"):
+        kind = node.kind
     source = network.by_name.get(reads[0]) if reads else None
     # With another reader, even an earlier one, a view of the current may still be in use.
     alone = source is not None and readers[source.name] == 1 and source.name not in static
@@ -227,16 +246,26 @@ def _step(
         node=node,
         kind=kind,
         site=site,
+        region=network.regions.get(node.name),
         reads=reads,
         dead=tuple(n for n in dict.fromkeys(reads) if last.get(n) == node.name),
         reusable=alone and source is not None and _is_fresh(source),
-        broadcast=len(constant) == 1 and len(set(reads)) == 2 and node.op in (ADD, SUB),
+        broadcast=len(constant) == 1
+        and len(set(reads)) == 2
+        and node.op in (ADD, SUB)
+        and all(_batch_first(network, name) for name in (node.name, *reads)),
     )
+
+
+def _batch_first(network: Network, name: str) -> bool:
+    """Whether the first axis of a value is the batch."""
+    shape = (-1,) if name == INPUT else network.by_name[name].shape
+    return shape is not None and shape[:1] == (-1,)
 
 
 def _is_fresh(node: Node) -> bool:
     """Whether the result of an operation never shares memory with anything else."""
-    return OPERATIONS[node.op].role in ("layer", "sum")
+    return node.kind == "function" or OPERATIONS[node.op].role in ("layer", "sum")
 
 
 def bound_call(network: Network, node: Node) -> Callable[[Mapping[str, Any], int], Any]:
@@ -253,7 +282,7 @@ def bound_call(network: Network, node: Node) -> Callable[[Mapping[str, Any], int
         None if isinstance(arg, Value) else network.resolve(arg, {}, 0) for arg in node.args
     ]
     slots = [(at, arg.name) for at, arg in enumerate(node.args) if isinstance(arg, Value)]
-    first = node.kind == "cumulative"
+    first = node.shape is not None  # The pooled values without the indices.
 
     def call(values: Mapping[str, Any], rows: int) -> Any:
         args = list(template)

@@ -63,7 +63,7 @@ class Arithmetic:
             node: the node.
             joined: the concatenation whose parts the node reads directly, or None.
         """
-        if node.kind == "cumulative":
+        if node.kind in ("cumulative", "function"):
             return bound_call(network, node)
         product = OPERATIONS[node.op].role == "layer"
         if self.name == "split" and product:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from transpike.graph.limits import check_fits
 from transpike.graph.network import INPUT, Network, Site
+from transpike.graph.regions import Region
 from transpike.simulation.early_stopping import EarlyStopping
 from transpike.simulation.engine.engine import Engine, Phase
 from transpike.simulation.engine.memory import portion
@@ -167,34 +168,40 @@ class _Portion:
         silent: set[str] = set()
         for step in self.plan.steps:
             if self.engine.windows and self.nothing_comes(step, silent, done, length):
-                silent.add(step.node.name)
+                silent.update(step.sends)
             elif self.engine.windows and self.nothing_goes(step, done, length):
                 self.wait(step, values, done, length)
                 silent.add(step.node.name)
             else:
                 values |= {name: self.zeros(name, length) for name in silent & set(step.reads)}
-                values[step.node.name] = self.computed(step, values, done, length)
+                values |= self.computed(step, values, done, length)
             for name in step.dead:
                 values.pop(name, None)
         return values
 
-    def computed(self, step: Step, values: dict[str, Any], done: int, length: int) -> Any:
-        """Compute what a node sends in a chunk."""
+    def computed(
+        self, step: Step, values: dict[str, Any], done: int, length: int
+    ) -> dict[str, Any]:
+        """Compute what a step sends in a chunk, by name."""
+        if step.region is not None:
+            return self.region(step.region, values, done, length)
+        name = step.node.name
         if step.kind == "site":
-            return self.site(step, values, done, length)
+            return {name: self.site(step, values, done, length)}
         if step.kind == "cumulative":
-            return self.cumulative(step, values, done, length)
-        return self.linear(step, values, length)
+            return {name: self.cumulative(step, values, done, length)}
+        return {name: self.linear(step, values, length)}
 
     def nothing_comes(self, step: Step, silent: set[str], done: int, length: int) -> bool:
         """Whether a node reads and sends nothing but zeros in this chunk.
 
         From t = 2 on there are no biases, and every value that is constant in time is zero.
         """
-        if done == 0 or step.node.shape is None or step.node.shape[:1] != (-1,):
+        shapes = [self.phase.network.by_name[name].shape for name in step.sends]
+        if done == 0 or any(shape is None or shape[:1] != (-1,) for shape in shapes):
             return False
         moving = [name for name in step.reads if name not in self.static]
-        if not silent.issuperset(moving) or step.node.name in self.plan.readout:
+        if not silent.issuperset(moving) or not set(step.sends).isdisjoint(self.plan.readout):
             return False
         return step.kind != "site" or self.nothing_goes(step, done, length)
 
@@ -338,6 +345,50 @@ class _Portion:
             result[0] = reached[1]
         return result.flatten(0, 1).to(arithmetic.signal)
 
+    def region(
+        self, region: Region, values: dict[str, Any], done: int, length: int
+    ) -> dict[str, Tensor]:
+        """Compute R_t - R_{t-1} of a region for all timesteps of a chunk at once.
+
+        R_t is t g(S_t / t) in rate coding and g(S_t) in differential coding.
+        """
+        kept, signal = self.engine.arithmetic.kept, self.engine.arithmetic.signal
+        times = torch.arange(done + 1, done + length + 1, dtype=kept, device=self.x.device)
+        scale = torch.ones_like(times) if self.engine.differential else times
+        found: dict[str, Any] = {
+            name: self.over_time(name, values, length) for name in region.constants
+        }
+        for name in region.signals:
+            sums = self.running_sums(f"{region.name}:{name}", name, values, length)
+            found[name] = (sums / _over(scale, sums)).flatten(0, 1)
+        for node in region.nodes:
+            found[node.name] = self.phase.call(node)(found, length * self.batch)
+        sent: dict[str, Tensor] = {}
+        for name in region.outputs:
+            reached = _split_time(found[name], length)
+            reached = reached * _over(scale, reached)
+            change = torch.empty_like(reached)
+            torch.sub(reached[1:], reached[:-1], out=change[1:])
+            before = self.sums.get(f"{region.name}={name}")
+            change[0] = reached[0] if before is None else reached[0] - before
+            self.sums[f"{region.name}={name}"] = reached[-1].clone()
+            sent[name] = change.flatten(0, 1).to(signal)
+        return sent
+
+    def running_sums(self, key: str, name: str, values: dict[str, Any], length: int) -> Tensor:
+        """The sums of a value up to each timestep of a chunk, (L, B, ...), kept under `key`."""
+        source = _split_time(self.over_time(name, values, length), length)
+        sums = torch.empty_like(source, dtype=self.engine.arithmetic.kept)
+        before = self.sums.get(key)
+        for index in range(length):
+            if before is None:
+                sums[index] = source[index]
+            else:
+                torch.add(before, source[index], out=sums[index])
+            before = sums[index]
+        self.sums[key] = sums[-1].clone()
+        return sums
+
     def read_chunk(self, values: dict[str, Any], done: int, length: int, output: Output) -> None:
         """Average over time for the wanted timesteps of this chunk, and run the tail."""
         early_stopping = self.request.early_stopping
@@ -416,6 +467,11 @@ class _Portion:
 
 def _repeated(value: Tensor, length: int) -> Tensor:
     return value.expand(length, *value.shape).flatten(0, 1)
+
+
+def _over(times: Tensor, like: Tensor) -> Tensor:
+    """One number per timestep, shaped to broadcast over (L, B, ...)."""
+    return times.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _split_time(value: Tensor, length: int) -> Tensor:

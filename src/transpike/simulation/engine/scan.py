@@ -34,6 +34,7 @@ class Constants:
         start: initial membrane, (N,), in units of the step.
         offset: extra current per timestep, (N,), in units of the step, or None.
         bound: c/d of a bounded activation, (N,), or None.
+        lower: the lower bound over d, (N,), <= 0, or None for 0.
         unit: the step of a timestep in units of `step`, a power of two.
         later: constants for the other steps of a schedule whose step changes, by the factor by
             which the first step is larger than the smallest one so far, and by the unit.
@@ -44,6 +45,7 @@ class Constants:
     start: Tensor
     offset: Tensor | None
     bound: Tensor | None
+    lower: Tensor | None = None
     unit: int = 1
     later: dict[tuple[int, int], Constants] = field(default_factory=dict, repr=False)
 
@@ -60,6 +62,7 @@ class Constants:
                 torch.full_like(self.start, neuron.initial_membrane) if bounded else self.start,
                 self.offset,
                 None if self.bound is None else self.bound * finer,
+                None if self.lower is None else self.lower * finer,
                 unit,
             )
         return self.later[finer, unit]
@@ -187,6 +190,8 @@ def charge(constants: Constants, population: Population, chunk: Chunk) -> None:
 
 def _scan(constants: Constants, population: Population, chunk: Chunk) -> Tensor:
     """Run timesteps of equal step in the fastest form that can do it."""
+    if constants.lower is not None:
+        return _eager(constants, population, chunk)
     device = chunk.out.device.type
     if device == "cuda":
         return _on_cuda(constants, population, chunk)
@@ -290,8 +295,8 @@ def _part(constants: Constants, columns: slice) -> Constants:
         return None if values is None else values[columns]
 
     step, start = constants.step[columns], constants.start[columns]
-    offset, bound = cut(constants.offset), cut(constants.bound)
-    return Constants(constants.neuron, step, start, offset, bound, constants.unit)
+    offset, bound, lower = map(cut, (constants.offset, constants.bound, constants.lower))
+    return Constants(constants.neuron, step, start, offset, bound, lower, constants.unit)
 
 
 def _drive(constants: Constants, chunk: Chunk, index: int, block: tuple[slice, ...] = ()) -> Tensor:
@@ -315,13 +320,16 @@ def _fired(
     level = level_of(neuron, in_steps(neuron, membrane, unit))
     if neuron.telescoped:
         assert total is not None
-        reached = torch.minimum(level.clamp(min=0), _limit(constants, level, t))
+        least = _least(constants, level, t)
+        reached = torch.minimum(level.clamp(min=least), _limit(constants, level, t))
         return reached - total, reached
     count = level.clamp(min=-neuron.max_count if neuron.signed else 0, max=neuron.max_count)
     if total is None:
         return count, None
     if neuron.signed:
-        count = torch.maximum(count, -whole_steps(total, unit))
+        least = _least(constants, level, t)
+        above = total if isinstance(least, int) else total - least
+        count = torch.maximum(count, -whole_steps(above, unit))
     if constants.bound is not None or neuron.levels is not None:
         left = _limit(constants, level, t) - total
         count = torch.minimum(count, whole_steps(left, unit))
@@ -337,6 +345,17 @@ def _limit(constants: Constants, like: Tensor, t: int | Tensor) -> Tensor:
         return most
     reach = constants.bound if neuron.levels is not None else constants.bound * t
     return torch.minimum(torch.floor(reach + constants.start).clamp(min=0), most)
+
+
+def _least(constants: Constants, like: Tensor, t: int | Tensor) -> Tensor | int:
+    """Least total of the counts after t timesteps, as in `neuron.lower_limit`."""
+    neuron, lower = constants.neuron, constants.lower
+    if lower is None:
+        return 0
+    most = neuron.max_count * t if neuron.levels is None else neuron.levels
+    reach = lower if neuron.levels is not None else lower * t
+    least = torch.as_tensor(-most, dtype=like.dtype, device=like.device)
+    return torch.maximum(torch.floor(reach + constants.start).clamp(max=0), least)
 
 
 def spikes(neuron: Neuron, count: Tensor) -> Tensor:
