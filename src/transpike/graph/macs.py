@@ -12,7 +12,7 @@ from math import prod
 from torch import Tensor
 
 from transpike.graph.network import INPUT, Argument, Node, Weight
-from transpike.graph.ops import OPERATIONS
+from transpike.graph.ops import OPERATIONS, packet
 
 
 def macs_of(
@@ -40,17 +40,41 @@ def _node_macs(
     operation = OPERATIONS.get(node.op)
     if operation is None or node.shape is None or node.kind == "constant":
         return 0
-    outputs = prod(node.shape[1:]) * max(1, -node.shape[0])
+    outputs = _size(node.shape)
     if operation.role == "product":
         return outputs * _operand_shape(node.args[0], tensors, shapes)[-1]
-    if operation.role != "layer" or not isinstance(node.args[1], Weight):
+    if packet(node.op) == "scaled_dot_product_attention":
+        query, key, value = (_operand_shape(arg, tensors, shapes) for arg in node.args[:3])
+        return _size(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    if packet(node.op) == "einsum":
+        return _einsum_macs(node, [_operand_shape(arg, tensors, shapes) for arg in node.args[1]])
+    if operation.role != "layer":
         return 0
-    weight = tensors[node.args[1].name].shape
+    weight = tuple(abs(size) for size in _operand_shape(node.args[1], tensors, shapes))
     if operation.groups_at is not None:
         # In a transposed convolution every input position meets the output channels of its group.
         source = _operand_shape(node.args[0], tensors, shapes)
         return prod(source[2:]) * max(1, -source[0]) * prod(weight)
     return outputs * prod(weight[1:])
+
+
+def _size(shape: Sequence[int]) -> int:
+    """Number of elements for one sample; a size of k times the batch is -k."""
+    return prod(abs(size) for size in shape)
+
+
+def _einsum_macs(node: Node, operands: Sequence[Sequence[int]]) -> int:
+    """Every combination of indices is one multiply-accumulate for each operand after the first."""
+    assert node.shape is not None
+    terms, _, result = node.args[0].replace(" ", "").partition("->")
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms.split(","), operands, strict=True):
+        before, dots, after = term.partition("...")
+        sizes.update(zip(before, shape, strict=False))
+        if after or not dots:
+            sizes.update(zip(reversed(after), reversed(shape), strict=False))
+    summed = prod(abs(size) for letter, size in sizes.items() if letter not in result)
+    return _size(node.shape) * summed * max(1, len(operands) - 1)
 
 
 def _operand_shape(

@@ -96,6 +96,12 @@ class ActivityTally:
         events = torch.stack([sent, unit, binary])
         into[name] = into[name] + events if name in into else events
 
+    def _bits(self, name: str, neuron: Neuron) -> int:
+        """Bits of an activation that has as many levels: ceil(log2(levels + 1)), and the sign."""
+        lower = self.snn.lowers.get(name)
+        signed = lower is not None and bool((lower < 0).any())
+        return math.ceil(math.log2(neuron.levels_at(self.timesteps) + 1)) + signed
+
     def activity(self) -> Activity:
         """Everything that was measured."""
         neurons, timesteps = self.snn.neurons, self.timesteps
@@ -105,16 +111,11 @@ class ActivityTally:
             differential=self.snn.coding == "differential",
             sites=self.spikes,
             pools=self._changes,
-            bits={name: _bits(neuron, timesteps) for name, neuron in neurons.items()},
+            bits={name: self._bits(name, neuron) for name, neuron in neurons.items()},
             updates={name: _updates(neuron, timesteps) for name, neuron in neurons.items()},
             comparisons={name: _comparisons(neuron) for name, neuron in neurons.items()},
             resets={name: 2 if neuron.signed else 1 for name, neuron in neurons.items()},
         )
-
-
-def _bits(neuron: Neuron, timesteps: int) -> int:
-    """Bits of an activation that has as many levels: ceil(log2(levels + 1))."""
-    return math.ceil(math.log2(neuron.levels_at(timesteps) + 1))
 
 
 def _updates(neuron: Neuron, timesteps: int) -> int:

@@ -121,7 +121,19 @@ class Cost:
 
     def __str__(self) -> str:
         """Spikes, operations, memory and energy as text."""
-        return "\n".join([*self._head(), *_operation_lines(self.total), "", *self._tail()])
+        operations = [*_operation_lines(self.total), *self._regions(), ""]
+        return "\n".join([*self._head(), *operations, *self._tail()])
+
+    def _regions(self) -> list[str]:
+        """The analog work of every region."""
+        found = [row for row in self.operations if row.op == "region"]
+        width = max((len(row.name) for row in found), default=0)
+        return [
+            f"region {row.name:<{width}} {row.counts.macs_region:>14,.0f} MACs, "
+            f"{row.counts.evaluations:,.0f} evaluations, "
+            f"{row.counts.additions_region:,.0f} additions"
+            for row in found
+        ]
 
     def _head(self) -> list[str]:
         width = max(len("all"), *(len(site.name) for site in self.sites))
@@ -156,6 +168,7 @@ class Cost:
             HEADER,
             *map(str, self.energy),
         ]
+        lines += [row.region_line for row in self.energy if row.regions_pj]
         if self.quality is not None:
             lines.append(f"at T={self.timesteps}: {self.quality}")
         lines += [
@@ -189,6 +202,13 @@ def _operation_lines(total: Counts) -> list[str]:
     for name, snn, ann in rows:
         last = "" if ann is None else f"{ann:>16,.0f}"
         lines.append(f"{name:<38} {snn:>16,.0f} {last}".rstrip())
+    if total.macs_region or total.evaluations or total.additions_region:
+        for name, count in (
+            ("in regions: multiply-accumulates", total.macs_region),
+            ("  evaluations of functions", total.evaluations),
+            ("  additions", total.additions_region),
+        ):
+            lines.append(f"{name:<38} {count:>16,.0f}")
     nominal = f"{total.ann_macs_nominal:,.0f}"
     lines.append(f"ANN MACs with padding and zero weights, as usually printed: {nominal}")
     return lines

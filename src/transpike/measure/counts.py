@@ -20,6 +20,9 @@ class Counts:
         macs_input: multiply-accumulates on values that follow from the static input, done once.
         macs_readout: multiply-accumulates behind the time average, done once.
         macs_current: multiply-accumulates on currents, all timesteps together.
+        macs_region: multiply-accumulates of regions, all timesteps together.
+        evaluations: values of nonlinear functions of single elements in regions, all timesteps.
+        additions_region: additions of regions, all timesteps together.
         additions: all other additions: constant currents into membranes, resets, and analog values
             that are pooled or added.
         comparisons: comparisons with thresholds and for maxima.
@@ -30,6 +33,7 @@ class Counts:
         ann_bit_macs: the same, each times the bits of its activation in the quantized network.
         ann_additions: biases, additions of branches and average pooling in the analog network.
         ann_comparisons: ReLU and max-pool in the analog network.
+        ann_evaluations: the evaluations of regions in the analog network.
     """
 
     accumulates: float = 0.0
@@ -38,6 +42,9 @@ class Counts:
     macs_input: float = 0.0
     macs_readout: float = 0.0
     macs_current: float = 0.0
+    macs_region: float = 0.0
+    evaluations: float = 0.0
+    additions_region: float = 0.0
     additions: float = 0.0
     comparisons: float = 0.0
     neuron_updates: float = 0.0
@@ -47,6 +54,7 @@ class Counts:
     ann_bit_macs: float = 0.0
     ann_additions: float = 0.0
     ann_comparisons: float = 0.0
+    ann_evaluations: float = 0.0
 
     def __add__(self, other: Counts) -> Counts:
         """Sum, field by field."""

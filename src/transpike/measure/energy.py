@@ -60,6 +60,8 @@ class Energy:
         ann_pj: the analog network in the table's arithmetic.
         quantized_ann_pj: the analog network whose activations have as many levels as those of the
             spiking network (K T); the input is not quantized.
+        regions_pj: the part of `snn_pj` that regions take. An evaluation of a function counts as
+            one multiply-accumulate: a table with linear interpolation.
     """
 
     table: str
@@ -69,6 +71,16 @@ class Energy:
     snn_binary_pj: float
     ann_pj: float
     quantized_ann_pj: float
+    regions_pj: float = 0.0
+
+    @property
+    def region_line(self) -> str:
+        """How much of the SNN's energy regions take, in microjoule."""
+        whole, inside = self.snn_pj / _PICO_PER_MICRO, self.regions_pj / _PICO_PER_MICRO
+        return (
+            f"{self.table}: of the SNN's {whole:.3f} uJ, regions take {inside:.3f}, and "
+            f"{whole - inside:.3f} are without them"
+        )
 
     def __str__(self) -> str:
         """One row under `HEADER`, in microjoule."""
@@ -95,9 +107,12 @@ def energy_under(table: EnergyTable, total: Counts, timesteps: int) -> Energy:
         timesteps: T.
     """
     macs = total.macs_input + total.macs_readout + total.macs_current
-    fixed = table.mac_pj * macs + table.add_pj * (total.additions + total.comparisons)
+    regions = table.mac_pj * (total.macs_region + total.evaluations)
+    regions += table.add_pj * total.additions_region
+    fixed = regions + table.mac_pj * macs + table.add_pj * (total.additions + total.comparisons)
     again = table.mac_pj * total.macs_input * (timesteps - 1)
     other = table.add_pj * (total.ann_additions + total.ann_comparisons)
+    other += table.mac_pj * total.ann_evaluations
     quantized = (
         table.mac_pj * (total.ann_macs - total.ann_quantized_macs)
         + table.multiply_pj * total.ann_bit_macs / table.operand_bits
@@ -112,6 +127,7 @@ def energy_under(table: EnergyTable, total: Counts, timesteps: int) -> Energy:
         snn_binary_pj=fixed + table.add_pj * total.accumulates_binary,
         ann_pj=table.mac_pj * total.ann_macs + other,
         quantized_ann_pj=quantized + other,
+        regions_pj=regions,
     )
 
 

@@ -16,6 +16,8 @@ What an event costs on its way from a site:
                                                              changes of the maxima go on as events
     convolution, linear                                      1 accumulate per nonzero weight; the
                                                              result is a current, not an event
+    region                                                   1 accumulate (into a running sum); its
+                                                             own work is in `region_work`
     site                                                     1 accumulate if it arrives as an event,
                                                              as from a skip connection
     readout                                                  1 accumulate
@@ -37,7 +39,7 @@ from transpike.errors import ArgumentError
 from transpike.graph.macs import macs_of
 from transpike.graph.network import INPUT, Network, Node, Site, Weight
 from transpike.graph.ops import OPERATIONS, packet
-from transpike.graph.regions import refuse_regions
+from transpike.graph.regions import Region
 from transpike.measure.counts import Activity, Counts, Operation
 from transpike.measure.element_rows import (
     BITS,
@@ -55,6 +57,7 @@ from transpike.measure.element_rows import (
     sums,
 )
 from transpike.measure.pooling_windows import window_sums
+from transpike.measure.region_work import work_of
 from transpike.simulation.readout import frontier
 
 
@@ -85,7 +88,6 @@ def count_operations(network: Network, activity: Activity) -> tuple[Operation, .
     Raises:
         ArgumentError: an operation has no counting rule.
     """
-    refuse_regions(network, "measure_cost")
     with torch.inference_mode():
         return _Walk(network, activity).operations()
 
@@ -126,6 +128,10 @@ class _Walk:
             self._keep(node.name, self._site(site, self._read(node.reads[0], node)))
         elif node.kind == "cumulative":
             self._keep(node.name, self._cumulative(node, self._read(node.reads[0], node)))
+        elif node.kind == "function":
+            region = self.network.regions[node.name]
+            if node.name == region.name:
+                self._region(region)
         elif node.kind == "readout":
             self._keep(node.name, self._copied(node))
         else:
@@ -222,7 +228,43 @@ class _Walk:
             out[EVENT] = 1
         return out
 
+    def _region(self, region: Region) -> None:
+        """Count the analog work of a region, and what enters its running sums.
+
+        It is done at every timestep, or once if all its inputs follow from the static input.
+        """
+        values = [self.values[name] for name in region.signals]
+        moving = any(bool(value[[CURRENT, EVENT]].any()) for value in values)
+        times, work = self.activity.timesteps if moving else 1, work_of(self.network, region)
+        self._record(
+            self._region_label(region),
+            "region",
+            *(self._events(sums(value)) for value in values),
+            macs_region=work.macs * times,
+            evaluations=work.evaluations * times,
+            additions_region=(work.additions + work.outputs) * times,
+            ann_macs=work.macs,
+            ann_macs_nominal=work.macs,
+            ann_evaluations=work.evaluations,
+            ann_additions=work.additions,
+        )
+        for name in region.outputs:
+            shape = self.network.by_name[name].shape
+            assert shape is not None
+            out = empty(*shape[1:])
+            out[[CURRENT if moving else STATIC, VALUE]] = 1
+            self._keep(name, out)
+
+    def _region_label(self, region: Region) -> str:
+        """The name of the site behind a region, or the place of its last node."""
+        sites = [site.name for site in self.network.sites]
+        behind = [s for s in self.network.by_name.values() if s.name in self.network.site_of]
+        names = {node.reads[0]: self.network.site_of[node.name].name for node in behind}
+        found = [names[name] for name in region.outputs if name in names]
+        return min(found, key=sites.index) if found else self._label(region.name)
+
     def _linear(self, node: Node) -> Any:
+        self._check_batch(node)
         match OPERATIONS[node.op].role:
             case "pad":
                 return self._padded(node)
@@ -241,6 +283,16 @@ class _Walk:
             "convolution, addition or pooling."
         )
 
+    def _check_batch(self, node: Node) -> None:
+        """Refuse to count where the rows of counts, which stand for the batch, are not axis 0."""
+        nodes = [node, *(self.network.by_name[name] for name in node.reads if name != INPUT)]
+        moved = [one for one in nodes if one.shape is not None and one.shape[:1] != (-1,)]
+        if moved and not is_copy(node) and moved[0].kind != "constant":
+            raise ArgumentError(
+                f"measure_cost: no counting rule for {node.op} at '{node.place}', where the batch "
+                "is not the first axis. Keep every tensor as (B, ...) in forward()."
+            )
+
     def _operands(self, node: Node) -> dict[str, Any]:
         """Rows of all operands by name."""
         found = {n: self._read(n, node) for n in node.reads if n not in self.constants}
@@ -249,12 +301,11 @@ class _Walk:
         return found | {n: constant_rows(tensor, axes) for n, tensor in constants.items()}
 
     def _copied(self, node: Node) -> Any:
-        result = self.network.compute(node, self._operands(node), ROWS)
-        if node.kind == "readout":  # sigmoid, softmax and argmax are analog, and applied once
-            rows = empty(*result.shape[1:])
+        if node.kind == "readout" and node.shape is not None:  # It is analog, and applied once.
+            rows = empty(*node.shape[1:])
             rows[[STATIC, VALUE]] = 1
             return rows
-        return result
+        return self.network.compute(node, self._operands(node), ROWS)
 
     def _padded(self, node: Node) -> Tensor:
         """Pad events with zeros; a border of another value is a constant."""

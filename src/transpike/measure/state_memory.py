@@ -26,10 +26,13 @@ def state_memory(snn: SpikingNetwork) -> dict[str, int]:
         if snn.neurons[site.name].signed or site.upper_bound is not None
     )
     pools = [n for n in network.nodes if n.kind == "cumulative" and n.name not in network.tail]
+    regions = {region.name: region for region in network.regions.values()}.values()
+    kept = sum(elements(name) for one in regions for name in (*one.signals, *one.outputs))
     return {
         "membranes": size * network.neurons,
         "running totals of counts": size * counted,
         "running sums of max-pools": size * sum(elements(node.reads[0]) for node in pools),
+        **({"running sums and values of regions": size * kept} if regions else {}),
         "constant currents": size * sum(elements(name) for name in _cached(network)),
         "readout sums": size * sum(elements(name) for name in frontier(network)),
     }
