@@ -493,9 +493,5 @@ def _site_like(site: Site, shape: tuple[int, ...]) -> Site:
 
 
 def check_timesteps(timesteps: int) -> None:
-    """Refuse a number of timesteps that is not an integer from 1 to 2^24.
-
-    Raises:
-        ArgumentError: `timesteps` is something else.
-    """
+    """Raise an ArgumentError unless `timesteps` is an integer from 1 to 2^24."""
     check_count("timesteps", timesteps)

@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from transpike.errors import ArgumentError
-
 if TYPE_CHECKING:
     from transpike.graph.network import Network, Node
 
@@ -132,20 +130,6 @@ def tail_of(nodes: Sequence[Node]) -> frozenset[str]:
     return frozenset(tail)
 
 
-def refuse_regions(network: Network, what: str) -> None:
-    """Refuse a network with regions where they are not supported yet.
-
-    Raises:
-        ArgumentError: the network has a region.
-    """
-    for region in network.regions.values():
-        raise ArgumentError(
-            f"{what} at '{region.nodes[-1].place}': needed a network without functions such as "
-            f"{region.nodes[-1].op}, got one with them. Use simulate, simulate_reference or "
-            "quantized_ann, which take them."
-        )
-
-
 def over_time(nodes: Sequence[Node], outputs: Sequence[Any]) -> set[str]:
     """Names of the values that a simulation keeps over time, whose first axis is the batch.
 
@@ -163,4 +147,4 @@ def over_time(nodes: Sequence[Node], outputs: Sequence[Any]) -> set[str]:
     return names
 
 
-__all__ = ["Region", "evaluate", "over_time", "refuse_regions", "regions_of", "tail_of"]
+__all__ = ["Region", "evaluate", "over_time", "regions_of", "tail_of"]

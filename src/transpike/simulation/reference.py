@@ -15,7 +15,7 @@ from transpike.graph.ambient import isolated
 from transpike.graph.network import INPUT, Node
 from transpike.graph.regions import Region, evaluate
 from transpike.graph.without_constants import increments
-from transpike.simulation.readout import BLOCK, RunningSum, frontier, pooled, read_out
+from transpike.simulation.readout import BLOCK, RunningSum, frontier, mean_of, pooled, read_out
 from transpike.simulation.record import OUTPUT_ONLY, Record
 from transpike.simulation.result import (
     Simulation,

@@ -14,7 +14,6 @@ from transpike.conversion.passes.membrane_correction import MembraneCorrection, 
 from transpike.conversion.passes.site_search import SiteSearch, searched
 from transpike.conversion.passes.sweep import Correction, Sweep, inputs_at_once
 from transpike.errors import ArgumentError
-from transpike.graph.regions import refuse_regions
 from transpike.spiking.spiking_network import SpikingNetwork
 
 CalibrationPass = (
@@ -45,7 +44,6 @@ def apply_pass(
         ArgumentError: the pass does not fit this network.
     """
     whole, snn = snn, snn.sized_for(images)
-    refuse_regions(snn.network, "calibration pass")
     match one:
         case AllocateCounts():
             corrected, used = allocated(one, snn, images, timesteps), len(images)

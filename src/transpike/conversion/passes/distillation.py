@@ -134,6 +134,8 @@ def _ordinary(snn: SpikingNetwork) -> SpikingNetwork:
         snn.settings,
         starts=starts,
         offsets=offsets,
+        lowers={name: tensor.clone() for name, tensor in snn.lowers.items()},
+        uppers={name: tensor.clone() for name, tensor in snn.uppers.items()},
         coding=snn.coding,
     )
 
@@ -248,11 +250,19 @@ class _Student:
             step = spread(self.step(name))
             level = self.scale * (z / step + spread(self.offset(name))) + start
             most = torch.full_like(step, neuron.reach_at(self.timesteps))
-            if site.upper_bound is not None:  # The gradient of c/d keeps the output at c.
-                own = v0 / finer if neuron.schedule.shrinks else start
-                reach = (self.scale * site.upper_bound / step + own).clamp(min=0)
-                most = torch.minimum(reach, most)
-            level = torch.minimum(level.clamp(min=0), most)
+            upper = self.snn.uppers.get(name, site.upper_bound)
+            lower = self.snn.lowers.get(name, site.lower_bound or None)
+            own = v0 / finer if neuron.schedule.shrinks else start
+            if lower is None:
+                level = level.clamp(min=0)
+            else:
+                bound = spread(lower) if isinstance(lower, Tensor) else lower
+                least = torch.maximum((self.scale * bound / step + own).clamp(max=0), -most)
+                level = torch.maximum(level, least)
+            if upper is not None:  # The gradient of c/d keeps the output at c.
+                bound = spread(upper) if isinstance(upper, Tensor) else upper
+                most = torch.minimum((self.scale * bound / step + own).clamp(min=0), most)
+            level = torch.minimum(level, most)
             count = level + (totals[name].net.to(level) - level).detach()
             return count * (step / self.scale)
 

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from transpike.errors import ArgumentError
 from transpike.graph.network import INPUT, Network, Node, Site
+from transpike.graph.regions import Region, evaluate
 from transpike.graph.structure import flat_values, map_values
 from transpike.graph.without_constants import increments
 from transpike.simulation.engine.scan import Chunk, Constants, Population, scan
-from transpike.simulation.readout import pooled
+from transpike.simulation.readout import mean_of, pooled
 from transpike.spiking.neuron import Neuron
 from transpike.spiking.spiking_network import SpikingNetwork
 
@@ -48,6 +49,19 @@ class Values:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """The bounds of an activation, each a number, a tensor of one per neuron, or None.
+
+    Attributes:
+        upper: upper bound, or None.
+        lower: lower bound, <= 0, or None for 0.
+    """
+
+    upper: Tensor | float | None
+    lower: Tensor | float | None
+
+
+@dataclass(frozen=True)
 class Sampled:
     """Samples of one site.
 
@@ -55,7 +69,7 @@ class Sampled:
         neuron: settings of the neuron.
         current: (T, P, C), or (1, P, C) if it is constant in time, in activation units.
         target: (P, C) activations of the analog network.
-        upper_bound: upper bound of the activation, or None.
+        bounds: bounds of the activation.
         timesteps: T.
         scale: divisor of a sum over time, which is T, or 1 in differential coding.
     """
@@ -63,13 +77,13 @@ class Sampled:
     neuron: Neuron
     current: Tensor
     target: Tensor
-    upper_bound: float | None
+    bounds: Bounds
     timesteps: int
     scale: int
 
     def error(self, values: Values) -> Tensor:
         """Spiking output at T minus activation, (P, C), in activation units."""
-        counts = outputs_of(self.neuron, values, self.current, self.upper_bound, self.timesteps)
+        counts = outputs_of(self.neuron, values, self.current, self.bounds, self.timesteps)
         return counts.sum(dim=0) / self.scale - self.target
 
 
@@ -87,7 +101,7 @@ def check_rounds(rounds: int) -> None:
 
 
 def outputs_of(
-    neuron: Neuron, values: Values, current: Tensor, upper_bound: float | None, timesteps: int
+    neuron: Neuron, values: Values, current: Tensor, bounds: Bounds, timesteps: int
 ) -> Tensor:
     """Outputs of a population, counts times step, shape (T, P, N).
 
@@ -95,11 +109,12 @@ def outputs_of(
         neuron: settings of the neuron.
         values: values per neuron (N,).
         current: (T, P, N), or (1, P, N) if it is constant in time.
-        upper_bound: upper bound of the activation, or None.
+        bounds: bounds of the activation.
         timesteps: T.
     """
-    bound = None if upper_bound is None else upper_bound / values.step
-    constants = Constants(neuron, values.step, values.start, values.offset, bound)
+    upper = None if bounds.upper is None else bounds.upper / values.step
+    lower = None if bounds.lower is None else bounds.lower / values.step
+    constants = Constants(neuron, values.step, values.start, values.offset, upper, lower)
     shape = current.shape[1:]
     out = torch.empty(timesteps, *shape, dtype=current.dtype, device=current.device)
     population = Population.at_rest(constants, len(current[0]))
@@ -166,7 +181,11 @@ class Sweep:
             spiking[node.name] = self.site(site, current, analog[node.name])
         else:
             analog[node.name] = self.network.compute(node, analog, n)
-            if node.kind == "cumulative":
+            if node.kind == "function":
+                region = self.network.regions[node.name]
+                if node.name == region.nodes[0].name:
+                    spiking |= self.region(region, spiking, n)
+            elif node.kind == "cumulative":
                 spiking[node.name] = self.cumulative(node, spiking[node.reads[0]])
             else:
                 spiking[node.name] = self.linear(node, spiking, n)
@@ -179,16 +198,18 @@ class Sweep:
         """Correct a site with samples of its channels, and return its output (T, B, ...)."""
         neuron, scale = self.snn.neurons[site.name], 1 if self.differential else self.timesteps
         rows, wanted = samples_of(site, current, target)
-        bound = site.upper_bound
-        sampled = Sampled(neuron, rows, wanted, bound, self.timesteps, scale)
+        upper = self.snn.uppers.get(site.name, site.upper_bound)
+        lower = self.snn.lowers.get(site.name, site.lower_bound or None)
+        sampled = Sampled(neuron, rows, wanted, Bounds(upper, lower), self.timesteps, scale)
         values = self.values[site.name] = self.correct(sampled, self.values[site.name])
 
         def spread(per_channel: Tensor) -> Tensor:
             return site.along_channels(per_channel).expand(1, *site.shape).reshape(-1).contiguous()
 
+        bounds = Bounds(*(spread(b) if isinstance(b, Tensor) else b for b in (upper, lower)))
         every = Values(spread(values.step), spread(values.start), spread(values.offset))
         flat = current.flatten(2).contiguous()
-        return outputs_of(neuron, every, flat, bound, self.timesteps).reshape(
+        return outputs_of(neuron, every, flat, bounds, self.timesteps).reshape(
             self.timesteps, *current.shape[1:]
         )
 
@@ -203,6 +224,24 @@ class Sweep:
             out.append(reached if before is None else reached - before)
             before = reached
         return torch.stack(out)
+
+    def region(self, region: Region, spiking: dict[str, Any], n: int) -> dict[str, Tensor]:
+        """R_t - R_{t-1} of a region, as the reference simulation computes it."""
+        constants = {name: spiking[name][0] for name in region.constants}
+        sums: dict[str, Tensor] = {}
+        before: dict[str, Tensor] = {}
+        sent: dict[str, list[Tensor]] = {name: [] for name in region.outputs}
+        for t in range(self.timesteps):
+            for name in region.signals:
+                value = spiking[name][t if len(spiking[name]) > 1 else 0]
+                sums[name] = sums[name] + value if name in sums else value
+            scale = 1 if self.differential else t + 1
+            means = {name: mean_of(total, scale) for name, total in sums.items()}
+            for name, value in evaluate(self.network, region, means | constants, n).items():
+                reached = value * scale
+                sent[name].append(reached - before[name] if name in before else reached)
+                before[name] = reached
+        return {name: torch.stack(parts) for name, parts in sent.items()}
 
     def linear(self, node: Node, spiking: dict[str, Any], n: int) -> Any:
         """A linear operation at every timestep, or once if its inputs are constant in time."""
