@@ -1,5 +1,6 @@
 """A folder that was changed by hand is refused by name, even if all digests in it fit."""
 
+import contextlib
 import json
 import shutil
 import sys
@@ -170,6 +171,30 @@ def test_changed_value_is_refused(base, change, match):
     with pytest.raises(tp.FileError, match=match) as error:
         tp.load(folder)
     assert "config.json" in str(error.value)
+
+
+@pytest.mark.parametrize("network", ["residual", "parts"])
+def test_every_changed_tensor_is_refused_or_another_valid_one(tmp_path, network):
+    """Another shape or type, NaN and an empty tensor never fit."""
+    snn, x = tampered.networks()[network]
+    tp.save(snn, tmp_path / "net")
+    config = json.loads((tmp_path / "net" / "config.json").read_text())
+    tensors = tampered.read_tensors(tmp_path / "net")
+    for name, tensor in tensors.items():
+        for kind, other in tampered.hostile_tensors(tensor).items():
+            tampered.with_tensors(tmp_path / "net", config, {**tensors, name: other})
+            if kind in ("negative", "huge") and not name.startswith("steps"):
+                with contextlib.suppress(tp.TranspikeError):
+                    loaded = tp.load(tmp_path / "net")
+                    found = flat_values(tp.simulate(loaded, x, 6).output)
+                    # Weights of 3e38 overflow in the analog network too.
+                    analog = all(one.isfinite().all() for one in flat_values(loaded.network(x)))
+                    assert not (analog and any(one.isnan().any() for one in found)), name
+                continue
+            if kind == "huge":
+                continue  # Large steps are steps.
+            with pytest.raises(tp.FileError, match="needed|refuses its arguments"):
+                tp.load(tmp_path / "net")
 
 
 @pytest.mark.parametrize("key", ["settings", "coding", "nodes", "sha256", "tensors"])

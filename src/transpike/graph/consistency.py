@@ -236,6 +236,7 @@ class _Shapes:
                 ) from error
             self.values[node.name] = value
             self._compare(node, value)
+            self._check_bias(node, value)
             if source is not None and ops.packet(node.op).startswith("upsample"):
                 _check_scales(node, source.shape[2:], value.shape[2:])
             if node.kind == "constant" and isinstance(value, Tensor):
@@ -253,6 +254,19 @@ class _Shapes:
         known = all(name in self.constants for name in node.reads)
         if known and value.numel() <= _MOST_INDICES:
             self.constants[node.name] = self.network.compute(node, self.constants, self.rows)
+
+    def _check_bias(self, node: Node, value: Any) -> None:
+        """Refuse a bias without one value per channel. Kernels without values do not notice it."""
+        layer = ops.OPERATIONS[node.op]
+        if layer.bias_at is None:
+            return
+        given = node.args[layer.bias_at : layer.bias_at + 1] or (node.kwargs.get("bias"),)
+        bias = self.bare.resolve(given[0], self.values, self.rows)
+        channels = value.shape[-1 if layer.channels_last else 1]
+        if bias is not None and tuple(bias.shape) != (channels,):
+            raise DataError(
+                f"node '{node.name}': needed a bias ({channels},), got {tuple(bias.shape)}."
+            )
 
     def _compare(self, node: Node, value: Any) -> None:
         if not isinstance(value, Tensor):
