@@ -23,6 +23,8 @@ NAMES = [
     "resnet18-7x7:4",
     "plainnet18-7x7:4",
     "resnet50-3x3:4",
+    "resnet32",
+    "resnet110",
 ]
 
 
@@ -55,6 +57,7 @@ def test_every_network_maps_cifar_images_to_classes(name: str) -> None:
         ("vgg18:4", {3: 15}),
         ("resnet18-7x7:4", {7: 1, 3: 16, 1: 3}),
         ("resnet50-3x3:4", {3: 17, 1: 36}),
+        *((f"resnet{depth}", {3: depth - 1}) for depth in (20, 32, 44, 56, 110)),
     ],
 )
 def test_numbers_of_convolutions(name: str, kernels: dict[int, int]) -> None:
@@ -93,7 +96,10 @@ def test_a_width_is_a_number_of_channels(name: str) -> None:
         build_model(name)
 
 
-@pytest.mark.parametrize("name", ["resnet19:4", "vgg18-7x7:4", "resnet18-5x5:4", "plainnet50:4"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet19:4", "vgg18-7x7:4", "resnet18-5x5:4", "plainnet50:4", "resnet32:16", "resnet26"],
+)
 def test_other_names_are_unknown(name: str) -> None:
     with pytest.raises(ArgumentError, match="unknown model|cannot import"):
         build_model(name)

@@ -7,6 +7,10 @@ from pathlib import Path
 
 MODELS = (
     "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
     "vgg-cifar",
     "resnet18:",
     "plainnet18:",

@@ -22,7 +22,7 @@ from transpike.cli.output import plain, write_json
 from transpike.cli.overwriting import NETWORK_FILES, check_outputs, reads_of
 
 _DEFAULT_SHAPES: Mapping[str, tuple[int, ...]] = {
-    "resnet20": (3, 32, 32),
+    **dict.fromkeys(("resnet20", "resnet32", "resnet44", "resnet56", "resnet110"), (3, 32, 32)),
     "vgg-cifar": (3, 32, 32),
     **dict.fromkeys(
         ("resnet18", "plainnet18", "resnet50", "resnet101", "resnet101-basic", "vgg18"), (3, 32, 32)

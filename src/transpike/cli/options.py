@@ -253,7 +253,8 @@ ModelArgument = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=complete_from(MODELS),
-        help="Name of a model: resnet20, vgg-cifar, resnet18:WIDTH, plainnet18:WIDTH, "
+        help="Name of a model: resnet20, resnet32 and so on, vgg-cifar, resnet18:WIDTH, "
+        "plainnet18:WIDTH, "
         "resnet50:WIDTH, resnet101:WIDTH, resnet101-basic:WIDTH, vgg18:WIDTH, unet:WIDTH, "
         "unet-sigmoid:WIDTH, digits_cnn, torchvision:NAME, timm:NAME, or package.module:factory "
         "for a function that returns a model.",

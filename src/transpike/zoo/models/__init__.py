@@ -20,8 +20,9 @@ from transpike.zoo.models.vgg_cifar import vgg_cifar
 from transpike.zoo.models.weights import load_state_dict, load_weights
 
 _POSSIBLE = (
-    "resnet20, vgg-cifar, resnet18:WIDTH, plainnet18:WIDTH, resnet50:WIDTH, "
-    "resnet101-basic:WIDTH, resnet101:WIDTH, vgg18:WIDTH, unet:WIDTH, unet-sigmoid:WIDTH, "
+    "resnet20, vgg-cifar, resnet32, resnet44, resnet56, resnet110, resnet18:WIDTH, "
+    "plainnet18:WIDTH, resnet50:WIDTH, resnet101-basic:WIDTH, resnet101:WIDTH, vgg18:WIDTH, "
+    "unet:WIDTH, unet-sigmoid:WIDTH, "
     "digits_cnn, "
     "torchvision:NAME (as torchvision:resnet18), "
     "timm:NAME (as timm:resnet10t) or package.module:factory"
@@ -38,7 +39,7 @@ def build_model(
     """Build a model by name. Nothing is downloaded unless `pretrained` is set.
 
     Args:
-        name: `resnet20`, `vgg-cifar`, a network of the study such as `resnet18:WIDTH` (see
+        name: `vgg-cifar`, a network of the study such as `resnet20` or `resnet18:WIDTH` (see
             `backbone`), `unet:WIDTH`, `unet-sigmoid:WIDTH` (the default width is 64), `digits_cnn`,
             `torchvision:NAME`, `timm:NAME`, or `package.module:factory`. A factory is
             a callable that returns an `nn.Module`.
@@ -66,8 +67,6 @@ def build_model(
 
 
 def _fresh_model(name: str, options: dict[str, Any]) -> nn.Module:
-    if name == "resnet20":
-        return resnet20(**options)
     if name == "vgg-cifar":
         return vgg_cifar(**options)
     if name == "digits_cnn":

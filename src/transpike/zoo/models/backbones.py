@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from transpike.errors import ArgumentError, missing_package
+from transpike.zoo.models.resnet_cifar import CifarResNet
 
 WIDTH = 64  # channels of the first stage in the published networks
 STEMS = ("3x3", "7x7")
@@ -25,6 +26,9 @@ _BLOCKS = {
     "resnet101": (3, 4, 23, 3),
 }
 _STEM_OF = {"resnet18": "3x3", "plainnet18": "3x3"}  # all others have the 7x7 stem
+# One width, many depths. Source: He et al. 2016, section 4.2
+_DEPTHS = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
+_WIDTH_OF_DEPTHS = 16
 # Convolutions of the VGG by stage: how many, and their channels as a multiple of the width.
 _VGG_STAGES = ((2, 1), (2, 2), (4, 4), (4, 8), (3, 8))
 
@@ -120,7 +124,9 @@ class VGG18(nn.Module):
 
 
 def is_backbone(name: str) -> bool:
-    """Whether a name such as `resnet18:16` or `resnet18-7x7:16` is one of these networks."""
+    """Whether a name such as `resnet18:16`, `resnet18-7x7:16` or `resnet56` is one of these."""
+    if name in _DEPTHS:
+        return True
     kind, _ = _kind_and_stem(name.partition(":")[0])
     return kind in _BLOCKS or name.partition(":")[0] == "vgg18"
 
@@ -131,7 +137,8 @@ def backbone(name: str, num_classes: int = 10) -> nn.Module:
     Args:
         name: `NAME` or `NAME:WIDTH`, where NAME is `resnet18`, `plainnet18`, `resnet50`,
             `resnet101-basic`, `resnet101` or `vgg18`. All but the last one also take a stem, as in
-            `resnet18-7x7` or `resnet50-3x3`. The default width is 64.
+            `resnet18-7x7` or `resnet50-3x3`. The default width is 64. `resnet20`, `resnet32`,
+            `resnet44`, `resnet56` and `resnet110` take neither.
         num_classes: size of the output.
 
     Returns:
@@ -143,7 +150,10 @@ def backbone(name: str, num_classes: int = 10) -> nn.Module:
     """
     first = name.partition(":")[0]
     if not is_backbone(name):
-        raise ArgumentError(f"unknown network {name!r}: needed {', '.join(_BLOCKS)} or vgg18.")
+        known = ", ".join([*_BLOCKS, *_DEPTHS])
+        raise ArgumentError(f"unknown network {name!r}: needed {known} or vgg18.")
+    if name in _DEPTHS:
+        return CifarResNet(_DEPTHS[name], num_classes)
     width = width_of(name)
     if first == "vgg18":
         return VGG18(width, num_classes)
@@ -157,6 +167,8 @@ def width_of(name: str) -> int:
     Raises:
         ArgumentError: the width is no number above 0.
     """
+    if name in _DEPTHS:
+        return _WIDTH_OF_DEPTHS
     first, colon, width = name.partition(":")
     if colon and not (width.isdecimal() and int(width) >= 1):
         raise ArgumentError(f"model {name!r}: needed a width in channels, as {first}:16.")
