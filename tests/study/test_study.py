@@ -22,6 +22,7 @@ import transpike as tp
 from transpike.data import open_data
 from transpike.study import read_study, report_study, run_study, study_status
 from transpike.study import run as runner
+from transpike.study.cells import cells_of
 from transpike.study.config import study_of
 from transpike.zoo.models import build_model
 
@@ -155,8 +156,6 @@ def test_a_cell_is_addressed_by_what_decides_its_result(
     if "networks" in change:  # another label for the same weights
         file = str(weights / "digits-{seed}.safetensors")
         change = {"networks": [{**change["networks"][0], "weights": file, "seeds": [0, 1]}]}
-    from transpike.study.cells import cells_of
-
     keys = {cell["key"] for cell in _cells(whole)}
     found = {cell.key for cell in cells_of(study_of(_content(weights, **change), "here"))}
     assert found.isdisjoint(keys) if new else found == keys
@@ -273,6 +272,14 @@ def test_failures_are_recorded_retried_and_shown(
     assert "failed 2 times: digits, supervised, seed 1, study, T=4" in study_status(tmp_path)
     assert run_study(study, tmp_path) == []
     assert _tables(tmp_path) == _tables(whole)
+
+
+def test_a_damaged_conversion_is_made_again(weights: Path, tmp_path: Path) -> None:
+    study = read_study(_file(weights, methods=METHODS[1:], timesteps=[2]))
+    for cell in cells_of(study):
+        (tmp_path / "converted" / cell.key).mkdir(parents=True)
+    assert run_study(study, tmp_path) == []
+    assert "2 of 2 cells complete" in study_status(tmp_path)
 
 
 def test_contrasts_compare_losses_on_the_same_images(weights: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 
 from transpike.conversion.calibrate import Calibration, calibrate
 from transpike.data import Dataset, open_data
-from transpike.errors import ArgumentError
+from transpike.errors import ArgumentError, FileError
 from transpike.graph.capture import capture
 from transpike.graph.network import Network
 from transpike.measure.evaluate import evaluate
@@ -239,7 +239,7 @@ class _Bench:
         }
 
     def forget(self, cell: Cell) -> None:
-        """Remove the stored conversion of a cell that is complete."""
+        """Remove the stored conversion of a cell."""
         shutil.rmtree(self.folder / cell.key, ignore_errors=True)
 
     def is_converted(self, cell: Cell) -> bool:
@@ -266,7 +266,11 @@ class _Bench:
 
     def _converted(self, cell: Cell) -> SpikingNetwork:
         if self._loaded is None or self._loaded[0] != cell.key:
-            self._loaded = (cell.key, load(self.folder / cell.key))
+            try:
+                self._loaded = (cell.key, load(self.folder / cell.key))
+            except FileError:
+                self.forget(cell)  # damaged, for example by a power cut; the next try makes it anew
+                raise
         return self._loaded[1]
 
 
