@@ -56,6 +56,7 @@ NAMES = [
     "TranspikeError",
     "Tuning",
     "UnsupportedError",
+    "UpperBound",
     "calibrate",
     "capture",
     "compare",

@@ -28,6 +28,7 @@ _MODULE_OF = {
     "LocalThresholdBalancing": "conversion.thresholds",
     "MaxAbs": "conversion.thresholds",
     "Percentile": "conversion.thresholds",
+    "UpperBound": "conversion.thresholds",
     "ArgumentError": "errors",
     "CheckpointError": "errors",
     "DataError": "errors",
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from transpike.conversion.thresholds import LocalThresholdBalancing as LocalThresholdBalancing
     from transpike.conversion.thresholds import MaxAbs as MaxAbs
     from transpike.conversion.thresholds import Percentile as Percentile
+    from transpike.conversion.thresholds import UpperBound as UpperBound
     from transpike.errors import ArgumentError as ArgumentError
     from transpike.errors import CheckpointError as CheckpointError
     from transpike.errors import DataError as DataError

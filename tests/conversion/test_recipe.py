@@ -22,6 +22,7 @@ NEURONS = [
 ]
 RULES = [
     tp.MaxAbs("layer"),
+    tp.UpperBound(),
     tp.Percentile(99.5),
     tp.LeastSquares(),
     tp.LeastSquares(16, "layer"),

@@ -17,6 +17,7 @@ from transpike.conversion.thresholds import (
     LocalThresholdBalancing,
     MaxAbs,
     Percentile,
+    UpperBound,
 )
 from transpike.errors import ArgumentError
 from transpike.spiking.neuron import Neuron
@@ -102,6 +103,8 @@ def test_neuron_count_must_be_positive(text: str) -> None:
     ("text", "granularity", "rule"),
     [
         ("max", "channel", MaxAbs()),
+        ("bound", "channel", UpperBound()),
+        ("bound", "layer", UpperBound(granularity="layer")),
         ("max", "layer", MaxAbs(granularity="layer")),
         ("percentile", "channel", Percentile(99.9)),
         ("percentile:99", "layer", Percentile(99.0, granularity="layer")),

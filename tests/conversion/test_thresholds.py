@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import nets
 import transpike as tp
@@ -96,3 +97,31 @@ def test_rules_convert_networks(name, rule, granularity):
 def test_rules_out_of_range_are_refused(make, message):
     with pytest.raises(tp.ArgumentError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        tp.MaxAbs(),
+        tp.UpperBound(),
+        tp.UpperBound("layer"),
+        tp.Percentile(99),
+        tp.LeastSquares(levels=4),
+        tp.LocalThresholdBalancing(10),
+        tp.GaussianIteration(levels=4),
+    ],
+)
+@pytest.mark.parametrize("activation", [nn.ReLU6(), nn.Hardtanh(0.0, 0.75), nn.ReLU()])
+def test_no_threshold_is_above_the_bound_and_one_rule_takes_the_bound(rule, activation):
+    """The first channel of the data exceeds every bound, the second none, the third is silent."""
+    network, _ = nets.one_site([1.0, 1.0, 1.0], activation)
+    x = torch.tensor([[9.0, 0.5, -1.0], [1.0, 0.25, -2.0], [3.0, 0.1, -0.5]], dtype=torch.float64)
+    snn = tp.convert(network, [x], neuron=tp.Signed(1), threshold=rule)
+    (site,) = network.sites
+    (steps,) = snn.steps.values()
+    if site.upper_bound is not None:
+        assert float(steps.max()) <= site.upper_bound
+        if isinstance(rule, tp.UpperBound):
+            assert torch.equal(steps, torch.full_like(steps, site.upper_bound))
+    elif rule == tp.UpperBound():
+        assert torch.equal(steps, tp.convert(network, [x], threshold=tp.MaxAbs()).steps[site.name])

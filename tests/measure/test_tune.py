@@ -251,6 +251,13 @@ def test_cycles_that_fit_are_candidates(timesteps, max_count, cycles):
     assert sorted(found) == cycles
 
 
+def test_the_bound_is_a_candidate_where_a_site_has_one():
+    space = listed.Space(2)
+    for bounded in (False, True):
+        rules = {type(one.threshold) for one in listed.candidates(space, 0, bounded=bounded)}
+        assert (tp.UpperBound in rules) == bounded
+
+
 def test_counts_of_any_size_are_tuned_without_refining():
     assert len(listed.candidates(listed.Space(4, 2**15, signed=True), 0)) == 24
 

@@ -36,7 +36,7 @@ NEURONS = (
     "staggered:2",
     "telescoped:8",
 )
-THRESHOLDS = ("percentile:99.9", "max", "lsq", "gauss", "ltb")
+THRESHOLDS = ("percentile:99.9", "max", "bound", "lsq", "gauss", "ltb")
 
 
 def complete_from(words: Iterable[str]) -> Callable[[str], list[str]]:

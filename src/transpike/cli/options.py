@@ -137,8 +137,8 @@ class Conversion:
             "--threshold",
             autocompletion=complete_from(THRESHOLDS),
             help="Rule that chooses the firing thresholds from calibration images: percentile:P "
-            "(default percentile:99.9), max, lsq (least squares), gauss (least squares for a "
-            "Gaussian) or ltb (local threshold balancing).",
+            "(default percentile:99.9), max, bound (of a ReLU6), lsq (least squares), gauss (least "
+            "squares for a Gaussian) or ltb (local threshold balancing).",
         ),
     ] = None
     granularity: Annotated[

@@ -107,6 +107,7 @@ def _converted(
             levels=levels,
             initial_membrane=neuron.initial_membrane,
             range_factor=neuron.range_factor,
+            bound=site.upper_bound,
         )
         quiet = int((histogram.maximum <= 0).sum())
         if quiet:

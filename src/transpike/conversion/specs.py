@@ -24,6 +24,7 @@ from transpike.conversion.thresholds import (
     MaxAbs,
     Percentile,
     ThresholdRule,
+    UpperBound,
 )
 from transpike.errors import ArgumentError
 from transpike.spiking.neuron import Neuron
@@ -45,7 +46,7 @@ NEURON_FORMS = (
     "staggered:K=2,window=4,lag=1, telescoped:8"
 )
 EARLY_STOPPING_FORMS = "margin, margin:0.9, entropy, entropy:0.1"
-THRESHOLD_FORMS = "percentile:99.9, max, lsq, lsq:16, gauss, gauss:16, ltb, ltb:1000"
+THRESHOLD_FORMS = "percentile:99.9, max, bound, lsq, lsq:16, gauss, gauss:16, ltb, ltb:1000"
 PASS_FORMS = (
     "bias, membrane, search, distill, distill:values, delay, allocate:2.5, allocate:counts:3"
 )
@@ -123,6 +124,7 @@ _NEURONS = {
 }
 _RULES = {
     "max": _Form(MaxAbs),
+    "bound": _Form(UpperBound),
     "percentile": _Form(Percentile, {"P": _Setting("percentile", "percent")}),
     "lsq": _Form(LeastSquares, {"levels": _LEVELS}),
     "gauss": _Form(GaussianIteration, {"levels": _LEVELS}),
@@ -168,9 +170,9 @@ def parse_threshold(text: str, granularity: str = "channel") -> ThresholdRule:
     """Read a threshold rule.
 
     Args:
-        text: one of these forms: `max`, `percentile:P` with P in percent, `lsq` or `gauss` (the
-            number of levels follows from the neuron and the timesteps), `lsq:LEVELS`,
-            `gauss:LEVELS`, `ltb:ITERATIONS`. Names work too, as in `lsq:levels=16`.
+        text: one of these forms: `max`, `bound`, `percentile:P` with P in percent, `lsq` or
+            `gauss` (the number of levels follows from the neuron and the timesteps),
+            `lsq:LEVELS`, `gauss:LEVELS`, `ltb:ITERATIONS`. Names work too, as in `lsq:levels=16`.
         granularity: `channel` or `layer`.
 
     Returns:

@@ -63,6 +63,30 @@ class MaxAbs:
 
 
 @dataclass(frozen=True)
+class UpperBound:
+    """The threshold is the upper bound of the activation, such as 6 for ReLU6.
+
+    No input can then be clipped, and no level lies above the bound. The largest activation of a
+    channel in few calibration inputs is often far below what other inputs reach. In a deep network
+    these clipped peaks add up. The rule needs many levels, because channels with a small range get
+    few of them. A site without a bound, such as ReLU, gets the threshold of `MaxAbs`.
+
+    Attributes:
+        granularity: one threshold per channel, or per layer, at sites without a bound.
+
+    Raises:
+        ArgumentError: a setting is out of range.
+
+    Source: this library, after quantization of networks with ReLU6, whose range is known.
+    """
+
+    granularity: Granularity = "channel"
+
+    def __post_init__(self) -> None:
+        _check_granularity(self.granularity)
+
+
+@dataclass(frozen=True)
 class Percentile:
     """The threshold is a percentile of all activations, zeros included.
 
@@ -176,7 +200,9 @@ class GaussianIteration:
         _check_gaussian_levels(self.levels)
 
 
-ThresholdRule = MaxAbs | Percentile | LeastSquares | LocalThresholdBalancing | GaussianIteration
+ThresholdRule = (
+    MaxAbs | UpperBound | Percentile | LeastSquares | LocalThresholdBalancing | GaussianIteration
+)
 
 
 @dataclass(frozen=True)
@@ -186,6 +212,7 @@ class _Aim:
     levels: int | None
     initial_membrane: float
     range_factor: int
+    bound: float | None
 
     def levels_for(self, rule: LeastSquares | GaussianIteration) -> int:
         wanted = rule.levels or self.levels
@@ -208,6 +235,7 @@ def threshold(
     levels: int | None = None,
     initial_membrane: float = 0.5,
     range_factor: int = 1,
+    bound: float | None = None,
 ) -> Tensor:
     """Thresholds of one site.
 
@@ -222,6 +250,8 @@ def threshold(
         initial_membrane: initial membrane of the neuron, as a fraction of its step.
         range_factor: upper end of the range of the neuron, in units of the threshold (max_count
             for range burst, else 1). Only rules with levels use it.
+        bound: upper bound of the activation, in activation units, or None. No threshold is above
+            it, because the levels above it could never be used.
 
     Returns:
         (C,), in activation units, all > 0.
@@ -229,7 +259,7 @@ def threshold(
     Raises:
         ArgumentError: the rule needs levels or moments that are missing.
     """
-    aim = _Aim(levels, initial_membrane, range_factor)
+    aim = _Aim(levels, initial_membrane, range_factor, bound)
     whole, all_moments = histogram.merged(), None if moments is None else moments.merged()
     per_layer = rule.granularity == "layer"
     source, currents = (whole, all_moments) if per_layer else (histogram, moments)
@@ -240,6 +270,7 @@ def threshold(
         fallback = torch.where(fallback > 0, fallback, whole.maximum)
         fallback = torch.where(fallback > 0, fallback, torch.ones_like(fallback))
         chosen = torch.where(chosen > 0, chosen, fallback)
+    chosen = chosen if bound is None else chosen.clamp(max=bound)
     return chosen.expand(histogram.channels).clone()
 
 
@@ -249,6 +280,10 @@ def _chosen(
     match rule:
         case MaxAbs():
             return histogram.maximum.clone()
+        case UpperBound():
+            if aim.bound is None:
+                return histogram.maximum.clone()
+            return torch.full_like(histogram.maximum, aim.bound)
         case Percentile():
             return histogram.quantile(rule.percentile / 100)
         case LeastSquares():

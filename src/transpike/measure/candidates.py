@@ -19,6 +19,7 @@ from transpike.conversion.thresholds import (
     LeastSquares,
     Percentile,
     ThresholdRule,
+    UpperBound,
 )
 from transpike.errors import ArgumentError
 from transpike.graph.network import check_timesteps
@@ -66,12 +67,13 @@ class Space:
             raise ArgumentError(f"spikes: needed a number > 0, got {self.spikes!r}.")
 
 
-def candidates(space: Space, depth: int) -> list[Recipe]:
+def candidates(space: Space, depth: int, *, bounded: bool = False) -> list[Recipe]:
     """List every recipe of a space.
 
     Args:
         space: what may be chosen.
         depth: number of sites on the longest path of the network.
+        bounded: whether a site of the network has an upper bound, as ReLU6 has.
 
     Raises:
         ArgumentError: refining neurons are asked for, and the other settings leave none.
@@ -102,19 +104,23 @@ def candidates(space: Space, depth: int) -> list[Recipe]:
     without_delay = [
         more for more in PASSES if not any(isinstance(one, DelayedReadout) for one in more)
     ]
+    rules = (*RULES, UpperBound()) if bounded else RULES
     return [
-        *_combined(timesteps, neurons, passes),
-        *_combined(timesteps, shrinking, without_delay),
+        *_combined(timesteps, neurons, rules, passes),
+        *_combined(timesteps, shrinking, rules, without_delay),
     ]
 
 
 def _combined(
-    timesteps: int, neurons: Sequence[Neuron], passes: Sequence[tuple[CalibrationPass, ...]]
+    timesteps: int,
+    neurons: Sequence[Neuron],
+    rules: Sequence[ThresholdRule],
+    passes: Sequence[tuple[CalibrationPass, ...]],
 ) -> list[Recipe]:
     return [
         Recipe(timesteps, neuron, rule, some)
         for neuron in neurons
-        for rule in RULES
+        for rule in rules
         for some in passes
     ]
 

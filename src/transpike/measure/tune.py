@@ -156,7 +156,11 @@ def tune(
     used, held = _parted(Batches(batches).joined(), seed)
     if not isinstance(network, Network):
         network = capture(network, used[:2])
-    recipes = candidates(space, max(network.depth.values()) if refining else 0)
+    recipes = candidates(
+        space,
+        max(network.depth.values()) if refining else 0,
+        bounded=any(site.upper_bound is not None for site in network.sites),
+    )
     jury = Jury(network, used.to(network.device), held.to(network.device), spikes, reading)
     rounds = _Rounds(jury, progress).run(recipes)
     asked = {"seed": seed, "max_count": max_count, "spikes": spikes, "reading": reading}
