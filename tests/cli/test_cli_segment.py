@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from volume_cases import MODEL, SHAPE, SMALL, loaded, make_older, overlap_scores
+from volume_cases import MODEL, SHAPE, SMALL, keep_one_size, loaded, overlap_scores
 
 import transpike as tp
 from commands import ok, run
@@ -253,7 +253,7 @@ def test_segment_with_a_saved_network(
 
 
 def test_segment_with_a_network_of_one_size(saved: Path, root: Path, tmp_path: Path) -> None:
-    older = make_older(saved, tmp_path / "older")
+    older = keep_one_size(saved, tmp_path / "older")
     common = ["segment", root / "test" / "images", "--model", older, "--timesteps", "3"]
     message = refused(*common, "-o", tmp_path / "p", "--tile", "32")
     assert "--tile 32: the saved network takes inputs of (1, 16, 16)" in message

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from volume_cases import MODEL, SHAPE, SMALL, dense, loaded, make_older, overlap_scores
+from volume_cases import MODEL, SHAPE, SMALL, dense, keep_one_size, loaded, overlap_scores
 
 import transpike as tp
 from commands import ok
@@ -86,7 +86,7 @@ def test_a_saved_network_takes_tiles_and_whole_slices(
         assert a[key] == b[key]
     ok("evaluate", saved, *data[:2], "--tile", "32", "--timesteps", "1", "--json", file)
     assert loaded(file)["tile"] == [32, 32]
-    older = make_older(saved, tmp_path / "older")
+    older = keep_one_size(saved, tmp_path / "older")
     message = refused("evaluate", older, *data[:2], "--tile", "32")
     assert "--tile 32: the saved network takes inputs of (1, 16, 16)" in message
     ok("evaluate", older, *data[:2], "--timesteps", "1", "--json", file)

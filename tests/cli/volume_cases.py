@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+import transpike as tp
+from transpike.graph.sizes import Sizes
+from transpike.spiking.spiking_network import SpikingNetwork
 
 SHAPE = (8, 32, 48)
 MODEL = "volume_cases:dense"
@@ -59,10 +63,18 @@ def overlap_scores(mask: torch.Tensor, truth: torch.Tensor) -> tuple[float, floa
     return 2 * both / (both + either), both / either
 
 
-def make_older(saved: Path, folder: Path) -> Path:
-    """Copy the saved network in the form of an older version, which stored only one size."""
-    shutil.copytree(saved, folder)
-    config = loaded(folder / "config.json")
-    del config["sizes"]
-    (folder / "config.json").write_text(json.dumps(config | {"schema": 2}))
+def keep_one_size(saved: Path, folder: Path) -> Path:
+    """Copy a saved network without the sizes that it takes, as older versions stored it."""
+    snn = tp.load(saved)
+    one = SpikingNetwork(
+        replace(snn.network, sizes=Sizes()),
+        snn.neurons,
+        snn.steps,
+        snn.settings,
+        starts=snn.starts,
+        offsets=snn.offsets,
+        readout_start=snn.readout_start,
+        coding=snn.coding,
+    )
+    tp.save(one, folder)
     return folder
