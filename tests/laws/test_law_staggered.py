@@ -1,5 +1,6 @@
 """Laws of layers that fire one after the other, checked by a slow model and the quantized ANN."""
 
+import itertools
 import math
 
 import pytest
@@ -131,6 +132,28 @@ def test_with_complete_inputs_it_equals_the_quantized_ann(name):
         run = simulate(snn, x, timesteps, record=tp.Record(output_at=[timesteps]))
         last = [leaf[-1] for leaf in nets.leaves(run.output)]
         assert nets.error(last, nets.leaves(tp.quantized_ann(snn, x, timesteps))) < 1e-9
+
+
+def test_a_calibrated_start_moves_the_bound_only_if_the_step_stays():
+    """The engine and the reference agree on the bound of a neuron with a window."""
+    snn, x = nets.corrected_dyadic_snn("bounded", tp.Staggered(2, window=3))
+    for ratio, hysteresis, initial, step in itertools.product(
+        (1, 2), (0.0, 0.25), (0.0, 0.5), (0.5, 4.0, 8.0)
+    ):
+        neuron = tp.Neuron(
+            max_count=2,
+            signed=True,
+            step="fraction",
+            levels=3,
+            initial_membrane=initial,
+            hysteresis=hysteresis,
+            schedule=tp.Schedule(ratio=ratio, window=3),
+        )
+        steps = {name: torch.full_like(one, step) for name, one in snn.steps.items()}
+        changed = snn.changed(neurons=dict.fromkeys(steps, neuron), steps=steps)
+        slow, fast = (run(changed, 8 * x, 4) for run in (tp.simulate_reference, tp.simulate))
+        assert sum(float(counts.sum()) for counts in slow.counts_per_timestep.values()) > 100
+        nets.same_counts(slow, fast)
 
 
 @pytest.mark.parametrize("kind", sorted(nets.SMALL))

@@ -54,12 +54,13 @@ class Constants:
         neuron = self.neuron
         finer, unit = neuron.finer_at(t), neuron.unit_at(t)
         if (finer, unit) not in self.later:
-            bounded = self.bound is not None
+            shrinks = neuron.schedule.shrinks
             self.later[finer, unit] = Constants(
                 replace(neuron, levels=neuron.levels_at(t), schedule=Schedule()),
                 self.step if finer == 1 else self.step / finer,
-                # It is read for the bound only, and a calibrated start does not move the bound.
-                torch.full_like(self.start, neuron.initial_membrane) if bounded else self.start,
+                # It is read for the bound only. If the step shrinks, a calibrated start does not
+                # move the bound, as in `neuron.level_limit`.
+                torch.full_like(self.start, neuron.initial_membrane) if shrinks else self.start,
                 self.offset,
                 None if self.bound is None else self.bound * finer,
                 None if self.lower is None else self.lower * finer,
