@@ -192,6 +192,24 @@ def test_deep_random_networks_come_to_rest_where_refining_is_stuck(seed):
     assert max(gaps.values()) < 1e-9
 
 
+def test_small_steps_first_keep_what_a_pass_has_corrected():
+    """Calibrated starts and offsets are in units of the step d, also where a smaller step is first.
+
+    A single layer then rests at the quantized network, and the engine equals the reference.
+    """
+    snn, x = nets.corrected_dyadic_snn("bounded", tp.Cyclic(4, (4, 1, 2)))
+    for neuron in (
+        tp.Cyclic(4, (4, 1, 2)),
+        tp.Cyclic(2, (2, 2, 1), initial_membrane=0.0),
+        tp.Neuron.from_dict({**tp.Cyclic(8, (2, 1)).to_dict(), "hysteresis": 0.25}),
+    ):
+        changed = snn.changed(neurons=dict.fromkeys(snn.neurons, neuron))
+        slow, fast = (run(changed, x, 12) for run in (tp.simulate_reference, tp.simulate))
+        nets.same_counts(slow, fast)
+        assert torch.equal(slow.output, fast.output)
+        assert torch.equal(slow.output[-1], tp.quantized_ann(changed, x, 12))
+
+
 def test_a_cyclic_network_follows_an_input_that_changes():
     network, calibration = nets.captured("unet")
     snn = tp.convert(network, calibration, neuron=tp.Cyclic(4), threshold=tp.MaxAbs())

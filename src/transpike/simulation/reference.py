@@ -166,7 +166,7 @@ class _Stepwise:
         finer, divisor, v0 = neuron.finer_at(t), neuron.divisor_at(t), neuron.initial_membrane
         drive = current / (step / finer)
         if offset is not None and (t == 1 or not self.differential):
-            drive = drive + offset
+            drive = drive + offset * finer
         state.membrane = state.membrane + drive
         count = fire(neuron, state, t, bound, start, self.lowers[name])
         spikes = spikes_of(neuron, count)

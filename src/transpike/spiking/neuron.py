@@ -291,7 +291,7 @@ def initial_state(
     needs_total = neuron.signed or neuron.telescoped or bounded
     membrane = torch.full_like(like, neuron.initial_membrane)
     if start is not None:
-        membrane.copy_(start.expand_as(membrane))
+        membrane.copy_(refined_start(neuron, start, 1).expand_as(membrane))
     return State(membrane=membrane, total=torch.zeros_like(like) if needs_total else None)
 
 
@@ -486,7 +486,7 @@ def _gone_through(
 ) -> Tensor:
     """Total after t timesteps, in units of the smallest step, with all current before the first."""
     state = initial_state(neuron, bound is not None, drive, start)
-    state.membrane = state.membrane + drive
+    state.membrane = state.membrane + drive * neuron.finer_at(1)
     last = (
         t
         if neuron.schedule.window is None

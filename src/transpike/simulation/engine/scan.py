@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from transpike.simulation.engine import native
-from transpike.spiking.neuron import Neuron, in_steps, level_of, whole_steps
+from transpike.spiking.neuron import Neuron, in_steps, level_of, refined_start, whole_steps
 from transpike.spiking.schedule import Schedule
 
 # Values per block of the eager update: its buffers of float32 fit a 512 KiB second-level cache.
@@ -61,7 +61,7 @@ class Constants:
                 # It is read for the bound only. If the step shrinks, a calibrated start does not
                 # move the bound, as in `neuron.level_limit`.
                 torch.full_like(self.start, neuron.initial_membrane) if shrinks else self.start,
-                self.offset,
+                None if self.offset is None else self.offset * finer,
                 None if self.bound is None else self.bound * finer,
                 None if self.lower is None else self.lower * finer,
                 unit,
@@ -89,7 +89,8 @@ class Population:
     @classmethod
     def at_rest(cls, constants: Constants, batch: int) -> Population:
         """The state before the first timestep."""
-        membrane = constants.start.expand(batch, -1).clone()
+        start = refined_start(constants.neuron, constants.start, 1)
+        membrane = start.expand(batch, -1).clone()
         total = torch.zeros_like(membrane) if constants.needs_total else None
         return cls(membrane, total)
 
