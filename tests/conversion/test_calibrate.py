@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from benchmarks import oracle
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import nets
-import oracle
 import transpike as tp
 
 

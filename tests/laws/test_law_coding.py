@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from benchmarks import oracle
 from hypothesis import given
 from hypothesis import strategies as st
 
 import nets
-import oracle
 import transpike as tp
 from transpike.graph.without_constants import increments
 from transpike.spiking.spiking_network import SpikingNetwork

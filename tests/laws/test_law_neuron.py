@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from benchmarks import oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import nets
-import oracle
 import transpike as tp
 
 THETA = [1.0, 0.6, 2.5]

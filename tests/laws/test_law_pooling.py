@@ -2,12 +2,12 @@
 
 import numpy as np
 import torch
+from benchmarks import oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import nets
-import oracle
 import transpike as tp
 
 

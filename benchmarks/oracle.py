@@ -186,21 +186,137 @@ def _pooled_size(size, kernel, stride, padding, dilation, ceil_mode):
     return out
 
 
-def avg_pool(x, kernel, stride=None):
-    """Return the averages over windows without padding."""
+def conv_transpose(
+    x, weight, bias=None, stride=1, padding=0, output_padding=0, dilation=1, groups=1
+):
+    """Scatter x (B, C, *space) with weight (C, O/groups, *kernel) by loops."""
+    x = np.asarray(x, dtype=np.float64)
+    weight = np.asarray(weight, dtype=np.float64)
+    rank = x.ndim - 2
+    stride, padding, dilation, output_padding = (
+        _many(v, rank) for v in (stride, padding, dilation, output_padding)
+    )
+    kernel, per_out = weight.shape[2:], weight.shape[1]
+    size = [
+        (x.shape[2 + i] - 1) * stride[i] - 2 * padding[i]
+        + dilation[i] * (kernel[i] - 1) + output_padding[i] + 1
+        for i in range(rank)
+    ]  # fmt: skip
+    out = np.zeros((x.shape[0], per_out * groups, *size))
+    per_in = x.shape[1] // groups
+    for place in np.ndindex(*x.shape[2:]):
+        for tap in np.ndindex(*kernel):
+            at = [place[i] * stride[i] - padding[i] + tap[i] * dilation[i] for i in range(rank)]
+            if not all(0 <= at[i] < size[i] for i in range(rank)):
+                continue
+            for group in range(groups):
+                some = slice(group * per_in, (group + 1) * per_in)
+                to = slice(group * per_out, (group + 1) * per_out)
+                sent = x[(slice(None), some, *place)] @ weight[(some, slice(None), *tap)]
+                out[(slice(None), to, *at)] += sent
+    if bias is not None:
+        out += np.asarray(bias, dtype=np.float64).reshape(1, -1, *[1] * rank)
+    return out
+
+
+def pad(x, widths, mode="constant", value=0.0):
+    """Pad x (B, C, *space) by (before, after) for each axis of space."""
+    x = np.asarray(x, dtype=np.float64)
+    for axis, (before, after) in enumerate(widths, start=2):
+        size = x.shape[axis]
+        at = np.arange(-before, size + after)
+        inside = (at >= 0) & (at < size)
+        if mode == "reflect":
+            at = np.abs(at)
+            at = np.where(at >= size, 2 * (size - 1) - at, at)
+        elif mode == "circular":
+            at = at % size
+        else:
+            at = np.clip(at, 0, size - 1)
+        x = np.take(x, at, axis=axis)
+        if mode == "constant":
+            x = np.where(inside.reshape([-1] + [1] * (x.ndim - 1 - axis)), x, value)
+    return x
+
+
+def avg_pool(x, kernel, stride=None, padding=0, count_include_pad=True):
+    """Return the averages over windows; padding holds zeros, which count or do not."""
     x = np.asarray(x, dtype=np.float64)
     rank = x.ndim - 2
-    kernel = _many(kernel, rank)
+    kernel, padding = _many(kernel, rank), _many(padding, rank)
     stride = kernel if stride is None else _many(stride, rank)
-    size = [(x.shape[2 + i] - kernel[i]) // stride[i] + 1 for i in range(rank)]
+    size = [(x.shape[2 + i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(rank)]
     out = np.zeros((*x.shape[:2], *size))
     for place in np.ndindex(*size):
+        inside = 0
         taps = list(itertools.product(*[range(k) for k in kernel]))
         for tap in taps:
-            at = tuple(place[i] * stride[i] + tap[i] for i in range(rank))
-            out[(slice(None), slice(None), *place)] += x[(slice(None), slice(None), *at)]
-        out[(slice(None), slice(None), *place)] /= len(taps)
+            at = tuple(place[i] * stride[i] - padding[i] + tap[i] for i in range(rank))
+            if all(0 <= at[i] < x.shape[2 + i] for i in range(rank)):
+                inside += 1
+                out[(slice(None), slice(None), *place)] += x[(slice(None), slice(None), *at)]
+        out[(slice(None), slice(None), *place)] /= len(taps) if count_include_pad else inside
     return out
+
+
+def adaptive_pool(x, size, kind):
+    """Reduce x (B, C, *space) to a size; window i goes from floor(i n/m) to ceil((i+1) n/m)."""
+    x = np.asarray(x, dtype=np.float64)
+    rank = x.ndim - 2
+    size = _many(size, rank)
+    out = np.zeros((*x.shape[:2], *size))
+    for place in np.ndindex(*size):
+        window = tuple(
+            slice(
+                place[i] * x.shape[2 + i] // size[i],
+                -(-(place[i] + 1) * x.shape[2 + i] // size[i]),
+            )
+            for i in range(rank)
+        )
+        some = x[(slice(None), slice(None), *window)].reshape(*x.shape[:2], -1)
+        there = (slice(None), slice(None), *place)
+        out[there] = some.max(axis=2) if kind == "max" else some.mean(axis=2)
+    return out
+
+
+def resize(x, size, mode, corners=False):
+    """Interpolate x (B, C, *space) to a size, one axis after the other."""
+    x = np.asarray(x, dtype=np.float64)
+    for axis, new in enumerate(_many(size, x.ndim - 2), start=2):
+        table = np.array([_taps(i, x.shape[axis], new, mode, corners) for i in range(new)])
+        x = np.moveaxis(np.moveaxis(x, axis, -1) @ table.T, -1, axis)
+    return x
+
+
+def _taps(i, old, new, mode, corners):
+    """Return the weights of all old positions for new position i."""
+    weights = np.zeros(old)
+    if mode == "nearest":
+        weights[i * old // new] = 1
+        return weights
+    if corners:
+        at = i * (old - 1) / (new - 1) if new > 1 else 0.0
+    else:
+        at = (i + 0.5) * old / new - 0.5
+    if mode == "bicubic":
+        low = math.floor(at)
+        for tap in range(low - 1, low + 3):
+            weights[min(max(tap, 0), old - 1)] += _cubic(abs(at - tap))
+        return weights
+    at = max(at, 0.0)
+    low = min(math.floor(at), old - 1)
+    weights[low] += 1 - (at - low)
+    weights[min(low + 1, old - 1)] += at - low
+    return weights
+
+
+def _cubic(distance, a=-0.75):
+    """Return the kernel of Keys (1981) with the constant that PyTorch uses."""
+    if distance <= 1:
+        return (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+    if distance < 2:
+        return a * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+    return 0.0
 
 
 def percentile(values, percent):

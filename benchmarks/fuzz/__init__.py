@@ -1,0 +1,1 @@
+"""Random networks against an independent oracle. Run it with `python -m benchmarks.fuzz`."""
