@@ -55,10 +55,14 @@ SETTINGS = (
     _setting("cyclic 8, 1-4", 6, tp.Cyclic(8), _BOUND),
     _setting("cyclic 8, 1-4-16", 8, tp.Cyclic(8, (1, 4, 16)), _BOUND),
     _setting("cyclic 4, 1-2-4", 8, tp.Cyclic(4, (1, 2, 4)), _BOUND),
+    _setting("cyclic 8, 1-4-1-16", 8, tp.Cyclic(8, (1, 4, 1, 16)), _BOUND),
+    _setting(
+        "cyclic 4, 1-2-4-1-2-4-1-8", 8, tp.Cyclic(4, (1, 2, 4, 1, 2, 4, 1, 8), levels=6), _BOUND
+    ),
+    _setting("cyclic 1, 1-2-4-8-16", 32, tp.Cyclic(1, (1, 2, 4, 8, 16), levels=2), _BOUND),
     _setting("cyclic 8, 1-4, max", 6, tp.Cyclic(8), tp.MaxAbs()),
     _setting("refining 8, bound", 8, tp.Refining(8), _BOUND),
     _setting("signed 8, bound", 8, tp.Signed(8), _BOUND),
-    _setting("cyclic 1, 1-2-4-8", 32, tp.Cyclic(1, (1, 2, 4, 8), levels=2), _BOUND),
     _setting("signed 1, bias", 32, tp.Signed(1), _LSQ, tp.BiasCorrection()),
 )
 

@@ -230,6 +230,7 @@ def test_defaults_follow_the_count():
         ((1, 2), 6),
         ((1, 4), 10),
     ]
+    assert tp.Cyclic(8, (1, 1, 4, 1, 16)).levels == 10  # Every divisor counts once.
     assert tp.Cyclic(8, (1, 4, 16)).name == "cyclic K=8, divisors=1-4-16, L=10"
 
 

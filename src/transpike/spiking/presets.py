@@ -215,7 +215,7 @@ def Cyclic(
         divisors: the divisors of the step in one cycle, powers of two. Default: (1, 4) if K >= 8,
             else (1, 2). A longer cycle such as (1, 4, 16) has more levels and needs more timesteps.
         levels: L, number of steps d up to the threshold. Default: the sum of floor(K / divisor)
-            over the cycle, which is what the first cycle reaches.
+            over the different divisors, which is what one count of every size reaches.
         initial_membrane: membrane before the first timestep, as a fraction of the step, in [0, 1).
 
     Raises:
@@ -231,7 +231,7 @@ def Cyclic(
         divisors = (1, 4) if whole and max_count >= _COUNT_OF_RATIO_4 else (1, 2)
     schedule = Schedule(divisors=divisors, cyclic=True)
     if levels is None and whole and schedule.divisors is not None:
-        levels = max(1, sum(max_count // divisor for divisor in schedule.divisors))
+        levels = max(1, sum(max_count // divisor for divisor in set(schedule.divisors)))
     return Neuron(
         max_count=max_count,
         signed=True,
