@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import transpike as tp
+from transpike.cli.unfinished import is_unfinished
 from transpike.data.volumes import Volume
 from transpike.data.voxel_size import VoxelSize
 from transpike.errors import missing_package
@@ -23,7 +24,9 @@ _NANOMETERS = 1000.0  # in a micrometer
 
 
 def check_output(output: Path) -> None:
-    """Refuse a folder that holds the masks of another run."""
+    """Refuse a folder that holds the masks of another run, unless that run can go on."""
+    if is_unfinished(output):
+        return
     for place in (output / "masks", output / "masks.tif"):
         if place.exists():
             raise tp.ArgumentError(
@@ -36,7 +39,7 @@ def _many_png(folder: Path) -> Iterator[Callable[[str, Mask], None]]:
     from PIL import Image
 
     place = folder / "masks"
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)
 
     def write(name: str, mask: Mask) -> None:
         with replacing(place / _mask_file(name)) as file:

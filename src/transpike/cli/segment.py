@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -37,6 +38,7 @@ _WRITTEN = ("overview.png", "timesteps.png")  # beside segment.json, which --jso
 if TYPE_CHECKING:
     from transpike.cli.slices import Opened
     from transpike.cli.tally import Tally
+    from transpike.cli.unfinished import Unfinished
     from transpike.data import Normalization
     from transpike.segment import Mask, Segmented
     from transpike.spiking.spiking_network import SpikingNetwork
@@ -143,6 +145,7 @@ def segment(
     from transpike.cli.mask_files import check_output
     from transpike.cli.run import run_length
     from transpike.cli.slices import open_network, open_slices
+    from transpike.cli.unfinished import Unfinished, network_digest
     from transpike.cli.untrained import heading, untrained_seed
     from transpike.data import Normalization
     from transpike.report.figures import blank_figure
@@ -161,7 +164,23 @@ def segment(
     snn, calibration = open_network(
         model, source, conversion, machine, normalization, timesteps, size, wanted.overlap
     )
-    tally = _segmented(snn, opened, timesteps, normalization, simulation, output)
+    made_with = {
+        **opened.to_dict(),
+        "slices": opened.chosen,
+        "drawn": list(opened.drawn),
+        "tiff": wanted.tiff,
+        "overlap": wanted.overlap,
+        "model": model,
+        "network": network_digest(snn),
+        "normalization": normalization.to_dict(),
+        "timesteps": timesteps,
+        "precision": simulation.precision,
+        "memory_budget": simulation.memory_budget,
+        "device": machine.device,
+        "versions": provenance(machine.seed)["versions"],
+    }
+    unfinished = Unfinished(output, made_with)
+    tally = _segmented(snn, opened, timesteps, normalization, simulation, unfinished)
     content = {
         **opened.to_dict(),
         "slices": opened.chosen[: len(tally.slices)],
@@ -184,7 +203,10 @@ def segment(
     typer.echo(f"{heading(untrained_seed(snn))}{tally.text()}\nwritten: {output}")
     if tally.interrupted:
         done = f"{len(tally.slices)} of {len(opened.chosen)} slices"
-        interrupted(f"after {done}; {output} holds those that were finished.")
+        interrupted(
+            f"after {done}; {output} holds those that were finished. The same command goes on."
+        )
+    unfinished.remove()
 
 
 def _segmented(
@@ -193,32 +215,43 @@ def _segmented(
     timesteps: int,
     normalization: Normalization,
     simulation: Simulation,
-    output: Path,
+    unfinished: Unfinished,
 ) -> Tally:
     """Segment the slices, write their masks, and count what they hold."""
     from transpike.cli.mask_files import mask_writer
     from transpike.cli.tally import Tally
     from transpike.segment import segment as segment_slices
 
-    wanted = opened.wanted
+    wanted, chosen, output = opened.wanted, opened.chosen, unfinished.output
     tally = Tally(opened.truth, opened.drawn)
-    with (
-        mask_writer(output, wanted.tiff, opened.stack, opened.chosen, opened.voxel_size) as write,
-        progress_bar("segment (tiles x timesteps)", None) as progress,
-    ):
-        made = segment_slices(
-            snn,
-            opened.stack,
-            timesteps,
-            normalization=normalization,
-            slices=opened.chosen,
-            curve=opened.chosen if wanted.labels else opened.drawn[:1],
-            overlap=wanted.overlap,
-            precision=simulation.precision,
-            memory_budget=simulation.memory_budget,
-            progress=progress,
-        )
-        _write(made, write, tally)
+    rest = chosen[unfinished.done(chosen) :]
+    if len(rest) < len(chosen):
+        done = f"{len(chosen) - len(rest)} of {len(chosen)} slices"
+        typer.echo(f"goes on after the {done} that {output} holds", err=True)
+    curve = chosen if wanted.labels else opened.drawn[:1]
+    try:
+        with (
+            mask_writer(output, wanted.tiff, opened.stack, chosen, opened.voxel_size) as write,
+            progress_bar("segment (tiles x timesteps)", None) as progress,
+        ):
+            made = unfinished.finished(opened.stack, chosen)
+            if rest:
+                new = segment_slices(
+                    snn,
+                    opened.stack,
+                    timesteps,
+                    normalization=normalization,
+                    slices=rest,
+                    curve=[index for index in curve if index in rest],
+                    overlap=wanted.overlap,
+                    precision=simulation.precision,
+                    memory_budget=simulation.memory_budget,
+                    progress=progress,
+                )
+                made = chain(made, new)
+            _write(made, write, tally, unfinished)
+    finally:
+        unfinished.remove_if_empty()
     return tally
 
 
@@ -233,12 +266,18 @@ def _draw(tally: Tally, output: Path, title: str) -> None:
         write_figure(output / "timesteps.png", lambda one: strip_figure(one, title), tally)
 
 
-def _write(made: Iterator[Segmented], write: Callable[[str, Mask], None], tally: Tally) -> None:
+def _write(
+    made: Iterator[Segmented],
+    write: Callable[[str, Mask], None],
+    tally: Tally,
+    unfinished: Unfinished,
+) -> None:
     """Write and count every slice, until the user interrupts it after the first one."""
     try:
         for one in made:
             with _undivided():
                 write(one.name, one.masks[one.simulation.timesteps])
+                unfinished.keep(one)
                 tally.add(one)
     except KeyboardInterrupt:
         if tally.last is None:
