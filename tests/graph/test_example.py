@@ -322,3 +322,24 @@ def test_outputs_keep_their_structure(name):
 def test_an_output_that_is_no_tensor_is_refused_by_name(arrange, what):
     with pytest.raises(tp.UnsupportedError, match=f"{what}.*Return nothing but tensors"):
         tp.capture(Outputs(arrange), torch.randn(3, 5))
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.net = nn.Embedding(10, 5), net()
+
+    def forward(self, x):
+        return self.net(self.embedding(x)).mean(1)
+
+
+def test_token_ids_and_the_remedy():
+    ids, model = torch.randint(0, 10, (3, 4)), Tokens()
+    with pytest.raises(tp.DataError, match="behind its embedding, and give it the embedded tokens"):
+        tp.capture(model, ids)
+    tp.capture(model.net, model.embedding(ids))
+
+
+def test_bytes_are_no_tokens():
+    with pytest.raises(tp.DataError, match=r"got torch\.uint8. Convert and normalize the data"):
+        tp.capture(net(), torch.zeros(3, 5, dtype=torch.uint8))

@@ -46,9 +46,14 @@ def prepared(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor
             f"{tuple(example_input.shape)}."
         )
     if not example_input.is_floating_point():
+        embeds = any(isinstance(module, nn.Embedding) for module in model.modules())
+        remedy = (
+            "Capture the part of the model behind its embedding, and give it the embedded tokens."
+            if embeds
+            else "Convert and normalize the data as in training."
+        )
         raise DataError(
-            f"example_input: needed floating-point values, got {example_input.dtype}. "
-            "Convert and normalize the data as in training."
+            f"example_input: needed floating-point values, got {example_input.dtype}. {remedy}"
         )
     if example_input.dtype not in _FLOATS:
         raise DataError(
