@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 from transpike.errors import DataError, Refusal, UnsupportedError
 from transpike.graph import ops
 from transpike.graph.ambient import isolated, uncompiled
+from transpike.graph.decompose import decompositions
 from transpike.graph.example import does_not_run, first_line, prepared, user_line
 from transpike.graph.export import MODEL, Draft, normalize
 from transpike.graph.fold import FoldCount, fold_affine
@@ -184,7 +185,7 @@ def _export(eager: nn.Module, example: Tensor, any_size: bool) -> tuple[Exported
             program = torch.export.export(
                 module, (example.clone(),), strict=False, dynamic_shapes=(free,)
             )
-            return program.run_decompositions({}), structure
+            return program.run_decompositions(decompositions()), structure
     except Exception as error:  # torch.export raises many types of errors.
         raise UnsupportedError([_export_refusal(error)]) from error
 
