@@ -24,8 +24,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import transpike as tp
-from benchmarks.paired import packed, paired_error, unpacked
-from benchmarks.records import Record, Records
+from transpike.study.paired import packed, paired_error, unpacked
+from transpike.study.records import Record, Records
 
 CALIBRATION = 200  # photographs, of which --calibration-size are used
 _CROP, _MEAN, _STD = 240, 0.498, 0.502

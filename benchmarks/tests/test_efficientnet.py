@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.efficientnet import table
-from benchmarks.paired import packed
-from benchmarks.records import Records
+from transpike.study.paired import packed
+from transpike.study.records import Records
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
