@@ -91,7 +91,45 @@ def _handmade_norm(x):
     return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-5).sqrt()
 
 
+def _rows_last(m, x):
+    """Multi-head attention on (N, B, C), as PyTorch has it without batch_first."""
+    x = x.transpose(0, 1)
+    h = m.norm(m.before(x))
+    x = x + m.attention(h, h, h, need_weights=False)[0]
+    return m.last(F.gelu(m.after(x)).relu().transpose(0, 1))
+
+
+def _windows(m, x):
+    """Attention in windows: the batch leads a merged axis (B * windows, tokens, C)."""
+    b, h, w, c = x.shape
+    x = m.norm(m.before(x))
+    parts = x.view(b, 2, h // 2, 2, w // 2, c).transpose(2, 3).reshape(-1, h * w // 4, c)
+    q, k, v = m.qkv(parts).chunk(3, -1)
+    parts = m.after(F.gelu((q @ k.transpose(1, 2)).softmax(-1) @ v)).relu()
+    back = parts.view(-1, 2, 2, h // 2, w // 2, c).transpose(2, 3).reshape(b, h, w, c)
+    return m.last(x + back)
+
+
+def _layers(*names, width=8):
+    return {name: nn.Linear(width, width) for name in names}
+
+
+def rows_last():
+    """Return a network whose batch is axis 1, for inputs (B, 5, 8)."""
+    attention = nn.MultiheadAttention(8, 2)
+    parts = {"norm": nn.LayerNorm(8), "attention": attention, "last": nn.Linear(8, 3)}
+    return Fn(_rows_last, **_layers("before", "after"), **parts)
+
+
+def windows():
+    """Return a network with a partition into windows, for inputs (B, 4, 4, 8)."""
+    parts = {"norm": nn.LayerNorm(8), "qkv": nn.Linear(8, 24), "last": nn.Linear(8, 3)}
+    return Fn(_windows, **_layers("before", "after"), **parts)
+
+
 ROW = (6, 8)
+MOVED = {"rows_last": (rows_last, (5, 8)), "windows": (windows, (4, 4, 8))}
+"""Models whose batch is not the first axis everywhere, each with the shape of one sample."""
 FUNCTIONS = {
     "abs": (_plain(torch.abs), ROW),
     "bilinear_pool": (_plain(lambda x: x @ (x.transpose(1, 2) @ x)), ROW),

@@ -43,19 +43,31 @@ def _not_merged(s, x):
     return s.b(F.relu(s.a(x))).mean(1)
 
 
-MOVES_BATCH = {
-    "flip": (_flip_twice, (4, 5)),
-    "cat": (_cat_halves, (4, 5)),
-    "sequence_first": (_sequence_first, (3, 4, 5)),
-    "merged": (_merged, (3, 4, 5)),
+MIXES_SAMPLES = {
+    "flip": (_flip_twice, "the batch must stay the first axis"),
+    "cat": (_cat_halves, "each sample must be computed on its own, batch first"),
 }
+MOVES_BATCH = {"sequence_first": _sequence_first, "merged": _merged}
+
+
+@pytest.mark.parametrize("name", MIXES_SAMPLES)
+def test_samples_must_not_change_places(name):
+    function, match = MIXES_SAMPLES[name]
+    with pytest.raises(tp.UnsupportedError, match=match):
+        tp.capture(Net(function), torch.randn(4, 5))
 
 
 @pytest.mark.parametrize("name", MOVES_BATCH)
-def test_batch_must_stay_first(name):
-    function, shape = MOVES_BATCH[name]
-    with pytest.raises(tp.UnsupportedError, match="the batch must stay the first axis"):
-        tp.capture(Net(function), torch.randn(*shape))
+def test_the_batch_may_move_or_merge(name):
+    network = tp.capture(Net(MOVES_BATCH[name]).double(), torch.randn(3, 4, 5).double())
+    x = torch.randn(6, 3, 4, 5).double()
+    snn = tp.convert(network, [x[0]], neuron=tp.Telescoped(3))
+    run = tp.simulate_reference(snn, x, 6, time_axis=True)
+    for t in (1, 3, 6):
+        expected = tp.quantized_ann(snn, x[:t].mean(0), t)
+        torch.testing.assert_close(run.output[t - 1], expected, rtol=0, atol=1e-9)
+    alone = [tp.simulate(snn, x[:, i : i + 1], 6, time_axis=True).output for i in range(3)]
+    torch.testing.assert_close(torch.cat(alone, dim=1), run.output, rtol=0, atol=1e-9)
 
 
 def test_remedy_for_a_merged_batch():

@@ -130,6 +130,73 @@ def test_random_regions(steps, seed):
     assert nets.error(tp.simulate(snn, x, 3, chunk=2).output, expected) < 1e-9
 
 
+@pytest.mark.parametrize("name", sorted(function_nets.MOVED))
+def test_the_batch_may_move_and_merge(name):
+    """Neurons and running sums have one row per sample, wherever the model has the batch."""
+    build, shape = function_nets.MOVED[name]
+    network, calibration = _captured(build, shape)
+    assert len(network.sites) >= 3 and network.regions
+    _identity(network, calibration, shape)
+    snn = tp.convert(network, calibration, neuron=tp.Signed(2))
+    x = torch.randn(3, *shape, dtype=torch.float64)
+    expected = tp.simulate_reference(snn, x, 4).output
+    assert nets.error(tp.simulate(snn, x, 4, chunk=3).output, expected) < 1e-9
+    alone = torch.cat([tp.simulate(snn, x[i : i + 1], 4).output for i in range(3)], dim=1)
+    assert nets.error(alone, expected) < 1e-9
+
+
+def test_a_model_that_exchanges_samples_twice_is_refused():
+    """The outputs are right, but the neurons would belong to other samples."""
+
+    def forward(m, x):
+        y = m.a(x)
+        y = F.gelu(torch.cat([y[1:], y[:1]]))
+        return m.b(torch.cat([y[-1:], y[:-1]]))
+
+    model = nets.Fn(forward, a=nn.Linear(4, 4), b=nn.Linear(4, 2)).double()
+    with pytest.raises(tp.UnsupportedError, match="batch"):
+        tp.capture(model, torch.randn(3, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["gate", "transformer"])
+def test_a_saved_network_with_regions_is_the_same(name, tmp_path):
+    build, shape = function_nets.FUNCTIONS[name]
+    network, calibration = _captured(build, shape)
+    snn = tp.convert(network, calibration, neuron=tp.Signed(2))
+    tp.save(snn, tmp_path / "snn")
+    loaded = tp.load(tmp_path / "snn")
+    x = torch.randn(2, *shape, dtype=torch.float64)
+    assert torch.equal(tp.simulate(loaded, x, 4).output, tp.simulate(snn, x, 4).output)
+    assert loaded.network.sites == network.sites
+    assert all(torch.equal(loaded.lowers[name], lower) for name, lower in snn.lowers.items())
+
+
+def test_unsigned_neurons_take_only_functions_without_negative_values():
+    network, calibration = _captured(lambda: function_nets.FUNCTIONS["sigmoid"][0](), (6, 8))
+    _ = tp.convert(network, calibration, neuron=tp.IF())
+    network, calibration = _captured(lambda: function_nets.FUNCTIONS["gelu"][0](), (6, 8))
+    with pytest.raises(tp.ArgumentError, match="needed a signed neuron at 'module'.*got IF"):
+        tp.convert(network, calibration, neuron=tp.IF())
+
+
+@pytest.mark.parametrize(
+    "one", [tp.BiasCorrection(), tp.MembraneCorrection(), tp.SiteSearch(), tp.Distillation()]
+)
+def test_calibration_passes_lower_the_error(one):
+    build, shape = function_nets.FUNCTIONS["gate"]
+    network, _ = _captured(build, shape)
+    data = torch.randn(48, *shape, dtype=torch.float64)
+    analog = network(data)
+    plain, passed = (
+        tp.convert(network, [data], neuron=tp.Signed(2), timesteps=4, passes=passes)
+        for passes in ((), (one,))
+    )
+    errors = [
+        float((tp.simulate(snn, data, 4).output[-1] - analog).norm()) for snn in (plain, passed)
+    ]
+    assert errors[1] <= errors[0]
+
+
 @pytest.mark.parametrize("name", ["gate", "transformer"])
 @pytest.mark.parametrize("neuron", [tp.Signed(2), tp.Refining(4)], ids=lambda one: one.name)
 def test_chunks_portions_and_batches_change_nothing(name, neuron):

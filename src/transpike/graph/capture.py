@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 from transpike.errors import DataError, Refusal, UnsupportedError
 from transpike.graph import ops
 from transpike.graph.ambient import isolated, uncompiled
+from transpike.graph.batch_axis import batch_first
 from transpike.graph.decompose import decompositions
 from transpike.graph.example import does_not_run, first_line, prepared, user_line
 from transpike.graph.export import MODEL, Draft, normalize
@@ -116,7 +117,7 @@ def draft_network(eager: nn.Module, example: Tensor, *, any_size: bool = False) 
         Value(alias[leaf.name]) if isinstance(leaf, Value) and leaf.name in alias else leaf
         for leaf in draft.outputs
     )
-    found = fused(_without_dead(nodes, outputs), outputs)
+    found = batch_first(fused(_without_dead(nodes, outputs), outputs))
     nodes, outputs = list(found.nodes), found.outputs
     draft.site_names |= {site: draft.site_names[name] for site, name in found.origin.items()}
     sites = tuple(sites_of(nodes, draft.site_names))
@@ -130,7 +131,7 @@ def draft_network(eager: nn.Module, example: Tensor, *, any_size: bool = False) 
             Refusal(
                 "no activation",
                 "",
-                "the model has no ReLU-like activation, so there is nothing to convert.",
+                "the model has no activation in front of a layer, so there is nothing to convert.",
                 "Check that the right module is given; a linear model needs no conversion.",
             )
         )
@@ -303,7 +304,8 @@ def misplaced(
             yield Refusal(node.op, place(node), *ops.EMPTY_WINDOW)
         if node.kind == "site" and node.shape == (-1,):
             yield Refusal(node.op, place(node), *ops.SCALAR_SITE)
-        if _works_along_batch(node) or (node.name in kept and _moves_batch(node)):
+        moved = node.name in kept and _moves_batch(node)
+        if moved or _works_along_batch(node) or _loses_batch(node):
             yield Refusal(node.op, place(node), *ops.BATCH_AXIS)
 
 
@@ -312,6 +314,13 @@ def _moves_batch(node: Node) -> bool:
     if node.kind == "constant" or node.shape is None:
         return False
     return node.shape[:1] != (-1,) or any(size < 0 for size in node.shape[1:])
+
+
+def _loses_batch(node: Node) -> bool:
+    """Whether a signal has no axis of the batch, as the mean over the batch, or several of them."""
+    if node.kind == "constant" or node.shape is None:
+        return False
+    return sum(size < 0 for size in node.shape) != 1
 
 
 def _works_along_batch(node: Node) -> bool:

@@ -224,7 +224,7 @@ CONV2D = "aten.conv2d.default"
 RESHAPE, VIEWS = "aten.reshape.default", ("aten.view.default", "aten._unsafe_view.default")
 TIMES = "aten.mul.Scalar"
 ZEROS, ONES = "aten.zeros.default", "aten.ones.default"
-CLAMP, ALIAS = "aten.clamp.default", "aten.alias.default"
+CLAMP, ALIAS, PERMUTE = "aten.clamp.default", "aten.alias.default", "aten.permute.default"
 
 _AS_RELU = "Replace it by nn.ReLU or nn.ReLU6 before capture and fine-tune the network."
 _GATE = (

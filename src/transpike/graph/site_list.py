@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from transpike.graph import ops
 from transpike.graph.network import Node, Site
 
+_TOKENS = 3  # axes of a value (B, N, C), whose channels come last
+
 
 def sites_of(nodes: Sequence[Node], bases: Mapping[str, str]) -> Iterator[Site]:
     """Name and describe the sites of a graph.
@@ -51,16 +53,21 @@ def _axis_of_readers(node: Node, by_name: Mapping[str, Node]) -> int | None:
     """Return the axis along which the next layers of a region's value mix it, if it is known."""
     if node.op != ops.SPIKES:
         return None
-    reached, rank = {node.name}, len(node.shape or ())
+    reached, rank, moved = {node.name}, len(node.shape or ()), False
     for other in by_name.values():
         if reached.isdisjoint(other.reads):
             continue
         operation = ops.OPERATIONS[other.op]
+        shape = other.shape or ()
         if operation.role in ("layer", "product"):
-            return rank - 1 if operation.channels_last or operation.role == "product" else 1
-        if operation.role in ("sum", "scale") and len(other.shape or ()) == rank:
+            last = operation.channels_last or operation.role == "product"
+            return rank - 1 if last else None if moved else 1
+        if operation.role in ("sum", "scale") and len(shape) == rank:
             reached.add(other.name)
-    return None
+        if other.op in (ops.RESHAPE, ops.PERMUTE) and shape[-1:] == (node.shape or ())[-1:]:
+            reached.add(other.name)
+            moved = moved or len(shape) != rank or other.op == ops.PERMUTE
+    return rank - 1 if rank == _TOKENS else None
 
 
 def _channel_axis(node: Node, by_name: Mapping[str, Node]) -> int:
