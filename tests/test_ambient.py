@@ -7,6 +7,7 @@ import torch
 
 import nets
 import transpike as tp
+from transpike.measure.sums import ordered_sum
 
 T = 5
 
@@ -128,3 +129,55 @@ def _equal(found, expected):
         assert torch.equal(found, expected)
     else:
         assert found == expected
+
+
+@contextmanager
+def _threads(number):
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=["float64", "dyadic"])
+def large(request):
+    """A network and inputs that are so large that PyTorch splits the work among threads.
+
+    Sums of dyadic numbers do not round in float32. Others are computed in float64 here.
+    """
+    torch.manual_seed(0)
+    dyadic = request.param == "dyadic"
+    dtype = torch.float32 if dyadic else torch.float64
+    layers = (nets.conv(2, 8), torch.nn.ReLU(), nets.conv(8, 4), torch.nn.ReLU())
+    head = (torch.nn.AvgPool2d(16), torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    model = torch.nn.Sequential(*layers, *head).to(dtype).eval()
+    if dyadic:
+        nets.make_dyadic(model, 2)
+    inputs = [nets.dyadic_input(n, 2, 32, 32, bits=2, dtype=dtype) for n in (7, 9)]
+    batches = [(x if dyadic else x * 1.1, torch.arange(len(x)) % 3) for x in inputs]
+    snn = tp.convert(model, batches, neuron=tp.Signed(2))
+    return model, batches, nets.make_steps_dyadic(snn) if dyadic else snn
+
+
+# The other entry points only look at the graph, or call several of these.
+THREADED = ("simulate", "simulate_reference", "quantized_ann", "network", "calibrate", "convert")
+THREADED += ("evaluate", "diagnose", "measure_cost")
+
+
+@pytest.mark.parametrize("name", THREADED)
+def test_the_number_of_threads_changes_nothing(name, large):
+    with _threads(1):
+        one = ENTRY_POINTS[name](*large)
+    with _threads(2):
+        _equal(ENTRY_POINTS[name](*large), one)
+
+
+def test_long_sums_do_not_depend_on_the_number_of_threads():
+    values = torch.randn(1_000_003, dtype=torch.float64)
+    with _threads(1):
+        one = ordered_sum(values)
+    with _threads(2):
+        assert ordered_sum(values) == one
+    assert one == pytest.approx(float(values.sum()), abs=1e-6)

@@ -31,7 +31,7 @@ from benchmarks.fuzz.checks import Case, Tally, listed_once
 from benchmarks.fuzz.convolutions import check_convolution
 from transpike.study.records import Records
 
-SHARD = 25  # seeds
+SHARD = 5  # seeds
 _SHOWN = 3  # disagreements of one seed that are printed
 
 

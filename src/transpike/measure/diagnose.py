@@ -31,6 +31,7 @@ from transpike.measure.findings import (
     verdict,
 )
 from transpike.measure.site_errors import Moments, SiteTally
+from transpike.measure.sums import ordered_sum
 from transpike.simulation.record import Record
 from transpike.simulation.result import Simulation
 from transpike.simulation.simulate import simulate
@@ -298,7 +299,8 @@ class _Tally:
                 if not neuron.telescoped:
                     left = left - totals.net
                 wrong = run.records[name].membrane[-1] / step - left
-                self.sites[name].charge_error = float(wrong.double().square().mean().sqrt())
+                mean = ordered_sum(wrong.double().square()) / wrong.numel()
+                self.sites[name].charge_error = math.sqrt(mean)
 
     def _record_groups(self, samples: int) -> Iterator[list[str]]:
         """Group sites so that the membranes of a group fit into memory together."""

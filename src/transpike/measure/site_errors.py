@@ -34,7 +34,7 @@ from transpike.conversion.calibrate import Histogram
 from transpike.conversion.thresholds import LeastSquares, threshold
 from transpike.graph.network import Site
 from transpike.measure.findings import Part, SiteDiagnosis
-from transpike.simulation.fidelity import squared_distance
+from transpike.measure.sums import ordered_sum
 from transpike.simulation.result import Totals
 from transpike.spiking.neuron import Neuron
 
@@ -59,14 +59,13 @@ class Moments:
         """Add values, and the parts of their difference; all of one shape."""
         a, s = analog.double(), spiking.double()
         self.count += a.numel()
-        gap, size = squared_distance(s, a)
-        sums = {"a": a.sum(), "s": s.sum(), "aa": size, "ss": (s * s).sum(), "as": (a * s).sum()}
-        for name, value in (sums | {"ee": gap}).items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        products = {"aa": a * a, "ss": s * s, "as": a * s, "ee": (s - a).square()}
+        for name, values in ({"a": a, "s": s} | products).items():
+            self.sums[name] = self.sums.get(name, 0.0) + ordered_sum(values)
         for name, part in parts.items():
             mean, square = self.parts.get(name, (0.0, 0.0))
             value = part.double()
-            self.parts[name] = mean + float(value.sum()), square + float(value.square().sum())
+            self.parts[name] = mean + ordered_sum(value), square + ordered_sum(value.square())
 
     @property
     def rms(self) -> float:
@@ -159,8 +158,8 @@ class SiteTally:
         }
         self.moments.add(analog, spiking, parts)
         kept = self._clipped(analog, span)
-        self.fit["clipping"] += float((kept - analog).double().square().sum())
-        self.fit["quantization"] += float((quantize(analog) - kept).double().square().sum())
+        self.fit["clipping"] += ordered_sum((kept - analog).double().square())
+        self.fit["quantization"] += ordered_sum((quantize(analog) - kept).double().square())
         self.histogram.update(self.by_channel(analog).abs())
         if self.neuron.schedule.window is None and not self.neuron.schedule.returns:
             finest = step / self.neuron.finer_at(self.timesteps)

@@ -42,6 +42,7 @@ def simulate(
     time do not drift: after 1024 timesteps they are summed in float64. On a CPU, a 2-d
     convolution of mostly silent signals costs time in proportion to the spikes. Its sums are taken
     in another order there. This is exact for dyadic numbers; for others it may rarely move a spike.
+    The same holds for another number of threads or another batch, if the network is in float32.
 
     Args:
         snn: the converted network.
