@@ -40,7 +40,7 @@ def content(folder: Path) -> dict[str, Any]:
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(file.relative_to(folder))
         found[name] = file.read_bytes()
-        if file.suffix == ".json":
+        if name == "segment.json":
             facts = json.loads(found[name])
             rows = [{**row, "seconds": None} for row in facts["per_slice"]]
             found[name] = {**facts, "seconds": None, "command": None, "per_slice": rows}
