@@ -17,8 +17,8 @@ from benchmarks.fuzz.settings import NEURONS
 
 import transpike as tp
 
-SHARDS, SEEDS = 2, 20  # seeds of a shard
-WEIGHTS = 8  # networks that share a graph, which is captured once
+SHARDS, SEEDS = 2, 14  # seeds of a shard
+WEIGHTS = 12  # networks that share a graph, which is captured once
 SMALL = 4  # instructions of a network, about
 
 
@@ -33,7 +33,7 @@ def test_random_networks_agree_with_the_oracle(shard):
     assert tally.counts["captures"] == SEEDS
     assert tally.counts["networks"] >= 200 // SHARDS
     for kind in ("simulations", "analog", "cost checks", "saved and loaded", "sparse convolutions"):
-        assert tally.counts[kind] > SEEDS, kind
+        assert tally.counts[kind] >= SEEDS, kind
 
 
 def test_every_preset_is_drawn():
@@ -59,8 +59,9 @@ def _off_by_one(function):
 
     def wrong(*args, **kwargs):
         run = function(*args, **kwargs)
-        for counts in run.counts_per_timestep.values():
-            counts[0, 0] += 1
+        with torch.inference_mode():  # in which the simulators make their results
+            for counts in run.counts_per_timestep.values():
+                counts[0, 0] += 1
         return run
 
     return wrong
