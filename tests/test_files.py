@@ -106,7 +106,8 @@ WRITERS = {
 
 
 # It builds a library in a folder of its own and renames it there.
-ELSEWHERE = {"files.py", "simulation/engine/library.py"}
+# The records of a study only grow, and a line that was cut is removed.
+ELSEWHERE = {"files.py", "simulation/engine/library.py", "study/records.py"}
 WRITING = {"write_text", "write_bytes", "savez", "save_file", "dump", "tofile", "truncate"}
 
 

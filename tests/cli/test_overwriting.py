@@ -30,6 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "r.json",
         "results/a.json",
         "results/overview.png",
+        "results/plan.json",
         "photos/train/cat/1.png",
         "slices/1.png",
         "labels/1.png",
@@ -91,6 +92,7 @@ CASES = {
     f"segment out/overview.png {SEGMENT} -o out": REPLACES,
     f"segment slices {SEGMENT} -o net": FOLDER,
     f"segment slices {SEGMENT} -o o --json o/overview.png": TWICE,
+    "study run results/plan.json -o results": REPLACES,
     "demo -o d --json d/accuracy.png": TWICE,
 }
 

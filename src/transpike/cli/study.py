@@ -11,6 +11,7 @@ from transpike.cli.options import FolderOption
 from transpike.cli.output import interrupted, progress_bar
 
 _INCOMPLETE = 1  # exit code if a cell has no result
+_WRITES = ("plan.json", "records.jsonl", "table.md", "cells.csv")
 
 study = typer.Typer(
     name="study",
@@ -37,8 +38,10 @@ def run(
 
     The same command continues after a stop. The exit code is 1 if a cell failed.
     """
+    from transpike.cli.overwriting import check_outputs
     from transpike.study import read_study, report_study, run_study, study_status
 
+    check_outputs({}, [config], {"--output": (output, _WRITES)})
     try:
         with progress_bar("study, shards", None) as progress:
             incomplete = run_study(read_study(config), output, workers=workers, progress=progress)

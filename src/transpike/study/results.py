@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +14,7 @@ import torch
 
 import transpike
 from transpike.errors import FileError
+from transpike.files import write_text
 from transpike.study.cells import Cell
 from transpike.study.config import Study
 from transpike.study.records import Record, Records
@@ -139,18 +139,13 @@ class Results:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file that others see whole or not at all.
+    """Write a file that others see whole or not at all, and the folders around it.
 
     Raises:
         FileError: the file cannot be written.
     """
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(file)
+        write_text(file, text)
     except OSError as error:
         raise FileError(f"cannot write {str(file)!r}: {error.strerror or error}.") from error
-
-
-__all__ = ["Results", "write_whole"]
