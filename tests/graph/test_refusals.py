@@ -203,3 +203,24 @@ def test_the_place_is_a_line_of_code_where_no_module_has_a_name():
 def test_the_remedy_for_batch_statistics_says_that_it_changes_the_network():
     with pytest.raises(tp.UnsupportedError, match="this changes its outputs"):
         tp.capture(_stack(nn.BatchNorm2d(4, track_running_stats=False)), torch.randn(2, 2, 8, 8))
+
+
+UNKNOWN = {
+    "lgamma": torch.lgamma,
+    "cumulative_sum": lambda x: x.logcumsumexp(1),
+    "special": torch.special.i0,
+    "fourier": lambda x: torch.fft.fft(x).real,
+    "renorm": lambda x: x.renorm(2, 0, 1.0),
+    "number": lambda x: x * x.sum().item(),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+@pytest.mark.parametrize("middle", [nn.GELU, nn.ReLU, nn.Sigmoid])
+def test_operations_outside_of_the_table_are_refused_in_any_graph(name, middle):
+    unknown = nets.Fn(lambda m, x: UNKNOWN[name](x))
+    model = nn.Sequential(nn.Linear(4, 4), middle(), unknown, nn.Linear(4, 4), middle())
+    with pytest.raises(tp.UnsupportedError) as caught:
+        tp.capture(model, torch.rand(2, 4))
+    assert caught.value.refusals[0].place == "2"
+    assert not tp.inspect(model, torch.rand(2, 4)).convertible

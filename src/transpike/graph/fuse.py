@@ -71,7 +71,7 @@ class _Graph:
 
     def weighted(self, node: Node) -> bool:
         """Whether a node is a linear operation with weights."""
-        return node.kind == "linear" and ops.OPERATIONS[node.op].role in ("layer", "product")
+        return node.kind == "linear" and ops.record(node.op).role in ("layer", "product")
 
     def neutral(self, name: str) -> bool:
         """Whether a value may lie inside of a region, though it is that of no function."""
@@ -102,7 +102,7 @@ class _Graph:
         """Activations that a layer follows, and functions of single elements right behind them."""
         before_layer: set[str] = set()
         for node in reversed(self.nodes):
-            layer = node.kind == "linear" and ops.OPERATIONS[node.op].role == "layer"
+            layer = node.kind == "linear" and ops.record(node.op).role == "layer"
             if layer or node.name in before_layer:
                 before_layer.update(node.reads)
         flowing: set[str] = set()
@@ -116,7 +116,7 @@ class _Graph:
                     flowing.add(node.name)
             elif node.kind == "site":
                 flowing.add(node.name)
-            elif node.kind == "linear" and ops.OPERATIONS[node.op].role in _PASSING and behind:
+            elif node.kind == "linear" and ops.record(node.op).role in _PASSING and behind:
                 flowing.add(node.name)
         return active
 
@@ -320,7 +320,7 @@ class _Rebuilt:
             if len(outside) != 1 or name in self.graph.read_out or outside[0] in self.group:
                 return name
             node, before = self.nodes[outside[0]], self.nodes[name]
-            copies = node.kind == "linear" and ops.OPERATIONS[node.op].role == "copy"
+            copies = node.kind == "linear" and ops.record(node.op).role == "copy"
             if not copies or node.op == "getitem" or set(node.reads) != {name}:
                 return name
             if not node.shape or not before.shape or node.shape[0] != -1 or len(node.shape) < 2:

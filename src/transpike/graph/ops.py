@@ -204,6 +204,11 @@ def _functions() -> Iterator[tuple[str, Operation]]:
 OPERATIONS.update(dict(_functions()))
 
 
+def record(op: str) -> Operation:
+    """Return what the table says about an operation. A refused one counts as linear here."""
+    return OPERATIONS.get(op, Operation("linear"))
+
+
 def is_function(op: str) -> bool:
     """Whether an operation may be a part of a region."""
     return packet(op) in ELEMENTWISE | _REDUCING

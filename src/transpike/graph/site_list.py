@@ -57,7 +57,7 @@ def _axis_of_readers(node: Node, by_name: Mapping[str, Node]) -> int | None:
     for other in by_name.values():
         if reached.isdisjoint(other.reads):
             continue
-        operation = ops.OPERATIONS[other.op]
+        operation = ops.record(other.op)
         shape = other.shape or ()
         if operation.role in ("layer", "product"):
             last = operation.channels_last or operation.role == "product"

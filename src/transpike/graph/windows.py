@@ -67,7 +67,7 @@ def _each(args: Sequence[Any], position: int, axes: int, otherwise: int) -> tupl
 def _infinite_borders(before: Node | None, axes: int) -> list[tuple[int, int]]:
     """Return the width of the border on both sides of every axis, 0 if it is finite."""
     borders = [(0, 0)] * axes
-    position = None if before is None else ops.OPERATIONS[before.op].pad_value_at
+    position = None if before is None else ops.record(before.op).pad_value_at
     if before is None or position is None:
         return borders
     value = before.args[position] if len(before.args) > position else before.kwargs.get("value")
