@@ -29,7 +29,7 @@ HOSTILE = {
 MISSING = object()
 
 
-SAVED = Path(__file__).parent / "saved"
+SAVED = Path(__file__).parent / "spiking" / "saved"
 
 
 def networks():
