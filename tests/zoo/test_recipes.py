@@ -114,6 +114,15 @@ def test_a_resumed_run_gives_the_weights_of_one_that_was_not_interrupted(
     assert other["history"][0]["loss"] != whole["history"][0]["loss"]
 
 
+def test_a_resumed_run_keeps_the_best_weights_of_the_epoch_before(tmp_path: Path) -> None:
+    """An epoch after the stop is worse than the last one before it, but better than the others."""
+    settings = replace(UNET, epochs=6, seed=4)
+    whole = train_unet_lucchi(_volume(), tmp_path / "whole", settings)
+    with pytest.raises(_Stop):
+        train_unet_lucchi(_volume(), tmp_path / "parts", settings, progress=_stop_at(21))
+    assert whole == train_unet_lucchi(_volume(), tmp_path / "parts", settings, resume=True)
+
+
 def test_vgg_learns_and_the_written_weights_have_the_quoted_accuracy(tmp_path: Path) -> None:
     reported: list[dict[str, float]] = []
     done: list[tuple[int, int | None]] = []

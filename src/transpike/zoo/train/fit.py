@@ -97,7 +97,8 @@ def fit(
         )
     callbacks: list[Callback] = [_checkpoint(folder, _LAST, None)]
     if monitor is not None:
-        callbacks.append(_checkpoint(folder, _BEST, monitor))
+        # It comes first, so that the last checkpoint knows the best score of its own epoch.
+        callbacks.insert(0, _checkpoint(folder, _BEST, monitor))
     callbacks.append(_Watch(progress, report))
     with _quiet():
         trainer = _trainer(epochs, precision, callbacks)
