@@ -110,7 +110,12 @@ class Unfinished:
             )
 
     def remove(self) -> None:
-        """Remove the folder, because the run is complete."""
+        """Remove the folder, because the run is complete.
+
+        The settings go last. If the process is killed before, the next run can still go on.
+        """
+        for file in self.folder.glob("*.npz"):
+            file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def remove_if_empty(self) -> None:
