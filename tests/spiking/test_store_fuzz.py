@@ -21,9 +21,9 @@ import re
 import sys
 
 import pytest
-import tampered
 import torch
 
+import tampered
 import transpike as tp
 from transpike.graph.structure import flat_values, structure_of
 

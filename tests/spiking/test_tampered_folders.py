@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import tampered
 import torch
 
+import tampered
 import transpike as tp
 from transpike.graph.structure import flat_values
 
