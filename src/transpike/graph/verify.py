@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from transpike.errors import Refusal, UnsupportedError
 from transpike.graph import ops
 from transpike.graph.example import first_line, user_line
-from transpike.graph.network import INPUT, Network, Value
+from transpike.graph.network import INPUT, Network, Node, Value
 from transpike.graph.regions import over_time
 from transpike.graph.structure import flat_values
 
@@ -73,6 +74,15 @@ def _finite(value: Tensor) -> Tensor:
 
 def _inner_values(network: Network, x: Tensor, names: set[str]) -> dict[str, Tensor]:
     """The values of some nodes, without those that do not depend on the input."""
+    return {
+        node.name: value
+        for node, value in _computed(network, x)
+        if node.name in names and node.kind != "constant" and isinstance(value, Tensor)
+    }
+
+
+def _computed(network: Network, x: Tensor) -> Iterator[tuple[Node, Any]]:
+    """Every node with its value, in the order of execution."""
     values: dict[str, Any] = {INPUT: x}
     for node in network.nodes:
         site = network.site_of.get(node.name)
@@ -80,12 +90,10 @@ def _inner_values(network: Network, x: Tensor, names: set[str]) -> dict[str, Ten
             values[node.name] = site.activate(values[node.reads[0]])
         else:
             values[node.name] = network.compute(node, values, len(x))
+        yield node, values[node.name]
         for name in node.reads:
-            if network.last_reader.get(name) == node.name and name not in names:
+            if network.last_reader.get(name) == node.name:
                 values.pop(name, None)
-    constants = {node.name for node in network.nodes if node.kind == "constant"}
-    kept = {name: value for name, value in values.items() if name in names - constants}
-    return {name: value for name, value in kept.items() if isinstance(value, Tensor)}
 
 
 def difference(got: Tensor, expected: Tensor, dtype: torch.dtype) -> str:
@@ -129,19 +137,9 @@ def _check_maxima(network: Network, sample: Tensor) -> None:
     """
     if not any(node.kind == "cumulative" for node in network.nodes):
         return
-    values: dict[str, Any] = {INPUT: sample.clone()}
-    for node in network.nodes:
-        site = network.site_of.get(node.name)
-        if site is not None:
-            values[node.name] = site.activate(values[node.reads[0]])
-        else:
-            values[node.name] = network.compute(node, values, len(sample))
-        value = values[node.name]
+    for node, value in _computed(network, sample.clone()):
         if node.kind == "cumulative" and not bool(torch.isfinite(value).all()):
             raise UnsupportedError([Refusal(node.op, node.place, *ops.EMPTY_WINDOW)])
-        for name in node.reads:
-            if network.last_reader.get(name) == node.name:
-                values.pop(name, None)
 
 
 def _compare(got: Tensor, expected: Tensor, tolerance: float, size: int) -> None:
