@@ -235,7 +235,8 @@ class _Walk:
         """
         values = [self.values[name] for name in region.signals]
         moving = any(bool(value[[CURRENT, EVENT]].any()) for value in values)
-        times, work = self.activity.timesteps if moving else 1, work_of(self.network, region)
+        times = self.activity.timesteps if moving else 1
+        work = work_of(self.network, region, self.nominal)
         self._record(
             self._region_label(region),
             "region",

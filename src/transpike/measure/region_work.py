@@ -16,10 +16,10 @@ are accumulated into the running sums as into a membrane.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from transpike.graph.macs import macs_of
 from transpike.graph.network import INPUT, Network, Node
 from transpike.graph.ops import OPERATIONS, packet
 from transpike.graph.regions import Region
@@ -49,9 +49,14 @@ class Work:
     outputs: int
 
 
-def work_of(network: Network, region: Region) -> Work:
-    """Count the work of one evaluation of a region for one sample."""
-    products = macs_of(network.nodes, network.tensors, network.input_shape)
+def work_of(network: Network, region: Region, products: Mapping[str, int]) -> Work:
+    """Count the work of one evaluation of a region for one sample.
+
+    Args:
+        network: the network.
+        region: one of its regions.
+        products: what `macs_of` returns for the network.
+    """
     macs = evaluations = additions = 0
     for node in region.nodes:
         name, results = packet(node.op), _results(network, node)
