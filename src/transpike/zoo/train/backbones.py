@@ -17,7 +17,7 @@ from transpike.data import Dataset
 from transpike.zoo.models.backbones import backbone, width_of
 from transpike.zoo.train.cifar import CifarSettings, CifarTask, Product, train_cifar
 from transpike.zoo.train.fit import Progress, Report
-from transpike.zoo.train.muon import Muon
+from transpike.zoo.train.muon import Muon, linear_decay
 
 # A 1x1 convolution with stride 2 and fewer channels writes past its memory in the backward pass of
 # torch 2.14 on x86, if the memory format is channels_last.
@@ -87,11 +87,7 @@ class BackboneTask(CifarTask):
                 },
             ]
         )
-        steps = self.steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / (_WARM_UP * steps), max(0.0, 1 - step / steps))
-        )
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return linear_decay(optimizer, self.steps, _WARM_UP)
 
 
 def train_backbone(

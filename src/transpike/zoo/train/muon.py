@@ -86,4 +86,24 @@ def orthogonal(matrix: Tensor) -> Tensor:
     return result
 
 
-__all__ = ["Muon", "orthogonal"]
+def linear_decay(optimizer: Optimizer, steps: int, warm_up: float = 0.0) -> Any:
+    """Let all rates rise from 0, and then fall to 0 in a straight line.
+
+    Args:
+        optimizer: the optimizer whose rates change.
+        steps: number of all steps.
+        warm_up: share of the steps in which the rates rise.
+
+    Returns:
+        What `configure_optimizers` of lightning returns.
+    """
+
+    def factor(step: int) -> float:
+        left = max(0.0, 1 - step / steps)
+        return min((step + 1) / (warm_up * steps), left) if warm_up else left
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+__all__ = ["Muon", "linear_decay", "orthogonal"]

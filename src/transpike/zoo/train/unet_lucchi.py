@@ -22,7 +22,7 @@ from transpike.zoo.models.weights import load_weights
 from transpike.zoo.train.augment import deform, vary_intensity
 from transpike.zoo.train.card import save_weights, write_card
 from transpike.zoo.train.fit import Batches, Progress, Report, finite, fit, load_checkpoint
-from transpike.zoo.train.muon import Muon
+from transpike.zoo.train.muon import Muon, linear_decay
 
 _MARGIN = 1.4  # a read part is this much larger than a crop, so a turned crop has real corners
 _CROPS_PER_SLICE = 4  # crops from every decoded slice
@@ -152,10 +152,7 @@ class UNetTask(pl.LightningModule):
             ]
         )
         steps = settings.epochs * settings.steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / (_WARM_UP * steps), max(0.0, 1 - step / steps))
-        )
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return linear_decay(optimizer, steps, _WARM_UP)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the values that lightning does not store."""

@@ -23,7 +23,7 @@ from transpike.data import Dataset
 from transpike.zoo.models.vgg_cifar import STEM_KERNEL, WIDTHS, VGGCifar
 from transpike.zoo.train.cifar import CifarSettings, CifarTask, Product, all_images, train_cifar
 from transpike.zoo.train.fit import Progress, Report
-from transpike.zoo.train.muon import Muon
+from transpike.zoo.train.muon import Muon, linear_decay
 
 NAME = "vgg-cifar"
 _WHITENING_IMAGES = 5000
@@ -99,10 +99,7 @@ class VGGTask(CifarTask):
                 {"params": biases, "lr": rate * bias_scale, "weight_decay": _DECAY / bias_scale},
             ]
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: max(0.0, 1 - step / self.steps)
-        )
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return linear_decay(optimizer, self.steps)
 
     def finished(self) -> VGGCifar:
         """The network in evaluation mode, with the logit scale folded into the classifier."""
